@@ -1,0 +1,1 @@
+"""The hospital: agent, link, gate, consent, ledger, release kernel, ingest, store."""

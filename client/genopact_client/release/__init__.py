@@ -1,0 +1,1 @@
+"""The release kernel: the only way out for anything computed from patients."""

@@ -1,0 +1,1 @@
+"""The coordinator: link host, round loop, releases, reports, audit verification."""

@@ -1,0 +1,95 @@
+"""Ed25519 keys (RFC 8032) and how they rest on disk."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from genopact_shared.errors import GenopactError
+
+
+@dataclass(frozen=True)
+class VerifyKey:
+    """A public Ed25519 key; `raw` is 32 bytes."""
+
+    raw: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.raw) != 32:
+            raise GenopactError("KEY_INVALID", "a public key has 32 bytes")
+
+    @classmethod
+    def from_hex(cls, text: str) -> Self:
+        """Parse 64 hexadecimal digits."""
+        try:
+            return cls(bytes.fromhex(text))
+        except ValueError as error:
+            raise GenopactError("KEY_INVALID", "a public key is 64 hexadecimal digits") from error
+
+    @property
+    def hex(self) -> str:
+        """64 hexadecimal digits."""
+        return self.raw.hex()
+
+    @property
+    def key_id(self) -> str:
+        """The first 16 hexadecimal digits of the key's SHA-256: a name, never a proof."""
+        return hashlib.sha256(self.raw).hexdigest()[:16]
+
+    def verify(self, signature: bytes, data: bytes) -> None:
+        """Return if the signature holds, else raise SIGNATURE_INVALID."""
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, data)
+        except (InvalidSignature, ValueError) as error:
+            raise GenopactError("SIGNATURE_INVALID") from error
+
+
+class SigningKey:
+    """A private Ed25519 key."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.public = VerifyKey(self._key.public_key().public_bytes_raw())
+
+    @classmethod
+    def generate(cls) -> Self:
+        """A new key from the operating system's generator."""
+        return cls(os.urandom(32))
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> Self:
+        """The key of a 32-byte seed."""
+        return cls(seed)
+
+    def seed(self) -> bytes:
+        """The 32 secret bytes."""
+        return self._key.private_bytes_raw()
+
+    def sign(self, data: bytes) -> bytes:
+        """A 64-byte signature."""
+        return self._key.sign(data)
+
+    def save(self, path: Path) -> None:
+        """Write the seed to a new file that only its owner reads."""
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(self.seed().hex() + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a key that `save` wrote; refuses a file that others can read.
+
+        Raises:
+            GenopactError: KEY_MISSING, KEY_EXPOSED, KEY_INVALID.
+        """
+        try:
+            if path.stat().st_mode & 0o077:
+                raise GenopactError("KEY_EXPOSED", str(path))
+            return cls(bytes.fromhex(path.read_text("ascii").strip()))
+        except FileNotFoundError as error:
+            raise GenopactError("KEY_MISSING", str(path)) from error
+        except ValueError as error:
+            raise GenopactError("KEY_INVALID", str(path)) from error

@@ -1,0 +1,1 @@
+"""Mechanisms as facts, accounting, integer noise."""

@@ -1,0 +1,88 @@
+"""Epsilon from facts, and noise from a budget.
+
+The reporting accountant is the privacy loss distribution (dp-accounting); the audit recomputes with another one.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from decimal import ROUND_UP, Decimal
+
+from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
+
+Fact = NoisedSum | SampledSgd | Unprotected
+
+CALIBRATION_MARGIN = 1.002
+"""Extra noise that covers the discretisation of the reporting accountant."""
+
+
+def gaussian_delta(epsilon: float, mu: float) -> float:
+    """delta(epsilon) of mu-GDP: the exact curve of composed full-batch Gaussian sums (Balle and Wang, 2018, theorem 8)."""
+    from scipy.special import log_ndtr
+
+    first = log_ndtr(mu / 2 - epsilon / mu)
+    return float(math.exp(first) - math.exp(min(700.0, epsilon + float(log_ndtr(-mu / 2 - epsilon / mu)))))
+
+
+def gaussian_mu(epsilon: float, delta: float) -> float:
+    """The largest mu whose delta(epsilon) is at most `delta`, by bisection."""
+    low, high = 0.0, 100.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if gaussian_delta(epsilon, middle) <= delta else (low, middle)
+    return low
+
+
+def noise_multipliers(epsilon_milli: int, delta: str, weights: Sequence[float]) -> tuple[str, ...]:
+    """Noise multipliers of full-batch sums that together cost at most epsilon.
+
+    Args:
+        epsilon_milli: budget of the whole plan, in thousandths.
+        delta: decimal string.
+        weights: share of the budget (of mu^2) of each sum; positive, adding up to 1.
+
+    Returns:
+        Decimal strings, one per weight, rounded up to six places.
+    """
+    if min(weights) <= 0 or not math.isclose(sum(weights), 1.0, rel_tol=1e-9):
+        raise ValueError("Expected positive weights that add up to 1")
+    mu = gaussian_mu(epsilon_milli / 1000, float(delta)) / CALIBRATION_MARGIN
+    return tuple(_round_up(1.0 / (mu * math.sqrt(weight))) for weight in weights)
+
+
+def epsilon(facts: Iterable[Fact], delta: str) -> float:
+    """Composed epsilon of a fixed plan, by privacy loss distributions; infinite if anything was unprotected.
+
+    Assumptions: the plan was fixed beforehand; each fact's patient took part in it at most once.
+    """
+    counted = Counter(facts)
+    if not counted:
+        return 0.0
+    if any(isinstance(fact, Unprotected) for fact in counted):
+        return math.inf
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    total, penalty = None, 0.0
+    for fact, times in counted.items():
+        rate, steps = (1.0, 1) if isinstance(fact, NoisedSum) else (float(fact.sampling_rate), fact.steps)
+        one = pld.from_gaussian_mechanism(
+            float(fact.noise_multiplier), sampling_prob=rate, value_discretization_interval=1e-4
+        ).self_compose(steps * times)
+        total = one if total is None else total.compose(one)
+        penalty += times * skellam_penalty(fact)
+    assert total is not None  # noqa: S101 - counted is not empty
+    return float(total.get_epsilon_for_delta(float(delta))) + penalty
+
+
+def skellam_penalty(fact: Fact) -> float:
+    """What a Skellam sum costs above a Gaussian one, at any Renyi order (Agarwal et al. 2021, theorem 3.5)."""
+    if not isinstance(fact, NoisedSum):
+        return 0.0
+    l2 = float(fact.clip) * fact.scale
+    l1 = min(math.sqrt(fact.dims) * l2, l2 * l2)
+    variance = (float(fact.noise_multiplier) * l2) ** 2
+    return 1.5 * l1 / variance
+
+
+def _round_up(value: float) -> str:
+    return str(Decimal(value).quantize(Decimal("0.000001"), rounding=ROUND_UP))

@@ -1,0 +1,50 @@
+"""Mechanisms as frozen facts: what was done to the data. Epsilon is always derived from them, never stored."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, TypeAdapter
+
+from genopact_shared.study import Frozen
+
+Real = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?$")]
+"""A non-negative decimal string: facts are signed, and signed bytes hold no floats."""
+
+
+class NoisedSum(Frozen):
+    """One clipped, quantised sum with Skellam noise over all patients of all sites.
+
+    `noise_multiplier` is the standard deviation of the noise that is guaranteed to be in the total (that of
+    `honest_minimum` shares), over the L2 clip. `scale`: integer units per 1.0.
+    Source: Agarwal, Kairouz, Liu, "The Skellam Mechanism for Differentially Private Federated Learning", 2021.
+    """
+
+    kind: Literal["noised-sum"] = "noised-sum"
+    adjacency: Literal["add-remove"] = "add-remove"
+    noise_multiplier: Real
+    clip: Real
+    scale: int = Field(ge=1)
+    dims: int = Field(ge=1)
+    honest_minimum: int = Field(ge=1)
+
+
+class SampledSgd(Frozen):
+    """`steps` noised gradient steps on Poisson samples of one site's patients (release of a model delta)."""
+
+    kind: Literal["sampled-sgd"] = "sampled-sgd"
+    adjacency: Literal["add-remove"] = "add-remove"
+    noise_multiplier: Real
+    clip: Real
+    sampling_rate: Real
+    steps: int = Field(ge=1)
+
+
+class Unprotected(Frozen):
+    """A release without noise: unbounded epsilon. Only for stores whose signed manifest says public or synthetic."""
+
+    kind: Literal["unprotected"] = "unprotected"
+    dims: int = Field(ge=1)
+    scale: int = Field(ge=1)
+
+
+Mechanism = Annotated[NoisedSum | SampledSgd | Unprotected, Field(discriminator="kind")]
+MECHANISM: TypeAdapter[NoisedSum | SampledSgd | Unprotected] = TypeAdapter(Mechanism)
