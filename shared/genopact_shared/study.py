@@ -146,7 +146,9 @@ class Study(Frozen):
             raise ValueError("party names differ from one another and from the coordinator's")
         if len(set(keys)) < len(keys):
             raise ValueError("every key has one holder and one use")
-        floor = max(3, self.privacy.honest_minimum) if self.privacy.mode == "distributed" else self.privacy.honest_minimum
+        floor = (
+            max(3, self.privacy.honest_minimum) if self.privacy.mode == "distributed" else self.privacy.honest_minimum
+        )
         if not floor <= self.schedule.quorum <= len(names):
             raise ValueError(f"the quorum lies between {floor} and the number of parties")
         dt.date.fromisoformat(self.expires)

@@ -5,8 +5,9 @@ The reporting accountant is the privacy loss distribution (dp-accounting); the a
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_UP, Decimal
+from functools import lru_cache
 
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 
@@ -86,3 +87,41 @@ def skellam_penalty(fact: Fact) -> float:
 
 def _round_up(value: float) -> str:
     return str(Decimal(value).quantize(Decimal("0.000001"), rounding=ROUND_UP))
+
+
+def epsilon_fast(facts: Iterable[Fact] | Mapping[Fact, int], delta: str) -> float:
+    """Composed epsilon of a multiset of facts, remembered: exact for noised sums alone, else `epsilon`.
+
+    Full-batch Gaussian sums compose to one of mu = sqrt(sum of 1/z^2), whose curve is known in closed form (Dong,
+    Roth and Su, 2022, corollary 3.3). Each sum's Skellam penalty is added. Never below the true value by more than
+    the rounding of double precision; infinite if anything was unprotected or without noise.
+
+    Assumptions: those of `epsilon`.
+    """
+    counted = Counter(facts)
+    noiseless = any(isinstance(fact, Unprotected) or not float(fact.noise_multiplier) for fact in counted)
+    return math.inf if noiseless else _epsilon_of(frozenset(counted.items()), delta)
+
+
+@lru_cache(maxsize=1 << 14)
+def _epsilon_of(counted: frozenset[tuple[Fact, int]], delta: str) -> float:
+    sums = [(fact, times) for fact, times in counted if isinstance(fact, NoisedSum)]
+    if len(sums) < len(counted):
+        return epsilon(Counter(dict(counted)), delta)
+    mu = math.sqrt(math.fsum(times / float(fact.noise_multiplier) ** 2 for fact, times in sums))
+    return _gaussian_epsilon(mu, float(delta)) + math.fsum(times * skellam_penalty(fact) for fact, times in sums)
+
+
+def _gaussian_epsilon(mu: float, delta: float) -> float:
+    """The least epsilon whose delta is at most `delta`, from above, by bisection; infinite for hopeless mu."""
+    if mu == 0:
+        return 0.0
+    low, high = 0.0, 1.0
+    while gaussian_delta(high, mu) > delta:
+        low, high = high, 2 * high
+        if high > 1e6:
+            return math.inf
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if gaussian_delta(middle, mu) <= delta else (middle, high)
+    return high

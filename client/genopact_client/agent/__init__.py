@@ -1,0 +1,1 @@
+"""The hospital's agent: data, keys and GPU, and no network."""

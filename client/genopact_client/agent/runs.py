@@ -1,0 +1,58 @@
+"""What the agent remembers of each run: its approvals, and the last position it answered. Durable before any draw."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from genopact_shared import durable
+from genopact_shared.errors import GenopactError
+from genopact_shared.study import Frozen
+from genopact_shared.wire import Digest, RunId
+
+
+class RunRecord(Frozen):
+    """One run. `round` and `attempt`: the last position taken, -1 before the first; `reply`: digest of what was sent there."""
+
+    study: Digest
+    run: RunId
+    approvals: tuple[str, ...]
+    round: int = -1
+    attempt: int = -1
+    model_in: Digest | None = None
+    reply: Digest | None = None
+
+    def check_next(self, round_: int, attempt: int) -> None:
+        """A position may only move forward: a later round, or a later attempt at the same one.
+
+        Raises:
+            GenopactError: REQUEST_REPLAYED.
+        """
+        if (round_, attempt) <= (self.round, self.attempt):
+            raise GenopactError("REQUEST_REPLAYED")
+
+
+class Runs:
+    """A folder with one file a run."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = path
+
+    def folder(self, run: str) -> Path:
+        """Where the private results of a run are kept."""
+        folder = self._path / run
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
+
+    def get(self, run: str) -> RunRecord | None:
+        """The record of a run, if it was opened here. Raises RUN_STATE_BROKEN."""
+        path = self._path / f"{run}.json"
+        try:
+            return RunRecord.model_validate_json(path.read_bytes()) if path.exists() else None
+        except ValidationError as error:
+            raise GenopactError("RUN_STATE_BROKEN", str(path)) from error
+
+    def put(self, record: RunRecord) -> RunRecord:
+        """Make a record durable; returns it."""
+        durable.replace(self._path / f"{record.run}.json", record.model_dump_json().encode())
+        return record

@@ -1,0 +1,1 @@
+"""Consent: records, the matcher, the registry and its importers."""

@@ -1,0 +1,186 @@
+"""The matcher: may this person's data serve this purpose on this day? One pure function, three answers.
+
+Guarantees:
+    Fails closed: a deny wins over everything, doubt wins over a permit, and silence is a deny. Adding a deny, a
+    modifier or a restriction, and removing a provision that permits, never moves an answer towards permit.
+Source: DUO 2022-09-21; three-valued matching after REMS' architecture decision 019.
+"""
+
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from genopact_client.consent import diseases
+from genopact_client.consent.record import ConsentRecord, Provision, Withdrawal
+from genopact_shared import canonical
+from genopact_shared.study import Purpose
+
+
+class Outcome(IntEnum):
+    """Ordered: less permission is smaller."""
+
+    deny = 0
+    needs_human = 1
+    permit = 2
+
+
+@dataclass(frozen=True)
+class Decision:
+    """An outcome and the sorted codes (keys of REASONS) that led to it."""
+
+    outcome: Outcome
+    reasons: tuple[str, ...]
+
+
+REASONS: dict[str, str] = {
+    "permitted": "A provision permits the purpose.",
+    "no_record": "No consent is recorded.",
+    "erased": "The record was erased.",
+    "status_refused": "The person refused.",
+    "status_withdrawn": "The person withdrew.",
+    "status_expired": "The consent has expired.",
+    "status_not_asked": "The person was not asked.",
+    "status_unknown": "Nobody knows what the person decided.",
+    "status_superseded": "A later form replaces this one.",
+    "denied": "A provision denies the purpose.",
+    "no_provision": "No provision permits anything.",
+    "not_in_force": "Today lies outside the period of the consent.",
+    "withdrawn_before": "The consent is older than the person's withdrawal.",
+    "permission": "The kind of research is wider than, or other than, what was permitted.",
+    "permission_unknown": "The study's kind of research has no rule; a person decides.",
+    "disease": "The study's disease is none of those permitted.",
+    "disease_unknown": "The ontology excerpt cannot tell whether the study's disease is covered; a person decides.",
+    "use": "One of the uses was not permitted.",
+    "organisation": "One of the organisation types was not permitted.",
+    "commercial": "Commercial use was not permitted.",
+    "region": "One of the regions was not permitted.",
+    "data": "One of the kinds of data was not permitted.",
+    "regime": "The record is not an opt-in; a person decides.",
+    "modifier": "The consent has a condition that the study file cannot show to be met; a person decides.",
+}
+
+_EU = "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK"
+EU = frozenset(_EU.split())
+BLOCS = {"EU": EU, "EEA": EU | {"IS", "LI", "NO"}}
+
+WITHIN: dict[str, frozenset[str]] = {
+    "NRES": frozenset({"GRU", "HMB", "DS", "POA"}),
+    "GRU": frozenset({"GRU", "HMB", "DS", "POA"}),
+    "HMB": frozenset({"HMB", "DS"}),
+    "DS": frozenset({"DS"}),
+    "POA": frozenset({"POA"}),
+}
+"""Which purposes a permission includes; HMB leaves out ancestry (POA)."""
+
+DIGEST = canonical.digest_of({
+    "matcher": "genopact.match/1",
+    "diseases": diseases.DIGEST,
+    "within": {permission: sorted(inner) for permission, inner in WITHIN.items()},
+    "blocs": {bloc: sorted(members) for bloc, members in BLOCS.items()},
+})
+"""Which rules decided: goes into every decision root."""
+
+
+def match(record: ConsentRecord, purpose: Purpose, on: dt.date) -> Decision:
+    """Decide about one record.
+
+    Args:
+        record: what the person decided.
+        purpose: what the study is for.
+        on: the day for which the answer holds.
+    """
+    if record.status != "active":
+        return Decision(Outcome.deny, (f"status_{record.status}",))
+    denials = [_denial(p, purpose) for p in record.provisions if p.decision == "deny" and p.covers(on)]
+    if True in denials:
+        return Decision(Outcome.deny, ("denied",))
+    permits = [_permit(p, purpose, record.withdrawal, on) for p in record.provisions if p.decision == "permit"]
+    best = max(permits, key=lambda d: d.outcome, default=Decision(Outcome.deny, ("no_provision",)))
+    if best.outcome == Outcome.deny:
+        return Decision(Outcome.deny, _codes(code for d in permits for code in d.reasons) or best.reasons)
+    doubts = {"disease_unknown"} if None in denials else set()
+    doubts |= {"modifier"} if record.modifiers else set()
+    doubts |= {"regime"} if record.regime != "opt_in" else set()
+    if best.outcome == Outcome.permit and not doubts:
+        return best
+    return Decision(Outcome.needs_human, _codes(doubts | set(best.reasons) - {"permitted"}))
+
+
+def regions_within(regions: Iterable[str], permitted: Iterable[str]) -> bool:
+    """Whether every region lies in the permitted ones; "*" is everywhere, blocs are their members."""
+    allowed = set(permitted)
+    return "*" in allowed or _countries(regions) <= _countries(allowed)
+
+
+def disease_within(terms: Iterable[str], permitted: Iterable[str]) -> bool | None:
+    """Whether every term is one of the permitted or a kind of one; None if that is unknown."""
+    kinds = tuple(permitted)
+    return _all([_any([diseases.is_a(term, kind) for kind in kinds]) for term in terms])
+
+
+def _permit(provision: Provision, purpose: Purpose, withdrawal: Withdrawal | None, on: dt.date) -> Decision:
+    disease: bool | None = True
+    if provision.permission == "DS" and purpose.permission == "DS":
+        disease = disease_within(purpose.diseases, provision.diseases) if purpose.diseases else False
+    known = purpose.permission in WITHIN["NRES"]
+    checks: dict[str, bool] = {
+        "not_in_force": provision.covers(on),
+        "withdrawn_before": withdrawal is None or provision.valid_from > withdrawal.at,
+        "permission": not known or purpose.permission in WITHIN[provision.permission],
+        "disease": disease is not False,
+        "use": _inside(purpose.uses, provision.uses),
+        "organisation": _inside(purpose.organisations, provision.organisations),
+        "commercial": purpose.commercial is False or provision.commercial_use == "allowed",
+        "region": bool(purpose.regions) and regions_within(purpose.regions, provision.regions),
+        "data": _inside(purpose.data, provision.data),
+    }
+    if failed := [code for code, holds in checks.items() if not holds]:
+        return Decision(Outcome.deny, _codes(failed))
+    if doubts := [code for code, sure in (("permission_unknown", known), ("disease_unknown", disease)) if not sure]:
+        return Decision(Outcome.needs_human, _codes(doubts))
+    return Decision(Outcome.permit, ("permitted",))
+
+
+def _denial(provision: Provision, purpose: Purpose) -> bool | None:
+    """Whether a deny touches the purpose anywhere; an empty set of a deny is everything."""
+    disease: bool | None = True
+    if provision.permission == "DS" and purpose.permission == "DS":
+        pairs = [(study, denied) for study in purpose.diseases for denied in provision.diseases]
+        disease = _any([_any([diseases.is_a(a, b), diseases.is_a(b, a)]) for a, b in pairs])
+    kind = bool(WITHIN.get(purpose.permission, WITHIN["NRES"]) & WITHIN[provision.permission])
+    touched = (
+        _touches(purpose.uses, provision.uses)
+        and _touches(purpose.organisations, provision.organisations)
+        and _touches(purpose.data, provision.data)
+        and ("*" in purpose.regions or "*" in provision.regions or _regions_touch(purpose, provision))
+    )
+    return disease if kind and touched else False
+
+
+def _regions_touch(purpose: Purpose, provision: Provision) -> bool:
+    return _touches(tuple(_countries(purpose.regions)), tuple(_countries(provision.regions)))
+
+
+def _countries(regions: Iterable[str]) -> set[str]:
+    return {country for region in regions for country in BLOCS.get(region, (region,))}
+
+
+def _inside(wanted: tuple[str, ...], permitted: tuple[str, ...]) -> bool:
+    return bool(wanted) and set(wanted) <= set(permitted)
+
+
+def _touches(wanted: tuple[str, ...], denied: tuple[str, ...]) -> bool:
+    return not denied or not wanted or bool(set(wanted) & set(denied))
+
+
+def _any(values: list[bool | None]) -> bool | None:
+    return True if True in values else None if None in values else False
+
+
+def _all(values: list[bool | None]) -> bool | None:
+    return False if False in values else None if None in values else True
+
+
+def _codes(codes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(codes)))

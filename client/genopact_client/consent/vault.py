@@ -1,0 +1,190 @@
+"""Sealed consent records in SQLite: of each person the newest version, and a commitment to all of them.
+
+A record is sealed with AES-256-GCM under the person's own consent key; associated data bind it to its row and
+version. In clear are row, version and a salted commitment, the person's leaf of an RFC 6962 tree:
+
+    with a record     leaf_hash(salt 16 | row u64 | version u64 | status | 0x00 | SHA-256 of the record)
+    without one       leaf_hash("none" or "erased" | row u64 | version u64)
+
+Guarantees:
+    A record that was changed, moved, exchanged or put back to an earlier version does not open.
+Assumptions:
+    A database put back as a whole looks honest from inside; its root against the witnessed log finds it.
+"""
+
+import os
+import sqlite3
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from numpy.typing import NDArray
+
+from genopact_client.consent.record import ConsentRecord
+from genopact_shared.errors import GenopactError
+from genopact_shared.tlog.tree import Tree, leaf_hash
+
+SCHEMA = "genopact.consent/1"
+SALT, NONCE = 16, 12
+_PRAGMAS = ("busy_timeout=5000", "journal_mode=WAL", "secure_delete=ON", "synchronous=FULL", "temp_store=MEMORY")
+_TABLES = """
+CREATE TABLE IF NOT EXISTS consent (
+    row INTEGER PRIMARY KEY, version INTEGER NOT NULL, leaf BLOB NOT NULL, sealed BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS head (only INTEGER PRIMARY KEY CHECK (only = 0), size INTEGER NOT NULL, root BLOB NOT NULL);
+INSERT OR IGNORE INTO head VALUES (0, 0, x'');
+"""
+
+Head = tuple[int, bytes]
+
+
+class PersonKeys(Protocol):
+    """What consent needs of the key file; a person's slot is the person's row."""
+
+    def key(self, slot: int, purpose: Literal["consent"]) -> bytes:
+        """The person's key; KEY_ERASED if there is none."""
+        ...
+
+    def alive(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which people have a key."""
+        ...
+
+    def erase(self, slots: Iterable[int]) -> None:
+        """Destroy the keys of these people."""
+        ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row's newest version. `record` is None after an erasure, `sealed` is empty then."""
+
+    row: int
+    version: int
+    leaf: bytes
+    sealed: bytes
+    record: ConsentRecord | None
+
+
+class Vault:
+    """The database. Not safe for several threads by itself."""
+
+    def __init__(self, path: Path, keys: PersonKeys) -> None:
+        """Open or create; CONSENT_BROKEN if it is no database of ours."""
+        self._keys = keys
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            for pragma in _PRAGMAS:
+                self._db.execute(f"PRAGMA {pragma}").close()
+            self._db.executescript(_TABLES)
+        except sqlite3.DatabaseError as error:
+            raise GenopactError("CONSENT_BROKEN", "the database does not open") from error
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """One transaction; other writers wait, an exception undoes it."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One state of the database, whatever others write; also inside `writing`."""
+        if self._db.in_transaction:
+            yield
+            return
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("COMMIT")
+
+    def head(self) -> Head:
+        """Number of leaves and root at the last write."""
+        rows: list[Head] = self._db.execute("SELECT size, root FROM head").fetchall()
+        return rows[0] if rows else (-1, b"")
+
+    def set_head(self, head: Head) -> None:
+        """Commit to all leaves; inside `writing`."""
+        self._db.execute("UPDATE head SET size = ?, root = ?", head)
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries in the order of rows, opened and checked; CONSENT_BROKEN."""
+        for stored in self._db.execute("SELECT row, version, leaf, sealed FROM consent ORDER BY row").fetchall():
+            yield self._opened(*stored)
+
+    def entry(self, row: int) -> Entry | None:
+        """The entry of one row; CONSENT_BROKEN."""
+        rows = self._db.execute("SELECT row, version, leaf, sealed FROM consent WHERE row = ?", (row,)).fetchall()
+        return self._opened(*rows[0]) if rows else None
+
+    def put(self, row: int, version: int, record: ConsentRecord | None) -> bytes:
+        """Seal a version, or leave a tombstone for None; returns the leaf. Inside `writing`."""
+        if record is None:
+            leaf, sealed = silent_leaf(b"erased", row, version), b""
+        else:
+            salt, nonce = os.urandom(SALT), os.urandom(NONCE)
+            leaf = _leaf(salt, row, version, record)
+            cipher = AESGCM(self._keys.key(row, "consent"))
+            sealed = nonce + cipher.encrypt(nonce, salt + record.encode(), _context(row, version))
+        self._db.execute("INSERT OR REPLACE INTO consent VALUES (?, ?, ?, ?)", (row, version, leaf, sealed))
+        return leaf
+
+    def scrub(self) -> bool:
+        """Leave no byte of replaced records in the write-ahead log; False if another process still reads it."""
+        busy, *_ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+
+    def _opened(self, row: int, version: int, leaf: bytes, sealed: bytes) -> Entry:
+        record, expected = None, silent_leaf(b"erased", row, version)
+        if sealed:
+            try:
+                cipher = AESGCM(self._keys.key(row, "consent"))
+                plain = cipher.decrypt(sealed[:NONCE], sealed[NONCE:], _context(row, version))
+            except (InvalidTag, ValueError) as error:
+                raise GenopactError("CONSENT_BROKEN", f"row {row} does not open") from error
+            except GenopactError as error:
+                if error.code != "KEY_ERASED":
+                    raise
+                return Entry(row, version, leaf, sealed, None)
+            record = ConsentRecord.parse(plain[SALT:])
+            expected = _leaf(plain[:SALT], row, version, record)
+        if leaf != expected:
+            raise GenopactError("CONSENT_BROKEN", f"row {row} is not what was committed to")
+        return Entry(row, version, leaf, sealed, record)
+
+
+def silent_leaf(kind: Literal[b"none", b"erased"], row: int, version: int = 0) -> bytes:
+    """The leaf of a row without a record."""
+    return leaf_hash(kind + struct.pack(">QQ", row, version))
+
+
+def tree_root(leaves: Iterable[bytes]) -> bytes:
+    """RFC 6962 root over leaf hashes."""
+    tree = Tree()
+    for leaf in leaves:
+        tree.append(leaf)
+    return tree.head().root
+
+
+def _leaf(salt: bytes, row: int, version: int, record: ConsentRecord) -> bytes:
+    digest = sha256(record.encode()).digest()
+    return leaf_hash(salt + struct.pack(">QQ", row, version) + record.status.encode() + b"\x00" + digest)
+
+
+def _context(row: int, version: int) -> bytes:
+    return f"{SCHEMA}|{row}|{version}".encode()

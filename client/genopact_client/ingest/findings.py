@@ -1,0 +1,28 @@
+"""What is wrong with a file: all of it at once, by place, never by person."""
+
+from dataclasses import dataclass
+
+from genopact_shared.errors import CATALOGUE, GenopactError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault of a file. `row`: 1 is the header, as in a spreadsheet; for a VCF the line number."""
+
+    code: str
+    detail: str = ""
+    row: int | None = None
+    column: str = ""
+
+    def __str__(self) -> str:
+        place = ", ".join([f"row {self.row}"] * (self.row is not None) + [f"column {self.column}"] * bool(self.column))
+        fault = CATALOGUE[self.code]
+        return f"{self.code}{' at ' * bool(place)}{place}: {fault.cause} {self.detail}".rstrip() + f" -> {fault.remedy}"
+
+
+class ImportRefusedError(GenopactError):
+    """A file is refused whole; `findings` says why."""
+
+    def __init__(self, findings: tuple[Finding, ...]) -> None:
+        self.findings = findings
+        super().__init__("IMPORT_REFUSED", f"{len(findings)} findings, the first: {findings[0]}")

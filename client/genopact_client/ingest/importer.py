@@ -1,0 +1,179 @@
+"""One import: a table and VCFs are read and checked, joined by person, and sealed; or nothing is changed."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from genopact_client.ingest.findings import Finding, ImportRefusedError
+from genopact_client.ingest.table import Covariates, read_table
+from genopact_client.ingest.vcf import Calls, read_vcf
+from genopact_client.keyfile import KeyFile
+from genopact_client.people import People
+from genopact_client.store import Store
+from genopact_client.store.schema import facts
+from genopact_shared import __version__
+from genopact_shared.errors import GenopactError
+from genopact_shared.recipes.protocol import Codes, Column, Dosage, Floats, Table
+from genopact_shared.variants import Build
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a hospital exports. Samples of the VCFs (one, or one for each chromosome) carry the table's persons."""
+
+    table: Path
+    vcfs: tuple[Path, ...] = ()
+    build: Build | None = None
+
+
+class Rooms(Protocol):
+    """Where it goes: three parts of one site's folder."""
+
+    @property
+    def people(self) -> People:
+        """Rows by patient number."""
+        ...
+
+    @property
+    def keyfile(self) -> KeyFile:
+        """Keys by row."""
+        ...
+
+    @property
+    def store(self) -> Store:
+        """Sealed records by row."""
+        ...
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Counts of one import, for this site's eyes. `generation`: None for a dry run.
+
+    `erased`: people of the files whose data was erased earlier; they are not taken in again.
+    `strangers`: samples of the VCFs that are no person of the table. `observed`: known values by column.
+    """
+
+    people: int
+    new: int
+    erased: int
+    strangers: int
+    generation: int | None
+    observed: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[str]:
+        """The report as text."""
+        yield f"{self.people} people: {self.new} new, {self.erased} left out because they were erased"
+        if self.strangers:
+            yield f"{self.strangers} samples of the VCF are not in the table and were left out"
+        for name, known in self.observed.items():
+            yield f"  {name}: {known} known, {self.people - known} missing"
+        yield from (f"  {note.replace('_', ' ')}: {count}" for note, count in self.notes.items())
+        yield "dry run: nothing was changed" if self.generation is None else f"sealed as version {self.generation}"
+
+
+def import_site(
+    files: Files, schema: Sequence[Column], site: Rooms, *, dry_run: bool = False, console: Console | None = None
+) -> Imported:
+    """Import the files into the store, as a new version of each person's record; people who are not in them stay.
+
+    Args:
+        files: the hospital's export.
+        schema: the recipe's; the store was created for it.
+        site: people, key file and store.
+        dry_run: check and report only.
+        console: shows progress and the report.
+
+    Raises:
+        ImportRefusedError: with findings; nothing was changed.
+        GenopactError: TABLE_INVALID if the store was created for another schema.
+    """
+    if list(facts(schema)) != site.store.manifest()["columns"]:
+        raise GenopactError("TABLE_INVALID", "the store was created for another schema")
+    with _step(console, "Reading the table"):
+        covariates = read_table(files.table, schema)
+    wanted = [column for column in schema if isinstance(column, Dosage)]
+    calls = []
+    for number, path in enumerate(files.vcfs, start=1):
+        with _step(console, f"Reading VCF {number} of {len(files.vcfs)}"):
+            calls.append(read_vcf(path, wanted, files.build))
+    table = _join(covariates, calls)
+    with _step(console, "Sealing"):
+        imported = _seal(covariates, calls, table, site, dry_run=dry_run)
+    if console:
+        for line in imported.lines():
+            console.print(line, highlight=False)
+    return imported
+
+
+def _join(covariates: Covariates, calls: Sequence[Calls]) -> Table:
+    """The table with the VCFs' dosages; a dosage that both know must be the same."""
+    place = {person: index for index, person in enumerate(covariates.people)}
+    columns: dict[str, Floats | Codes] = dict(covariates.table.columns)
+    findings: list[Finding] = []
+    called: set[str] = set()
+    for source in calls:
+        pairs = [(place[sample], at) for at, sample in enumerate(source.samples) if sample in place]
+        if not pairs:
+            findings.append(Finding("VCF_PEOPLE"))
+            continue
+        findings += [Finding("VCF_TWICE", column=name) for name in called & source.dosages.keys()]
+        called |= source.dosages.keys()
+        rows, samples = np.array(pairs, np.intp).T
+        for name, dosages in source.dosages.items():
+            stated = covariates.table.codes(name)
+            found = np.full(len(place), -1, np.int8)
+            found[rows] = dosages[samples]
+            conflicts = np.flatnonzero((stated >= 0) & (found >= 0) & (stated != found)).tolist()
+            findings += [Finding("DOSAGE_CONFLICT", row=row + 2, column=name) for row in conflicts]
+            columns[name] = np.where(found >= 0, found, stated)
+    if findings:
+        raise ImportRefusedError(tuple(findings))
+    return Table(columns, covariates.table.n)
+
+
+def _seal(covariates: Covariates, calls: Sequence[Calls], table: Table, site: Rooms, *, dry_run: bool) -> Imported:
+    known = site.people.find(covariates.people)
+    erased = (known >= 0) & ~site.keyfile.alive(known)
+    samples = {sample for source in calls for sample in source.samples}
+    notes: dict[str, int] = {}
+    for source in calls:
+        for note, count in source.notes.items():
+            notes[note] = notes.get(note, 0) + count
+    if not dry_run:
+        keep = ~erased
+        rows = site.people.enrol(covariates.people)
+        provenance = {
+            "software": f"genopact {__version__}",
+            "table": covariates.digest,
+            "vcfs": [{"digest": source.digest, "build": source.build} for source in calls],
+        }
+        site.store.write(rows[keep], table.take(keep), provenance)
+    return Imported(
+        people=table.n,
+        new=int((known < 0).sum()),
+        erased=int(erased.sum()),
+        strangers=len(samples - set(covariates.people)),
+        generation=None if dry_run else site.store.manifest()["generation"],
+        observed={name: _known(values) for name, values in table.columns.items()},
+        notes=notes,
+    )
+
+
+def _known(values: NDArray[np.generic]) -> int:
+    return int(np.isfinite(values).sum() if values.dtype == np.float64 else (values.astype(np.int8) >= 0).sum())
+
+
+@contextmanager
+def _step(console: Console | None, text: str) -> Iterator[None]:
+    if console is None:
+        yield
+        return
+    with console.status(text):
+        yield

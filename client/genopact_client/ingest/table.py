@@ -1,0 +1,176 @@
+"""A hospital's CSV of covariates, checked cell by cell against the recipe's schema.
+
+UTF-8, comma separated, one header, one row for each person. Column `person` and the outcome are required, every other
+column of the schema may be absent. A header may state its unit, `height [cm]`. Missing values: an empty cell or NA.
+"""
+
+import csv
+import hashlib
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from genopact_client.ingest.findings import Finding, ImportRefusedError
+from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
+from genopact_shared.variants import complement
+
+PERSON = "person"
+MAX_FINDINGS = 1000
+_MISSING = frozenset({"", "NA"})
+_FLAGS = {"0": 0, "no": 0, "false": 0, "1": 1, "yes": 1, "true": 1}
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
+_HEADER = re.compile(r"(?P<name>[^\[\]]+?)\s*(\[(?P<unit>[^\[\]]*)\])?")
+
+
+@dataclass(frozen=True, eq=False)
+class Covariates:
+    """A read file: patient numbers, their columns in the same order, SHA-256 of the file."""
+
+    people: tuple[str, ...]
+    table: Table
+    digest: str
+
+
+class _Fault(Exception):  # noqa: N818 (one cell's fault on its way to a Finding)
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(code)
+        self.code, self.detail = code, detail
+
+
+def read_table(path: Path, schema: Sequence[Column]) -> Covariates:
+    """The covariates of a CSV file.
+
+    Raises:
+        ImportRefusedError: with every fault of the file (the first 1,000); nothing is taken from a file with a fault.
+    """
+    findings: list[Finding] = []
+    data, rows = _rows(path)
+    columns = _columns(rows[0], schema, findings)
+    if findings:
+        raise ImportRefusedError(tuple(findings))
+    cells: dict[str, list[float]] = {column.name: [] for column in columns if column is not None}
+    people: dict[str, int] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(columns):
+            findings.append(Finding("CSV_RAGGED", f"({len(row)} cells, the header has {len(columns)})", number))
+            continue
+        for column, text in zip(columns, map(str.strip, row), strict=True):
+            if column is None:
+                findings += _person(text, number, people)
+            else:
+                cells[column.name].append(_cell(column, text, number, findings))
+    if not people and not findings:
+        findings.append(Finding("CSV_EMPTY"))
+    if findings:
+        raise ImportRefusedError(tuple(findings[:MAX_FINDINGS]))
+    arrays = {column.name: _array(column, cells[column.name]) for column in columns if column is not None}
+    return Covariates(tuple(people), Table(arrays, len(people)), hashlib.sha256(data).hexdigest())
+
+
+def _rows(path: Path) -> tuple[bytes, list[list[str]]]:
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+        if "\0" in text:
+            raise csv.Error
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ImportRefusedError((Finding("CSV_UNREADABLE"),)) from error
+    while rows and not rows[-1]:
+        rows.pop()
+    if not rows:
+        raise ImportRefusedError((Finding("CSV_EMPTY"),))
+    return data, rows
+
+
+def _columns(header: list[str], schema: Sequence[Column], findings: list[Finding]) -> list[Column | None]:
+    """The schema's column of each field, None for the person."""
+    if len(header) == 1 and re.search("[;\t]", header[0]):
+        findings.append(Finding("CSV_DELIMITER", row=1))
+        return []
+    declared = {column.name: column for column in schema}
+    columns: list[Column | None] = []
+    seen: set[str] = set()
+    for place, cell in enumerate(header, start=1):
+        match = _HEADER.fullmatch(cell.strip())
+        name = match["name"] if match else ""
+        column = declared.get(name)
+        # Unknown headers are named by place only: a file without a header has people in its first row.
+        if name in seen:
+            findings.append(Finding("COLUMN_TWICE", row=1, column=f"{place}"))
+        elif column is None and name != PERSON:
+            findings.append(Finding("COLUMN_UNKNOWN", f"(known: {', '.join([PERSON, *declared])})", 1, f"{place}"))
+        elif match and match["unit"] is not None and match["unit"] != getattr(column, "unit", None):
+            findings.append(Finding("UNIT_WRONG", f"(expected {getattr(column, 'unit', 'no unit')})", 1, name))
+        seen.add(name)
+        columns.append(column)
+    required = [PERSON, *(column.name for column in schema if column.role == "outcome")]
+    findings += [Finding("COLUMN_MISSING", row=1, column=name) for name in required if name not in seen]
+    return columns
+
+
+def _person(text: str, number: int, people: dict[str, int]) -> list[Finding]:
+    if not text:
+        return [Finding("PERSON_MISSING", row=number, column=PERSON)]
+    first = people.setdefault(text, number)
+    return [] if first == number else [Finding("PERSON_TWICE", f"(first in row {first})", number, PERSON)]
+
+
+def _cell(column: Column, text: str, number: int, findings: list[Finding]) -> float:
+    missing = math.nan if isinstance(column, Number) else -1
+    if text in _MISSING:
+        return missing
+    try:
+        return _value(column, text)
+    except _Fault as fault:
+        findings.append(Finding(fault.code, fault.detail, number, column.name))
+        return missing
+
+
+def _array(column: Column, values: list[float]) -> Floats | Codes:
+    return np.array(values, np.float64) if isinstance(column, Number) else np.array(values, np.int8)
+
+
+def _value(column: Column, text: str) -> float:
+    match column:
+        case Number():
+            return _number(column, text)
+        case Choice(levels=levels):
+            return _level(text, {level: code for code, level in enumerate(levels)})
+        case Flag():
+            return _level(text.lower(), _FLAGS)
+        case Dosage():
+            return _dosage(column, text)
+
+
+def _number(column: Number, text: str) -> float:
+    if not _NUMBER.fullmatch(text):
+        raise _Fault("NUMBER_INVALID")
+    value = float(text)
+    if not column.low <= value <= column.high:
+        raise _Fault("VALUE_RANGE", f"(expected {column.low:g} to {column.high:g} {column.unit})")
+    return value
+
+
+def _level(text: str, codes: dict[str, int]) -> int:
+    if text not in codes:
+        raise _Fault("LEVEL_UNKNOWN", f"(known: {', '.join(codes)})")
+    return codes[text]
+
+
+def _dosage(column: Dosage, text: str) -> int:
+    """0, 1, 2 or a genotype such as A/G, on either strand where the letters tell which."""
+    if text in {"0", "1", "2"}:
+        return int(text)
+    if complement(column.effect) == column.other:
+        raise _Fault("ALLELE_AMBIGUOUS", f"(count copies of forward-strand {column.effect})")
+    alleles = re.split(r"[/|]", text)
+    for effect, other in (column.effect, column.other), (complement(column.effect), complement(column.other)):
+        if len(alleles) == 2 and set(alleles) <= {effect, other}:
+            return alleles.count(effect)
+    raise _Fault("ALLELE_UNKNOWN", f"(expected {column.effect} and {column.other}, or 0, 1, 2)")

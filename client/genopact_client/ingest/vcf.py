@@ -1,0 +1,259 @@
+"""Dosages of the recipe's few variants out of a VCF, with checks of our own.
+
+The file is plain text or BGZF (whose last block shows that it is whole). Each line's shape is checked; a record counts
+for a variant if its chromosome, position and letters do; identifiers are only a cross-check. Not a two-allele diploid
+call, a call outside PASS, or an allele such as `*` is missing (-1); an absent record is missing, not the reference.
+Limits: VCF 4.0-4.5 (SAMtools/hts-specs), substitutions, no gVCF blocks; no FASTA is read, so REF is compared at the
+wanted sites only.
+"""
+
+import gzip
+import hashlib
+import io
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genopact_client.ingest.findings import Finding, ImportRefusedError
+from genopact_shared.errors import GenopactError
+from genopact_shared.recipes.protocol import Dosage
+from genopact_shared.variants import CONTIG_LENGTHS, VARIANTS, Build, Variant, complement
+
+MAX_LINE = 256 << 20
+_EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+_FIXED = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"]
+_FORMAT_LINE = re.compile(r"##fileformat=VCFv4\.[0-5]")
+_CONTIG = re.compile(r"##contig=<(?:.*,)?ID=(?:chr)?(\w+),(?:.*,)?length=(\d+)[,>]")
+_SITE = re.compile(
+    r"(?:<[^\s<>]+>|[\w!#$%&+./:;?@^|~-][\w!#$%&*+./:;=?@^|~-]*)\t"  # CHROM
+    r"(?:0|[1-9]\d*)\t[^\s]+\t[ACGTNacgtn]+\t"  # POS ID REF
+    r"(?:\.|[^\s,]+(?:,[^\s,]+)*)\t"  # ALT
+    r"(?:\.|[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:inf|Inf|nan|NaN))\t"  # QUAL
+    r"[^\s]+\t[^\t]+\t[^\s]+"  # FILTER INFO FORMAT
+)
+_CALL = re.compile(r"[/|]?(?:\d+|\.)(?:[/|](?:\d+|\.))*")
+
+
+@dataclass(frozen=True, eq=False)
+class Calls:
+    """What a VCF says: samples in file order, (n,) int8 dosages for each column that it has, -1 missing.
+
+    `notes`: counts for the site's report, such as calls outside PASS.
+    """
+
+    samples: tuple[str, ...]
+    dosages: dict[str, NDArray[np.int8]]
+    build: Build
+    digest: str
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+class _Fault(Exception):  # noqa: N818 (one line's fault on its way to a Finding)
+    def __init__(self, code: str, detail: str = "", column: str = "") -> None:
+        super().__init__(code)
+        self.code, self.detail, self.column = code, detail, column
+
+
+def read_vcf(path: Path, wanted: Sequence[Dosage], build: Build | None = None) -> Calls:
+    """The dosages of the wanted variants.
+
+    Args:
+        path: a local regular file.
+        wanted: the recipe's dosage columns.
+        build: the reference's build; None: by the contig lengths of the header.
+
+    Raises:
+        ImportRefusedError: with the first fault and its line; no partial answer.
+        GenopactError: VARIANT_UNKNOWN.
+    """
+    reader = _Reader(wanted, build)
+    try:
+        stream, digest = _open(path)
+        with stream:
+            for line in _lines(stream):
+                reader.feed(line)
+        return reader.finish(digest)
+    except _Fault as fault:
+        raise ImportRefusedError((Finding(fault.code, fault.detail, reader.line or None, fault.column),)) from fault
+    except UnicodeDecodeError as error:
+        raise ImportRefusedError((Finding("VCF_UNREADABLE", "(not UTF-8)"),)) from error
+    except EOFError as error:
+        raise ImportRefusedError((Finding("VCF_TRUNCATED"),)) from error
+    except (OSError, zlib.error) as error:
+        raise ImportRefusedError((Finding("VCF_UNREADABLE"),)) from error
+
+
+def _open(path: Path) -> tuple[io.BufferedReader | gzip.GzipFile, str]:
+    """The decompressed stream and the file's SHA-256. gzip checks each block's CRC and length."""
+    if not path.is_file():
+        raise _Fault("VCF_UNREADABLE", "(not a regular local file)")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        head = file.read(16)
+        file.seek(max(0, path.stat().st_size - len(_EOF)))
+        tail = file.read()
+    if head[:2] != b"\x1f\x8b":
+        return path.open("rb"), digest
+    if head[12:16] != b"BC\2\0":
+        raise _Fault("VCF_NOT_BGZF")
+    if tail != _EOF:
+        raise _Fault("VCF_TRUNCATED")
+    return gzip.open(path, "rb"), digest
+
+
+def _lines(stream: io.BufferedReader | gzip.GzipFile) -> Iterator[str]:
+    while raw := stream.readline(MAX_LINE):
+        if not raw.endswith(b"\n"):
+            raise _Fault("VCF_TRUNCATED", "(the last line has no end)")
+        if raw.endswith(b"\r\n"):
+            raise _Fault("VCF_LINE_ENDS")
+        yield raw[:-1].decode()
+
+
+class _Reader:
+    """Takes a VCF line by line."""
+
+    def __init__(self, wanted: Sequence[Dosage], build: Build | None) -> None:
+        if unknown := [column.name for column in wanted if column.rsid not in VARIANTS]:
+            raise GenopactError("VARIANT_UNKNOWN", ", ".join(unknown))
+        self._wanted = {column.rsid: column for column in wanted}
+        self._build: Build | None = build
+        self._samples: tuple[str, ...] = ()
+        self._dosages: dict[str, NDArray[np.int8]] = {}
+        self._sites: dict[tuple[str, str], Variant] = {}
+        self._notes: dict[str, int] = {}
+        self._lengths: dict[str, int] = {}
+        self.line = 0
+
+    def feed(self, line: str) -> None:
+        """One line without its end."""
+        self.line += 1
+        if self.line == 1:
+            if not _FORMAT_LINE.fullmatch(line):
+                raise _Fault("VCF_HEADER", "(the first line is ##fileformat=VCFv4.x)")
+        elif self._samples:
+            self._record(line)
+        elif line.startswith("##"):
+            if match := _CONTIG.match(line):
+                self._lengths[match[1]] = int(match[2])
+        else:
+            self._column_line(line)
+
+    def finish(self, digest: str) -> Calls:
+        """What was read, after the last line."""
+        if self._build is None or not self._samples:
+            raise _Fault("VCF_HEADER", "(no #CHROM line)")
+        return Calls(self._samples, self._dosages, self._build, digest, self._notes)
+
+    def _column_line(self, line: str) -> None:
+        names = line.split("\t")
+        if names[:8] != _FIXED[:8]:
+            raise _Fault("VCF_HEADER", "(the #CHROM line has other columns)")
+        if names[8:9] != _FIXED[8:] or len(names) == 9:
+            raise _Fault("VCF_NO_SAMPLES")
+        samples = tuple(names[9:])
+        if len(set(samples)) != len(samples) or not all(sample.strip() for sample in samples):
+            raise _Fault("VCF_SAMPLES")
+        self._build = build = _build(self._lengths, self._build)
+        self._sites = {
+            (variant.chrom, str(variant.positions[build])): variant
+            for variant in (VARIANTS[rsid] for rsid in self._wanted)
+        }
+        self._samples = samples
+
+    def _record(self, line: str) -> None:
+        if line.count("\t") != 8 + len(self._samples):
+            raise _Fault("VCF_RECORD", f"(expected {9 + len(self._samples)} fields)")
+        match = _SITE.match(line)
+        if not match or line[match.end()] != "\t":
+            raise _Fault("VCF_RECORD", "(one of CHROM to FORMAT is malformed)")
+        site = match[0].split("\t")
+        variant = self._sites.get((site[0].removeprefix("chr"), site[1]))
+        if variant is not None:
+            self._take(variant, site, line[match.end() + 1 :].split("\t"))
+        elif not self._wanted.keys().isdisjoint(site[2].split(";")):
+            raise _Fault("VCF_BUILD", f"(a wanted variant lies elsewhere than on {self._build})", "POS")
+
+    def _take(self, variant: Variant, site: list[str], cells: list[str]) -> None:
+        """The dosages of a record at a wanted position."""
+        column = self._wanted[variant.rsid]
+        ref, alt, passed, form = site[3].upper(), site[4].upper(), site[6], site[8]
+        if len(ref) > 1:
+            self._note("other_records")  # a deletion that starts here says nothing about the substitution
+            return
+        if column.name in self._dosages:
+            raise _Fault("VCF_TWICE", column=column.name)
+        if form.split(":")[0] != "GT":
+            raise _Fault("VCF_NO_GENOTYPES", column=column.name)
+        alleles = _forward([ref, *alt.split(",")] if alt != "." else [ref], variant, column.name)
+        if alleles[0] != ref or ref != variant.ref:
+            self._note("exchanged_or_flipped")
+        dosages = _dosages(cells, _copies(alleles, column.effect), column.name)
+        if passed not in {"PASS", "."}:
+            self._note("not_pass")
+            dosages[:] = -1
+        self._dosages[column.name] = dosages
+
+    def _note(self, what: str) -> None:
+        self._notes[what] = self._notes.get(what, 0) + 1
+
+
+def _build(lengths: dict[str, int], declared: Build | None) -> Build:
+    """The build that the header's contig lengths show, which must not contradict the declared one."""
+    shown: set[Build] = {
+        build
+        for build, known in CONTIG_LENGTHS.items()
+        for chrom, length in known.items()
+        if lengths.get(chrom) == length
+    }
+    other = any(lengths.get(chrom, length) != length for chrom, length in CONTIG_LENGTHS["GRCh38"].items())
+    if len(shown) > 1 or (other and not shown) or (declared and shown and declared not in shown):
+        raise _Fault("VCF_BUILD", "(contig lengths)")
+    build = declared or next(iter(shown), None)
+    if build is None:
+        raise _Fault("VCF_BUILD", "(no contig lengths in the header: declare the build)")
+    return build
+
+
+def _forward(alleles: list[str], variant: Variant, column: str) -> list[str]:
+    """The record's alleles on the forward strand.
+
+    REF equal to the reference: forward. REF the other letter: REF and ALT were exchanged. Letters of the other strand:
+    complemented. Where the letters fit both readings (C/G, A/T) only the first is accepted.
+    """
+    if any(allele in {"<NON_REF>", "<*>"} for allele in alleles):
+        raise _Fault("VCF_GVCF", column=column)
+    unique = len(set(alleles)) == len(alleles)
+    if unique and alleles[0] == variant.ref:
+        return alleles
+    if unique and not variant.palindromic:
+        if alleles[0] == variant.alt and variant.ref in alleles:
+            return alleles
+        flipped = [complement(allele) if len(allele) == 1 else allele for allele in alleles]
+        if set(flipped) == {variant.ref, variant.alt}:
+            return flipped
+    raise _Fault("VCF_ALLELES", column=column)
+
+
+def _copies(alleles: list[str], effect: str) -> list[int]:
+    """Per allele index of a call: 1 for the effect allele, 0 for another base, -1 for anything else, such as `*`."""
+    return [int(allele == effect) if allele in set("ACGT") else -1 for allele in alleles]
+
+
+def _dosages(cells: list[str], copies: list[int], column: str) -> NDArray[np.int8]:
+    known: dict[str, int] = {}
+    for call in {cell.partition(":")[0] for cell in cells}:
+        if not _CALL.fullmatch(call):
+            raise _Fault("VCF_CALL", column=column)
+        alleles = [int(allele) if allele != "." else -1 for allele in re.split("[/|]", call.lstrip("/|"))]
+        if max(alleles) >= len(copies):
+            raise _Fault("VCF_CALL", column=column)
+        counts = [copies[allele] if allele >= 0 else -1 for allele in alleles]
+        known[call] = sum(counts) if len(counts) == 2 and min(counts) >= 0 else -1
+    return np.array([known[cell.partition(":")[0]] for cell in cells], np.int8)

@@ -1,0 +1,226 @@
+"""The one module that knows Flower's Fleet API: a node that stays, instead of a process for every message.
+
+It stands on modules of flwr 1.41 that are not public (contract test: tests/integration/test_courier.py). Requests and
+replies are bytes; what they mean is none of the courier's business.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Self
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Message
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_to_proto
+from flwr.proto.fab_pb2 import GetFabRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest, PushMessagesRequest
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest, PushObjectRequest
+from flwr.proto.node_pb2 import Node
+from flwr.proto.run_pb2 import GetRunRequest
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from genopact_client.link.message import envelope_of, reply_to
+from genopact_client.link.nodekey import public_pem
+from genopact_shared.channel import LIMIT
+from genopact_shared.errors import GenopactError
+
+BEAT = 10.0
+"""Seconds between heartbeats; the coordinator counts a node as offline after two that are missing."""
+
+_SLACK = 1 << 16
+"""What Flower wraps around an envelope, in bytes, at most."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One request: its run, its envelope, and the time (time.time) after which nobody waits for a reply."""
+
+    run_id: int
+    envelope: bytes
+    expires: float
+    message: Message
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Flower's HTTP errors as codes of the catalogue."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise GenopactError("LINK_UNREACHABLE", type(error).__name__) from error
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        if status == HTTPStatus.UNAUTHORIZED:
+            raise GenopactError("LINK_SIGN_IN") from error
+        if status == HTTPStatus.PRECONDITION_FAILED:
+            raise GenopactError("LINK_NODE_BUSY") from error
+        code = "LINK_UNREACHABLE" if status in {502, 503, 504} else "LINK_REFUSED"
+        raise GenopactError(code, str(status)) from error
+
+
+class Fleet:
+    """A node's connection to the coordinator's SuperLink, over TLS and with its node key; a context manager.
+
+    Methods raise LINK_UNREACHABLE, LINK_SIGN_IN or LINK_REFUSED. `remembered` is a file that keeps the node's number,
+    with which a node that was killed takes its place again at once.
+    """
+
+    def __init__(self, address: str, root: bytes, key: ec.EllipticCurvePrivateKey, remembered: Path) -> None:
+        self._pem, self._remembered = public_pem(key), remembered
+        self._client = FleetHttpClient.from_server_address(
+            address, insecure=False, root_certificates=root, interceptors=[NodeAuthHttpInterceptor(key, key.public_key())]
+        )
+        # A coordinator must not be able to send a hospital's courier to another host.
+        self._client._client.follow_redirects = False
+        self._node = Node()
+        self._online, self._closed = threading.Event(), threading.Event()
+        self._beat = threading.Thread(target=self._heartbeats, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._beat.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._beat.join()
+        with suppress(GenopactError):
+            if self._online.is_set():
+                self._deactivate(self._node.node_id)
+        self._client.close()
+
+    @property
+    def online(self) -> bool:
+        """Whether the SuperLink knew this node at the last heartbeat."""
+        return self._online.is_set()
+
+    def activate(self) -> int:
+        """Sign in and return the node's number. Raises also LINK_NODE_BUSY."""
+        try:
+            node_id = self._activate()
+        except GenopactError as error:
+            former = self._remembered.read_bytes() if self._remembered.exists() else b""
+            if error.code != "LINK_NODE_BUSY" or not former.isdigit():
+                raise
+            # This node was killed and still counts as online: sign its former life out.
+            self._deactivate(int(former))
+            node_id = self._activate()
+        self._remembered.write_text(str(node_id), "ascii")
+        self._node = Node(node_id=node_id)
+        self._online.set()
+        return node_id
+
+    def receive(self) -> Delivery | None:
+        """The next request, or None. Raises EXCHANGE_BROKEN or EXCHANGE_TOO_LARGE for a malformed one, which is dropped."""
+        with _errors():
+            answer = self._client.PullMessages(PullMessagesRequest(node=self._node))
+        if not answer.messages_list:
+            return None
+        metadata, tree = answer.messages_list[0].metadata, answer.message_object_trees[0]
+        expires = metadata.created_at + metadata.ttl
+        objects = self._pull(metadata.run_id, tree, expires)
+        try:
+            message = inflate_object_from_contents(tree.object_id, objects)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise GenopactError("EXCHANGE_BROKEN", "not a message") from error
+        if not isinstance(message, Message):
+            raise GenopactError("EXCHANGE_BROKEN", "not a message")
+        message.metadata.__dict__["_message_id"] = tree.object_id
+        return Delivery(message.metadata.run_id, envelope_of(message), expires, message)
+
+    def bundle(self, run_id: int) -> tuple[bytes, str]:
+        """The app bundle of a run and the SHA-256 that the run declares for it."""
+        with _errors():
+            run = self._client.GetRun(GetRunRequest(node=self._node, run_id=run_id)).run
+            request = GetFabRequest(node=self._node, hash_str=run.fab_hash, run_id=run_id)
+            return self._client.GetFab(request).fab.content, run.fab_hash
+
+    def reply(self, delivery: Delivery, envelope: bytes) -> None:
+        """Send a reply; empty bytes are the wire's one refusal. May be repeated after LINK_UNREACHABLE."""
+        message = reply_to(delivery.message, envelope)
+        message.metadata.__dict__["_message_id"] = message.object_id
+        with no_object_id_recompute(), _errors():
+            answer = self._client.PushMessages(
+                PushMessagesRequest(
+                    node=self._node,
+                    messages_list=[message_to_proto(remove_content_from_message(message))],
+                    message_object_trees=[get_object_tree(message)],
+                    clientapp_runtime_list=[0.0],
+                )
+            )
+            wanted = set(answer.objects_to_push)
+            for object_id, item in get_all_nested_objects(message).items():
+                if object_id in wanted:
+                    self._push(delivery.run_id, answer.session_id, object_id, item.deflate())
+
+    def _activate(self) -> int:
+        with _errors():
+            request = ActivateNodeRequest(public_key=self._pem, heartbeat_interval=BEAT)
+            return self._client.ActivateNode(request).node_id
+
+    def _deactivate(self, node_id: int) -> None:
+        with _errors():
+            self._client.DeactivateNode(DeactivateNodeRequest(node_id=node_id))
+
+    def _heartbeats(self) -> None:
+        """In a thread of its own: the agent may work for hours on one request."""
+        while not self._closed.wait(BEAT):
+            if not self._online.is_set():
+                continue
+            with suppress(GenopactError), _errors():
+                request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=BEAT)
+                if not self._client.SendNodeHeartbeat(request).success:
+                    self._online.clear()
+
+    def _pull(self, run_id: int, tree: ObjectTree, expires: float) -> dict[str, bytes]:
+        """All objects of a message. The coordinator announces a message before its objects have arrived."""
+        objects: dict[str, bytes] = {}
+        for object_id in dict.fromkeys(item.object_id for item in iterate_object_tree(tree)):
+            request = PullObjectRequest(node=self._node, run_id=run_id, object_id=object_id)
+            objects[object_id] = _until(lambda request=request: self._object(request), expires)  # type: ignore[misc]
+            if sum(map(len, objects.values())) > LIMIT + _SLACK:
+                raise GenopactError("EXCHANGE_TOO_LARGE")
+        with _errors():
+            self._client.ConfirmMessageReceived(
+                ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=tree.object_id)
+            )
+        return objects
+
+    def _object(self, request: PullObjectRequest) -> bytes | None:
+        with _errors():
+            answer = self._client.PullObject(request)
+        if not answer.object_found:
+            raise GenopactError("EXCHANGE_BROKEN", "an object is missing")
+        return answer.object_content if answer.object_available else None
+
+    def _push(self, run_id: int, session: str, object_id: str, content: bytes) -> None:
+        request = PushObjectRequest(
+            node=self._node, run_id=run_id, object_id=object_id, object_content=content, session_id=session
+        )
+        if not self._client.PushObject(request).stored:
+            raise GenopactError("LINK_REFUSED", "reply not stored")
+
+
+def _until(attempt: Callable[[], bytes | None], expires: float) -> bytes:
+    """Repeat until there is a result, every 50 ms, later every second."""
+    pause = 0.05
+    while (result := attempt()) is None:
+        if time.time() > expires:
+            raise GenopactError("EXCHANGE_BROKEN", "expired while it was delivered")
+        time.sleep(pause)
+        pause = min(1.0, pause * 1.5)
+    return result

@@ -1,0 +1,47 @@
+"""The key with which a site's node signs in: EC P-384, made at the site; worthless for anything but the courier."""
+
+import os
+import stat
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from genopact_shared.errors import GenopactError
+
+
+def create(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Make a key and write it to `path` (PKCS#8 PEM, mode 0600). Raises FileExistsError rather than replace a key."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(pem)
+        file.flush()
+        os.fsync(file.fileno())
+    return key
+
+
+def load(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read the key that `create` wrote. Raises KEY_MISSING, KEY_EXPOSED or KEY_INVALID."""
+    try:
+        mode, pem = path.stat().st_mode, path.read_bytes()
+    except OSError as error:
+        raise GenopactError("KEY_MISSING", str(path)) from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise GenopactError("KEY_EXPOSED", str(path))
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise GenopactError("KEY_INVALID", str(path)) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
+        raise GenopactError("KEY_INVALID", "the node key is an EC P-384 key")
+    return key
+
+
+def public_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """What the coordinator registers: SubjectPublicKeyInfo, PEM."""
+    return key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )

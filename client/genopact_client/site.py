@@ -1,0 +1,161 @@
+"""A hospital's folder: keys, people, consent, store, ledger, logs, studies, runs, outbox, each in its place.
+
+site.json            name, public keys
+kek                  key-encryption key, sealed under the passphrase
+keys/                identity and log keys, sealed under the key-encryption key
+keyfile  people.db   one key and one row a person
+consent.db           sealed consent records
+store/               sealed covariates and genotypes
+ledger               sealed privacy ledger
+log/  private-log/   the exchanged log and the site's own
+policy.yaml          what this site agrees to at all
+studies/ runs/ outbox/ openings/
+"""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from genopact_client.consent.registry import Registry
+from genopact_client.kek import Kek
+from genopact_client.keyfile import KeyFile
+from genopact_client.ledger import Ledger
+from genopact_client.people import People
+from genopact_client.policy import SitePolicy
+from genopact_client.release.outbox import Outbox
+from genopact_client.store.sealed import Store
+from genopact_client.studies import Studies
+from genopact_shared import canonical, durable
+from genopact_shared.errors import GenopactError
+from genopact_shared.keys import SigningKey
+from genopact_shared.tlog.log import Log
+
+
+@dataclass(frozen=True)
+class Site:
+    """An opened site folder. Rooms open when they are first used, so that a command locks only what it needs."""
+
+    home: Path
+    name: str
+    kek: bytes
+
+    @classmethod
+    def create(cls, home: Path, name: str, passphrase: bytes) -> "Site":
+        """A new folder with fresh keys and a policy that permits nothing yet.
+
+        Raises:
+            GenopactError: SITE_EXISTS, KEK_WRONG.
+        """
+        if (home / "site.json").exists():
+            raise GenopactError("SITE_EXISTS", str(home))
+        for folder in ("keys", "studies", "runs", "outbox", "openings"):
+            (home / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.chmod(0o710)
+        site = cls(home, name, Kek.create(home / "kek", passphrase))
+        keyfile = KeyFile.create(home / "keyfile", site.kek)
+        Ledger.create(home / "ledger", keyfile.site_key("ledger")).close()
+        for use in ("identity", "log"):
+            site._seal_key(use, SigningKey.generate())
+        durable.replace(home / "policy.yaml", SitePolicy.template(name).encode())
+        durable.replace(home / "site.json", canonical.encode(site.card()))
+        return site
+
+    @classmethod
+    def open(cls, home: Path, passphrase: bytes) -> "Site":
+        """Open an existing folder.
+
+        Raises:
+            GenopactError: SITE_MISSING, KEK_WRONG.
+        """
+        try:
+            card = canonical.decode((home / "site.json").read_bytes())
+        except FileNotFoundError as error:
+            raise GenopactError("SITE_MISSING", str(home)) from error
+        return cls(home, str(card["name"]), Kek.open(home / "kek", passphrase))
+
+    def card(self) -> dict[str, str]:
+        """What a study file says of this site, but for the approver's key: public keys only."""
+        return {"name": self.name, "identity": self.identity.public.hex, "log": self.log_key.public.hex}
+
+    @property
+    def origin(self) -> str:
+        """The name of the exchanged log."""
+        return f"genopact/{self.name}"
+
+    @cached_property
+    def identity(self) -> SigningKey:
+        """Signs replies and statements."""
+        return self._open_key("identity")
+
+    @cached_property
+    def log_key(self) -> SigningKey:
+        """Signs checkpoints."""
+        return self._open_key("log")
+
+    @property
+    def policy(self) -> SitePolicy:
+        """What this site agrees to at all, as the file says now."""
+        return SitePolicy.load(self.home / "policy.yaml")
+
+    @cached_property
+    def keyfile(self) -> KeyFile:
+        """One key a person."""
+        return KeyFile.open(self.home / "keyfile", self.kek)
+
+    @cached_property
+    def people(self) -> People:
+        """One row a person."""
+        return People(self.home / "people.db", self.keyfile)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Consents."""
+        return Registry(self.home / "consent.db", self.keyfile, self.people)
+
+    @cached_property
+    def store(self) -> Store:
+        """Covariates and genotypes; one process at a time."""
+        return Store(self.home / "store", self.keyfile)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The privacy ledger; one process at a time."""
+        return Ledger(self.home / "ledger", self.keyfile.site_key("ledger"))
+
+    @cached_property
+    def log(self) -> Log:
+        """The exchanged log; one process at a time."""
+        return Log(self.home / "log", self.log_key, self.origin)
+
+    @cached_property
+    def private_log(self) -> Log:
+        """The site's own log; one process at a time."""
+        return Log(self.home / "private-log", self.log_key, f"{self.origin}/private")
+
+    @cached_property
+    def studies(self) -> Studies:
+        """Studies this site has approved."""
+        return Studies(self.home / "studies", self.name)
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """Everything that left."""
+        return Outbox(self.home / "outbox")
+
+    def _seal_key(self, use: str, key: SigningKey) -> None:
+        nonce = os.urandom(12)
+        sealed = AESGCM(self.kek).encrypt(nonce, key.seed(), f"genopact.key/{use}".encode())
+        durable.replace(self.home / "keys" / use, nonce + sealed)
+
+    def _open_key(self, use: str) -> SigningKey:
+        try:
+            sealed = (self.home / "keys" / use).read_bytes()
+            return SigningKey(AESGCM(self.kek).decrypt(sealed[:12], sealed[12:], f"genopact.key/{use}".encode()))
+        except FileNotFoundError as error:
+            raise GenopactError("KEY_MISSING", use) from error
+        except (InvalidTag, ValueError) as error:
+            raise GenopactError("KEY_INVALID", use) from error

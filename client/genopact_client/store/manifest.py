@@ -1,0 +1,77 @@
+"""The store's signed manifest: what it holds, where that came from, and which version of each record is valid.
+
+Signed (DSSE, Ed25519) with a key derived from the site's key-encryption key, so that a manifest exchanged or edited
+on disk does not open, and a store's kind cannot be changed after it was created.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from genopact_shared import canonical, dsse, durable
+from genopact_shared.errors import GenopactError
+from genopact_shared.keys import SigningKey
+from genopact_shared.study import Frozen
+
+Kind = Literal["private", "public", "synthetic"]
+TYPE = "application/vnd.genopact.store+json"
+
+
+class Manifest(Frozen):
+    """The facts of one store. `versions`: runs of (length, version) over rows 0 .. n-1; version 0 is no record."""
+
+    format: Literal["genopact.store/1"] = "genopact.store/1"
+    store: str = Field(pattern=r"^[0-9a-f]{32}$")
+    kind: Kind
+    columns: tuple[dict[str, Any], ...]
+    generation: int = Field(default=0, ge=0)
+    records: str = ""
+    key_epoch: int = Field(ge=0)
+    versions: tuple[tuple[int, int], ...] = ()
+    provenance: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def schema_digest(self) -> str:
+        """SHA-256 of the columns' facts."""
+        return canonical.digest_of(list(self.columns))
+
+    def version_of_rows(self) -> NDArray[np.int64]:
+        """(n,) int64, 0 where there is no record."""
+        runs = np.array(self.versions, np.int64).reshape(-1, 2)
+        return np.repeat(runs[:, 1], runs[:, 0])
+
+    def facts(self) -> dict[str, Any]:
+        """What may be shown at the site: kind, schema digest, row count, provenance."""
+        shown: dict[str, Any] = self.model_dump(mode="json", exclude={"versions", "records"})
+        rows = sum(length for length, version in self.versions if version)
+        return shown | {"schema_digest": self.schema_digest, "rows": rows}
+
+    def save(self, path: Path, key: SigningKey) -> None:
+        """Sign and replace the manifest: the moment at which a write becomes valid."""
+        durable.replace(path, dsse.sign(TYPE, canonical.encode(self.model_dump(mode="json")), key))
+
+
+def load(path: Path, key: SigningKey) -> Manifest:
+    """The manifest at `path`, if `key` signed it.
+
+    Raises:
+        GenopactError: STORE_MISSING, SIGNATURE_INVALID, STORE_INVALID.
+    """
+    try:
+        payload = dsse.verify(path.read_bytes(), TYPE, [key.public])
+    except FileNotFoundError as error:
+        raise GenopactError("STORE_MISSING", str(path.parent)) from error
+    try:
+        return Manifest.model_validate_json(payload)
+    except ValidationError as error:
+        raise GenopactError("STORE_INVALID", "a manifest of another version") from error
+
+
+def runs(versions: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """Run lengths: (length, version) pairs."""
+    return tuple((len(list(group)), version) for version, group in groupby(versions))

@@ -1,0 +1,1 @@
+"""The offline audit: bundles of exported logs, and the checks that need neither a server nor anybody's word."""

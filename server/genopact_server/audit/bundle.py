@@ -1,0 +1,110 @@
+"""Audit bundles: one folder or zip with everything that a verifier needs besides what the auditor kept.
+
+`bundle.json` (format, digest of the released model), `study.json`, `approvals/*`, `logs/PARTY/{entries,checkpoint}`,
+`saved/PARTY/*` (checkpoints seen earlier). Other files are ignored.
+"""
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from genopact_shared import canonical
+from genopact_shared.errors import GenopactError
+from genopact_shared.study import Study, explain
+
+FORMAT = "genopact.bundle/1"
+MAX_BYTES = 1 << 30
+EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class ExportedLog:
+    """A party's log as `Log.export` gives it: packed entries and a checkpoint that covers them."""
+
+    entries: bytes
+    checkpoint: bytes
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The evidence about one study. `saved`: (party, checkpoint) pairs; `released`: SHA-256 of the model in use."""
+
+    study: Study
+    approvals: tuple[bytes, ...] = ()
+    logs: Mapping[str, ExportedLog] = field(default_factory=dict)
+    saved: tuple[tuple[str, bytes], ...] = ()
+    released: str | None = None
+
+
+def export(bundle: Bundle, path: Path) -> None:
+    """Write a bundle: a zip if `path` ends in .zip, else a new folder. The same bundle gives the same bytes."""
+    files = _files(bundle)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in sorted(files.items()):
+                archive.writestr(zipfile.ZipInfo(name, EPOCH), data, zipfile.ZIP_DEFLATED)
+        return
+    for name, data in files.items():
+        target = path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
+def load(path: Path) -> Bundle:
+    """Read a bundle; its signatures are not checked here.
+
+    Raises:
+        GenopactError: BUNDLE_INVALID.
+    """
+    try:
+        files = _read_zip(path) if path.is_file() else _read_folder(path)
+        return _parse(files)
+    except ValidationError as error:
+        raise GenopactError("BUNDLE_INVALID", f"study.json: {explain(error)}") from error
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, NotImplementedError) as error:
+        raise GenopactError("BUNDLE_INVALID", f"{path}: {error}") from error
+
+
+def _files(bundle: Bundle) -> dict[str, bytes]:
+    files = {
+        "bundle.json": canonical.encode({"format": FORMAT, "released": bundle.released}),
+        "study.json": bundle.study.canonical,
+    }
+    files |= {f"approvals/{canonical.digest(data)}.json": data for data in bundle.approvals}
+    for party, log in bundle.logs.items():
+        files |= {f"logs/{party}/entries": log.entries, f"logs/{party}/checkpoint": log.checkpoint}
+    return files | {f"saved/{party}/{canonical.digest(note)}": note for party, note in bundle.saved}
+
+
+def _parse(files: Mapping[str, bytes]) -> Bundle:
+    head = canonical.decode(files["bundle.json"])
+    if head["format"] != FORMAT:
+        raise GenopactError("BUNDLE_INVALID", "another format")
+    under = {name: PurePosixPath(name).parts for name in sorted(files)}
+    parties = {parts[1] for parts in under.values() if len(parts) == 3 and parts[0] == "logs"}
+    return Bundle(
+        study=Study.model_validate_json(files["study.json"]),
+        approvals=tuple(files[name] for name, parts in under.items() if parts[0] == "approvals"),
+        logs={p: ExportedLog(files[f"logs/{p}/entries"], files[f"logs/{p}/checkpoint"]) for p in sorted(parties)},
+        saved=tuple((p[1], files[name]) for name, p in under.items() if len(p) == 3 and p[0] == "saved"),
+        released=head["released"],
+    )
+
+
+def _read_zip(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        names = {member.filename for member in members}
+        if sum(member.file_size for member in members) > MAX_BYTES or len(names) < len(members):
+            raise GenopactError("BUNDLE_INVALID", "above 1 GiB, or a name appears twice")
+        return {member.filename: archive.read(member) for member in members}
+
+
+def _read_folder(path: Path) -> dict[str, bytes]:
+    files = [file for file in path.rglob("*") if file.is_file()]
+    if sum(file.stat().st_size for file in files) > MAX_BYTES:
+        raise GenopactError("BUNDLE_INVALID", "above 1 GiB")
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}

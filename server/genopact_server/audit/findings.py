@@ -1,0 +1,71 @@
+"""What an audit says: findings, the exit code that follows from them, and the report for people and programs."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+Verdict = Literal["ok", "violated", "unknown"]
+
+LIMITS = (
+    "A log shows what a site stated, and in which order. It cannot show that the site computed on the patients it "
+    "decided on, or drew the noise it stated; opening a decision root on site, and canaries, are partial answers.",
+    "It cannot show that a recorded consent is what the patient said, or that nothing left the site by another way.",
+    "Times are the writers' clocks; only the order within one log is evidence.",
+    "The keys come from the study file: compare its hash, over another channel, with the one each approver signed.",
+    "The initial model was not rebuilt here; each site rebuilds and compares it.",
+    "Epsilon holds for one patient of one site: one known at k sites composes k times, and relatives are not covered.",
+)
+NO_HISTORY = (
+    "No earlier checkpoint was given, so this audit cannot see whether the logs were rewritten before today. "
+    "Keep the checkpoints of this bundle for the next audit."
+)
+ANSWERS: dict[Verdict, tuple[int, str]] = {
+    "ok": (0, "OK: nothing in this bundle contradicts the study."),
+    "violated": (1, "VIOLATED: the bundle breaks the study or its own signatures."),
+    "unknown": (2, "CANNOT TELL: something needed is missing."),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check's answer about one party."""
+
+    check: str
+    verdict: Verdict
+    party: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings about one study, and what they do not cover."""
+
+    study: str
+    findings: tuple[Finding, ...]
+    limits: tuple[str, ...] = LIMITS
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict; an audit without findings cannot tell."""
+        found = {finding.verdict for finding in self.findings}
+        return "violated" if "violated" in found else "ok" if found == {"ok"} else "unknown"
+
+    @property
+    def exit_code(self) -> int:
+        """0 ok, 1 violated, 2 cannot tell."""
+        return ANSWERS[self.verdict][0]
+
+    def text(self) -> str:
+        """The report in plain language, worst findings first."""
+        rank = {"violated": 0, "unknown": 1, "ok": 2}
+        ordered = sorted(self.findings, key=lambda finding: rank[finding.verdict])
+        found = [f"  {finding.verdict:<8} {finding.check:<10} {finding.party}: {finding.what}" for finding in ordered]
+        unproven = [f"  - {limit}" for limit in self.limits]
+        head = [f"Audit of study {self.study}", ANSWERS[self.verdict][1], ""]
+        return "\n".join([*head, *found, "", "What this audit cannot prove:", *unproven, ""])
+
+    def json(self) -> str:
+        """The same as one JSON object."""
+        findings = [asdict(finding) for finding in self.findings]
+        body = {"format": "genopact.audit/1", "study": self.study, "verdict": self.verdict, "exit_code": self.exit_code}
+        return json.dumps(body | {"findings": findings, "limits": self.limits}, indent=1)

@@ -1,0 +1,85 @@
+"""Checks of privacy: what the sites' intents cost by the audit's own accountant, against the claim and the study."""
+
+import math
+from collections.abc import Iterator
+from decimal import Decimal
+
+from genopact_server.audit.accountant import Bounds, Fact, epsilon_bounds
+from genopact_server.audit.evidence import Evidence
+from genopact_server.audit.findings import Finding, Verdict
+from genopact_shared.privacy.mechanisms import NoisedSum, Unprotected
+from genopact_shared.statements import Intent, Receipt, Release
+from genopact_shared.study import Study
+
+ROUNDING_MILLI = 1
+"""A claim may be rounded to the nearest thousandth."""
+WIDTH = 1.01
+"""The bounds answer a question when they lie within one per cent of each other."""
+
+
+def check_mechanisms(evidence: Evidence) -> Iterator[Finding]:
+    """Every intent's mechanism is one that the study's privacy mode allows."""
+    for site in evidence.sites:
+        intents = evidence.at(site, Intent)
+        faults = [r.index for r in intents if not _allowed(evidence.study, r.statement.mechanism)]
+        yield from (Finding("mechanism", "violated", site, f"intent {at}: not in this privacy mode") for at in faults)
+        if intents and not faults:
+            yield Finding("mechanism", "ok", site, f"{len(intents)} intents, all of mode {evidence.study.privacy.mode}")
+
+
+def check_spending(evidence: Evidence) -> Iterator[Finding]:
+    """What each site released fits the study's epsilon, and each release's claim covers what its run cost anywhere."""
+    study = evidence.study
+    if study.privacy.mode == "none":
+        yield Finding("epsilon", "ok", study.name, "the study promises no privacy: mode none")
+        return
+    assert study.privacy.epsilon_milli is not None  # noqa: S101 - the study's schema says so
+    for site in evidence.sites:
+        spent, reserved = _facts(evidence, site, None), len(evidence.at(site, Intent))
+        bounds = epsilon_bounds(spent, study.privacy.delta)
+        what = f"{_text(bounds)} for {len(spent)} releases ({reserved} intents); the study allows"
+        yield _compare("epsilon", site, bounds, study.privacy.epsilon_milli, what)
+    for record in evidence.coordinator(Release):
+        yield from _check_claim(evidence, record.statement)
+
+
+def _check_claim(evidence: Evidence, release: Release) -> Iterator[Finding]:
+    name, delta = evidence.study.coordinator.name, evidence.study.privacy.delta
+    if release.epsilon_milli is None or Decimal(release.delta) != Decimal(delta):
+        yield Finding("claim", "violated", name, "a release claims no epsilon, or one at another delta")
+        return
+    own = epsilon_bounds((c.mechanism for c in release.mechanisms for _ in range(c.times)), delta)
+    yield _compare("claim", name, own, release.epsilon_milli, f"{_text(own)} by the release's own facts; it claims")
+    for site in evidence.sites:
+        bounds = epsilon_bounds(_facts(evidence, site, release.run), delta)
+        yield _compare("claim", site, bounds, release.epsilon_milli, f"{_text(bounds)} in this run; the release claims")
+
+
+def _facts(evidence: Evidence, site: str, run: str | None) -> list[Fact]:
+    """The mechanisms behind everything that left the site, in one run or in all."""
+    left = {record.statement.intent for record in evidence.at(site, Receipt) if record.statement.outcome == "released"}
+    intents = [record for record in evidence.at(site, Intent) if record.digest in left]
+    return [record.statement.mechanism for record in intents if run in {None, record.statement.run}]
+
+
+def _compare(check: str, party: str, bounds: Bounds, limit_milli: int, what: str) -> Finding:
+    verdict: Verdict = "unknown"
+    if bounds.low * 1000 > limit_milli + ROUNDING_MILLI:
+        verdict = "violated"
+    elif bounds.high * 1000 <= limit_milli * WIDTH + ROUNDING_MILLI:
+        verdict = "ok"
+    return Finding(check, verdict, party, f"{what} {Decimal(limit_milli) / 1000}")
+
+
+def _allowed(study: Study, mechanism: Fact) -> bool:
+    if study.privacy.mode == "none":
+        return True
+    if isinstance(mechanism, Unprotected):
+        return False
+    if isinstance(mechanism, NoisedSum):
+        return mechanism.honest_minimum == (study.privacy.honest_minimum if study.privacy.mode == "distributed" else 1)
+    return study.privacy.mode == "local"
+
+
+def _text(bounds: Bounds) -> str:
+    return "unbounded epsilon" if math.isinf(bounds.low) else f"epsilon {bounds.low:.3f} to {bounds.high:.3f}"

@@ -1,0 +1,141 @@
+"""Commands to the SuperLink: register a site, submit a run, see who is online. In process, without Flower's command line."""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import httpx
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+)
+from flwr.proto.fab_pb2 import Fab
+from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+
+from genopact_server.link.membership import Membership
+from genopact_server.link.runtime import errors
+from genopact_shared.errors import GenopactError
+
+_PROJECT = """\
+[project]
+name = "genopact-study"
+version = "1"
+
+[tool.flwr.app]
+publisher = "genopact"
+
+[tool.flwr.app.components]
+serverapp = "genopact_server.app:app"
+clientapp = "genopact_client.app:app"
+"""
+
+
+@dataclass(frozen=True)
+class SiteStatus:
+    """A registered site as the SuperLink sees it."""
+
+    name: str
+    node_id: int
+    online: bool
+
+
+@dataclass(frozen=True)
+class _Bearer:
+    token: str
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Sign in."""
+        if self.token:
+            context.request.headers["authorization"] = f"Bearer {self.token}"
+        return call_next(context)
+
+
+class Control:
+    """An operator's connection to the SuperLink at `address` (host:port); a context manager.
+
+    Methods raise LINK_UNREACHABLE, LINK_SIGN_IN, LINK_REFUSED, MEMBERSHIP_INVALID.
+    """
+
+    def __init__(self, address: str, root: bytes, token: str, membership: Membership) -> None:
+        self._membership = membership
+        self._client = ControlHttpClient.from_server_address(address, False, root, [_Bearer(token)])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def register_site(self, name: str, public_key: bytes) -> int:
+        """Bind a site name to its node's public key (PEM) for good; return the node's number. May be repeated."""
+        pem = _normal(public_key)
+        known = {node.public_key: node.node_id for node in self._nodes()}
+        node_id = known.get(pem)
+        if node_id is None:
+            with errors():
+                node_id = self._client.RegisterNode(RegisterNodeRequest(public_key=pem)).node_id
+        self._membership.add_site(name, pem, node_id)
+        return node_id
+
+    def submit(self, study: bytes, study_hash: str, sites: Iterable[str]) -> int:
+        """Start a run of the study file `study` for its members and return the run's number."""
+        self._membership.set_study(study_hash, sites)
+        content = bundle(study)
+        fab = Fab(hash_str=hashlib.sha256(content).hexdigest(), content=content)
+        with errors():
+            run_id = self._client.StartRun(StartRunRequest(fab=fab, federation=study_hash)).run_id
+        if not run_id:
+            raise GenopactError("LINK_REFUSED", "no run was started")
+        return run_id
+
+    def stop(self, run_id: int) -> None:
+        """End a run; the courier's, not the training's."""
+        with errors():
+            self._client.StopRun(StopRunRequest(run_id=run_id))
+
+    def status(self, run_id: int) -> str:
+        """pending, starting, running, or how it finished: completed, failed, stopped."""
+        with errors():
+            run = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
+        return run.status.sub_status or run.status.status
+
+    def sites(self) -> list[SiteStatus]:
+        """All registered sites."""
+        online = {node.node_id: node.status == "online" for node in self._nodes()}
+        sites = self._membership.registry().sites
+        return [SiteStatus(name, site.node_id, online.get(site.node_id, False)) for name, site in sorted(sites.items())]
+
+    def _nodes(self) -> list[object]:
+        with errors():
+            return list(self._client.ListNodes(ListNodesRequest()).nodes_info)
+
+
+def bundle(study: bytes) -> bytes:
+    """The app bundle of a run: a project file, the study file and a table of contents; the same bytes every time."""
+    files = {"pyproject.toml": _PROJECT.encode(), "policies/study.yaml": study}
+    lines = [f"{name},{hashlib.sha256(data).hexdigest()},{len(data) * 8}" for name, data in files.items()]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in {**files, ".info/CONTENT": "\n".join(lines).encode()}.items():
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def _normal(public_key: bytes) -> bytes:
+    """The same key in the form in which nodes send it. Raises KEY_INVALID."""
+    try:
+        key = serialization.load_pem_public_key(public_key)
+    except ValueError as error:
+        raise GenopactError("KEY_INVALID", "node key") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
+        raise GenopactError("KEY_INVALID", "the node key is an EC P-384 key")
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -1,0 +1,266 @@
+"""Flower's SuperLink, started from our own entry point, because as shipped it lets anyone submit runs and register nodes.
+
+One public port (TLS): the Fleet API for registered nodes and the Control API for operators. One loopback port: the Runtime
+API for the executor, which needs the secret. Everything else is 404. Nothing is ever installed or executed for a run here.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import flwr.superlink.main as superlink
+import uvicorn
+from fastapi import HTTPException, Request
+from flwr.common.constant import ACCESS_TOKEN_KEY, SUPERLINK_NODE_ID, TRANSPORT_TYPE_GRPC_RERE
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.supercore.auth.typing import AccountInfo
+from flwr.supercore.constant import ActionType
+from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.typing import ActionContext
+from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.dependencies.linkstate import get_linkstate
+from flwr.superlink.federation import NoOpFederationManager
+
+from genopact_server.link.accounts import Accounts
+from genopact_server.link.gate import CONTROL, FLEET, RUNTIME, Asgi, Gate
+from genopact_server.link.membership import Membership
+from genopact_shared.errors import GenopactError
+
+_creating = threading.Lock()
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """`state` is the coordinator's directory: link.db, accounts.json, members.json and runtime.secret live in it.
+
+    Ports may be 0 (any free port); the runtime API always listens on loopback.
+    """
+
+    state: Path
+    certificate: Path
+    private_key: Path
+    host: str = "0.0.0.0"  # noqa: S104 - hospitals connect from outside; the gate and sign-in decide what they reach
+    port: int = 9443
+    runtime_host: str = "127.0.0.1"
+    runtime_port: int = 9444
+
+    @property
+    def accounts(self) -> Accounts:
+        """Who may command this link."""
+        return Accounts(self.state / "accounts.json")
+
+    @property
+    def membership(self) -> Membership:
+        """Sites and studies of this link."""
+        return Membership(self.state / "members.json")
+
+    @property
+    def secret(self) -> bytes:
+        """The secret that proves an executor; made when it is first asked for."""
+        path = self.state / "runtime.secret"
+        with contextlib.suppress(FileExistsError):
+            self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                file.write(secrets.token_bytes(32))
+        if path.stat().st_mode & 0o077:
+            raise GenopactError("KEY_EXPOSED", str(path))
+        return path.read_bytes()
+
+
+class SignIn(NoOpControlAuthnPlugin):
+    """Bearer tokens of the accounts file; without one, no Control request is read."""
+
+    def __init__(self, accounts: Accounts) -> None:
+        super().__init__()
+        self._accounts = accounts
+
+    def validate_tokens_in_metadata(
+        self, metadata: Sequence[tuple[str, str | bytes]]
+    ) -> tuple[bool, AccountInfo | None]:
+        """Whether the token is one of ours, and whose."""
+        token = dict(metadata).get(ACCESS_TOKEN_KEY, "")
+        account = self._accounts.of_token(token) if isinstance(token, str) and token else None
+        if account is None:
+            return False, None
+        return True, AccountInfo(flwr_aid=account.name, account_name=account.name)
+
+    def refresh_tokens(self, metadata: object) -> tuple[None, None]:
+        """Tokens are not refreshed."""
+        return None, None
+
+
+class Studies(NoOpFederationManager):
+    """A federation is a study hash; its nodes are the study's members; only operators command."""
+
+    def __init__(self, accounts: Accounts, membership: Membership) -> None:
+        super().__init__()
+        self._accounts, self._membership = accounts, membership
+
+    def exists(self, federation_id: str) -> bool:
+        """Whether the study is registered."""
+        return federation_id in self._membership.registry().studies
+
+    def has_member(self, flwr_aid: str, federation_id: str) -> bool:
+        """Whether the account may see and command the study's runs."""
+        return self.exists(federation_id) and self._accounts.is_operator(flwr_aid)
+
+    def filter_nodes(self, node_ids: set[int], federation_id: str) -> set[int]:
+        """Those of the nodes that are members, and the SuperLink itself, which Flower counts as a node."""
+        return node_ids & {SUPERLINK_NODE_ID, *self._membership.nodes(federation_id).values()}
+
+    def has_node(self, node_id: int, federation_id: str) -> bool:
+        """Whether the node is a member."""
+        return node_id in self._membership.nodes(federation_id).values()
+
+    def get_simulation_config(self, federation_id: str) -> None:
+        """Never a simulation."""
+
+    def can_execute(self, flwr_aid: str, action: ActionType, context: ActionContext) -> None:
+        """Operators may; raise for everybody else."""
+        if not self._accounts.is_operator(flwr_aid):
+            raise FlowerError(ApiErrorCode.FEDERATION_NOT_FOUND_OR_NO_PERMISSION, "not an operator")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers: `Host` ends both listeners."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the process's handlers alone."""
+        yield
+
+
+class Host:
+    """A running SuperLink; a context manager. `port` and `runtime_port` are the ports it got."""
+
+    def __init__(self, config: HostConfig) -> None:
+        if not ipaddress.ip_address(config.runtime_host).is_loopback:
+            raise GenopactError("LINK_CONFIG", "runtime_host is not a loopback address")
+        app = _superlink(config)
+        self._sockets = _listen(config.host, config.port), _listen(config.runtime_host, config.runtime_port)
+        self.port, self.runtime_port = (one.getsockname()[1] for one in self._sockets)
+        certificate, key = str(config.certificate), str(config.private_key)
+        public = uvicorn.Config(
+            Gate(app, FLEET | CONTROL, config.membership), ssl_certfile=certificate, ssl_keyfile=key, **_UVICORN
+        )
+        local = uvicorn.Config(Gate(app, RUNTIME, config.membership), **{**_UVICORN, "lifespan": "off"})
+        self._servers = _Server(public), _Server(local)
+        self._thread = threading.Thread(target=self._run, name="superlink", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        while not all(server.started for server in self._servers):
+            if not self._thread.is_alive():
+                raise GenopactError("LINK_CONFIG", "certificate, key or database")
+            self._thread.join(0.02)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Finish the requests that are under way and end."""
+        for server in self._servers:
+            server.should_exit = True
+        self._thread.join()
+
+    def wait(self) -> None:
+        """Until it ends."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        async def both() -> None:
+            await asyncio.gather(*(server.serve([one]) for server, one in zip(self._servers, self._sockets, strict=True)))
+
+        asyncio.run(both())
+
+
+_UVICORN = {
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "date_header": False,
+    "timeout_keep_alive": 75,
+    "timeout_graceful_shutdown": 5,
+    "ws": "none",
+}
+
+
+def serve(config: HostConfig) -> None:
+    """Run the SuperLink until SIGTERM or SIGINT. Raises LINK_CONFIG, KEY_EXPOSED."""
+    with Host(config) as host:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: threading.Thread(target=host.stop).start())
+        host.wait()
+
+
+def _superlink(config: HostConfig) -> Asgi:
+    """Flower's application with our sign-in and our studies."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    accounts, membership = config.accounts, config.membership
+    settings = SuperLinkLifespanConfig(
+        control_address="",
+        health_server_address=None,
+        host=config.host,
+        port=config.port,
+        insecure=False,
+        certificates=None,
+        superexec_auth_secret=config.secret,
+        authn_plugin=SignIn(accounts),
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        enable_supernode_auth=True,
+        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
+        fleet_api_address=None,
+        simulation=False,
+        ssl_ca_certfile=None,
+        ssl_certfile=str(config.certificate),
+        ssl_keyfile=str(config.private_key),
+        database=str(config.state / "link.db"),
+        isolation="process",
+        runtime_dependency_install=False,
+    )
+    with _creating:  # Flower looks the manager up in its own module; there is no parameter for it
+        shipped, superlink.get_federation_manager = superlink.get_federation_manager, lambda **_: Studies(accounts, membership)
+        try:
+            app = superlink.create_app(settings, SuperLinkLifespan)
+        finally:
+            superlink.get_federation_manager = shipped
+    app.dependency_overrides[get_linkstate] = _own_name_only
+    wrapped: Asgi = app
+    return wrapped
+
+
+def _own_name_only(request: Request) -> object:
+    """Flower's state for a Fleet request, once it is sure that no site replies in the name of another.
+
+    Flower authenticates the node that sends a batch of replies, not the sender that each reply claims.
+    """
+    body = getattr(request.state, "protobuf_request", None)
+    if isinstance(body, PushMessagesRequest) and any(
+        message.metadata.src_node_id != body.node.node_id for message in body.messages_list
+    ):
+        raise HTTPException(401)
+    return get_linkstate(request)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise GenopactError("LINK_CONFIG", f"cannot listen on {host}:{port}") from error

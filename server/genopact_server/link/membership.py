@@ -1,0 +1,93 @@
+"""The coordinator's registry: which node is which site, and which sites belong to which study.
+
+A site name, its node key and its node number belong together for good; a site that lost its key enrols under a new name.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from genopact_server.link.accounts import write_private
+from genopact_shared.errors import GenopactError
+
+_STRICT = ConfigDict(frozen=True, strict=True, extra="forbid")
+SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+StudyHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Site(BaseModel):
+    """A registered site: its node's public key (PEM) and its number at the SuperLink."""
+
+    model_config = _STRICT
+    public_key: str
+    node_id: int = Field(gt=0, lt=1 << 64)
+
+
+class Registry(BaseModel):
+    """The registry file."""
+
+    model_config = _STRICT
+    version: Literal[1] = 1
+    sites: dict[SiteName, Site] = {}
+    studies: dict[StudyHash, list[SiteName]] = {}
+
+
+class Membership:
+    """The registry file at `path`, read again whenever it has changed. Methods raise MEMBERSHIP_INVALID."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[tuple[int, int, int], Registry] | None = None
+
+    def registry(self) -> Registry:
+        """What the file says now; a missing file is an empty registry."""
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return Registry()
+        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if self._seen is None or self._seen[0] != stamp:
+            try:
+                self._seen = stamp, Registry.model_validate_json(self._path.read_bytes())
+            except (OSError, ValidationError) as error:
+                raise GenopactError("MEMBERSHIP_INVALID", str(self._path)) from error
+        return self._seen[1]
+
+    def add_site(self, name: str, public_key: bytes, node_id: int) -> None:
+        """Bind a site name to its node; the same binding again is no error, another one is."""
+        registry = self.registry()
+        site = Site(public_key=public_key.decode("ascii"), node_id=node_id)
+        if registry.sites.get(name) == site:
+            return
+        if name in registry.sites or any(
+            site.public_key == other.public_key or site.node_id == other.node_id for other in registry.sites.values()
+        ):
+            raise GenopactError("MEMBERSHIP_INVALID", f"{name}: name or key is taken")
+        self._write(registry, sites={**registry.sites, name: site})
+
+    def set_study(self, study: str, sites: Iterable[str]) -> None:
+        """Name the members of a study; members are fixed by its hash, so naming others later is an error."""
+        registry, members = self.registry(), sorted(set(sites))
+        if missing := [name for name in members if name not in registry.sites]:
+            raise GenopactError("MEMBERSHIP_INVALID", f"not registered: {', '.join(missing)}")
+        if registry.studies.get(study, members) != members:
+            raise GenopactError("MEMBERSHIP_INVALID", "the study has other members")
+        self._write(registry, studies={**registry.studies, study: members})
+
+    def nodes(self, study: str) -> dict[str, int]:
+        """Site name -> node number of the members of a study; nothing for an unknown study."""
+        registry = self.registry()
+        return {name: registry.sites[name].node_id for name in registry.studies.get(study, []) if name in registry.sites}
+
+    def keys(self) -> frozenset[bytes]:
+        """The public keys of all sites, as PEM."""
+        return frozenset(site.public_key.encode("ascii") for site in self.registry().sites.values())
+
+    def _write(self, registry: Registry, **changed: object) -> None:
+        try:
+            new = Registry.model_validate({**registry.model_dump(), **changed, "version": 1})
+        except ValidationError as error:
+            raise GenopactError("MEMBERSHIP_INVALID", "name or hash") from error
+        write_private(self._path, new.model_dump())

@@ -1,0 +1,202 @@
+"""The one module that knows Flower's Runtime API: acquire a run's task, send and receive its messages.
+
+It stands on modules of flwr 1.41 that are not public. The app bundle that comes with a task is never looked at.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import httpx
+from flwr.app import Message
+from flwr.app.message import remove_content_from_message
+from flwr.common.constant import SUPERLINK_NODE_ID, SubStatus
+from flwr.common.serde import message_to_proto
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PushObjectRequest
+from flwr.proto.node_pb2 import Node
+from flwr.proto.runtime_pb2 import (
+    AcquireTaskRequest,
+    GetNodesRequest,
+    PullAppMessagesRequest,
+    PullTaskInputRequest,
+    PushAppMessagesRequest,
+    PushTaskOutputRequest,
+    SendTaskHeartbeatRequest,
+)
+from flwr.supercore.constant import TaskType
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+
+from genopact_shared.errors import GenopactError
+
+_BEAT = 10.0
+_SUPERLINK = Node(node_id=SUPERLINK_NODE_ID)
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Flower's HTTP errors as codes of the catalogue."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise GenopactError("LINK_UNREACHABLE", type(error).__name__) from error
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        if status == HTTPStatus.UNAUTHORIZED:
+            raise GenopactError("LINK_SIGN_IN") from error
+        code = "LINK_UNREACHABLE" if status in {502, 503, 504} else "LINK_REFUSED"
+        raise GenopactError(code, str(status)) from error
+
+
+def acquire(address: str, secret: bytes) -> str | None:
+    """The token of the oldest waiting run, if there is one. Raises LINK_UNREACHABLE, LINK_SIGN_IN, LINK_REFUSED."""
+    proof = SuperExecAuthHttpInterceptor(
+        master_secret=secret, protected_methods={"/flwr.proto.Runtime/AcquireTask"}
+    )
+    with RuntimeHttpClient.from_server_address(address, True, None, [proof]) as client, errors():
+        return client.AcquireTask(AcquireTaskRequest(supported_task_types={TaskType.SERVER_APP})).token or None
+
+
+@dataclass
+class _Arrival:
+    """A reply whose objects are still being uploaded by its site."""
+
+    message_id: str
+    request_id: str
+    source: int
+    missing: list[str]
+    objects: dict[str, bytes]
+
+
+class RunGrid:
+    """One run's messages; a context manager that keeps the run alive. The part of Flower's Grid that the courier uses.
+
+    Unlike Flower's own, it never waits: a reply that is still being uploaded is left for the next `pull_messages`,
+    so no site can hold up the others. Methods raise LINK_UNREACHABLE, LINK_REFUSED and LINK_RUN_ENDED.
+    """
+
+    def __init__(self, address: str, token: str) -> None:
+        self._client = RuntimeHttpClient.from_server_address(address, True, None, [RuntimeTokenHttpInterceptor(token)])
+        self._arriving: dict[str, _Arrival] = {}
+        self._ended, self._closed = threading.Event(), threading.Event()
+        self._beat = threading.Thread(target=self._heartbeats, name="run-heartbeat", daemon=True)
+        with errors():
+            task = self._client.PullTaskInput(PullTaskInputRequest())
+        self.run_id, self.study = task.run.run_id, task.run.federation
+        TaskIdentity.task_id, TaskIdentity.run_id = task.task_id, self.run_id
+        TaskIdentity.node_id = task.context.node_id
+        self._beat.start()
+
+    def finish(self, error: GenopactError | None) -> None:
+        """End the run; only the code of an error is kept at the SuperLink."""
+        status, details = (SubStatus.FAILED, error.code) if error else (SubStatus.COMPLETED, "")
+        with suppress(GenopactError), errors():
+            self._client.PushTaskOutput(PushTaskOutputRequest(sub_status=status, details=details))
+
+    def close(self) -> None:
+        """Stop keeping the run alive."""
+        self._closed.set()
+        self._beat.join()
+        self._client.close()
+
+    def get_node_ids(self) -> list[int]:
+        """Numbers of the study's nodes that are online."""
+        with self._speaking():
+            return [node.node_id for node in self._client.GetNodes(GetNodesRequest()).nodes]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send; the result has an empty string for a message that the SuperLink will not deliver."""
+        batch = list(messages)
+        with no_object_id_recompute(), self._speaking():
+            for message in batch:
+                message.metadata.__dict__["_message_id"] = message.object_id
+            answer = self._client.PushMessages(
+                PushAppMessagesRequest(
+                    messages_list=[message_to_proto(remove_content_from_message(message)) for message in batch],
+                    message_object_trees=[get_object_tree(message) for message in batch],
+                )
+            )
+            objects = {key: value for message in batch for key, value in get_all_nested_objects(message).items()}
+            for object_id in dict.fromkeys(answer.objects_to_push):
+                request = PushObjectRequest(
+                    node=_SUPERLINK,
+                    run_id=self.run_id,
+                    object_id=object_id,
+                    object_content=objects[object_id].deflate(),
+                    session_id=answer.session_id,
+                )
+                if not self._client.PushObject(request).stored:
+                    raise GenopactError("LINK_REFUSED", "request not stored")
+        return list(answer.message_ids)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Replies to `message_ids` that have arrived completely; a broken one is missing for ever."""
+        waiting = [one for one in message_ids if one not in self._arriving]
+        with self._speaking():
+            if waiting:
+                answer = self._client.PullMessages(PullAppMessagesRequest(message_ids=waiting))
+                for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
+                    ids = list(dict.fromkeys(item.object_id for item in iterate_object_tree(tree)))
+                    metadata = proto.metadata
+                    arrival = _Arrival(tree.object_id, metadata.reply_to_message_id, metadata.src_node_id, ids, {})
+                    self._arriving[arrival.request_id] = arrival
+            arrived = [self._complete(arrival) for arrival in list(self._arriving.values())]
+        return [message for message in arrived if message is not None]
+
+    def _complete(self, arrival: _Arrival) -> Message | None:
+        """Take what has been uploaded since; the message once that is all of it."""
+        while arrival.missing:
+            request = PullObjectRequest(node=_SUPERLINK, run_id=self.run_id, object_id=arrival.missing[0])
+            answer = self._client.PullObject(request)
+            if not answer.object_found:  # the upload was given up: the request stays unanswered
+                arrival.missing.clear()
+                return None
+            if not answer.object_available:
+                return None
+            arrival.objects[arrival.missing.pop(0)] = answer.object_content
+        if arrival.message_id not in arrival.objects:
+            return None
+        self._client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(node=_SUPERLINK, run_id=self.run_id, message_object_id=arrival.message_id)
+        )
+        try:
+            message = inflate_object_from_contents(arrival.message_id, arrival.objects)
+        except (ValueError, KeyError, TypeError, RecursionError):  # whatever the site sent, it is no message
+            message = None
+        arrival.objects.clear()
+        if not isinstance(message, Message):
+            return None
+        message.metadata.__dict__["_message_id"] = arrival.message_id
+        return message
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        if self._ended.is_set():
+            raise GenopactError("LINK_RUN_ENDED")
+        try:
+            with errors():
+                yield
+        except GenopactError as error:
+            # A run's token dies with the run.
+            raise GenopactError("LINK_RUN_ENDED") if error.code == "LINK_SIGN_IN" else error from error
+
+    def _heartbeats(self) -> None:
+        while not self._closed.wait(_BEAT):
+            try:
+                with errors():
+                    alive = self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
+            except GenopactError as error:
+                alive = error.code != "LINK_SIGN_IN"
+            if not alive:
+                return self._ended.set()
+        return None

@@ -1,0 +1,318 @@
+"""The round loop: open, one exchange a release, a checkpoint after each, resume after a kill.
+
+A run's state is durable before anything is sent, and the very frames of an attempt are kept until it has ended, so a
+restarted loop asks the same questions again and the sites answer with the bytes they have stored: no second charge.
+"""
+
+import math
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from pydantic import Field
+
+from genopact_server.folder import Folder
+from genopact_shared import canonical, durable, statements, wire
+from genopact_shared.approval import check_approval
+from genopact_shared.errors import GenopactError
+from genopact_shared.keys import VerifyKey
+from genopact_shared.plan import Plan, plan_of
+from genopact_shared.recipes.protocol import Model
+from genopact_shared.secagg import unmask
+from genopact_shared.study import Frozen, Study
+from genopact_shared.tlog.proof import Proof
+from genopact_shared.wire import Digest, Op, Reply, Request, RunId
+
+Answers = dict[str, tuple[Reply, bytes, bytes]]
+"""Site -> reply, its envelope, its body."""
+Events = Callable[[dict[str, Any]], None]
+
+
+class Courier(Protocol):
+    """Carries frames to sites and theirs back; a site that does not answer in time is absent from the result."""
+
+    def exchange(self, requests: Mapping[str, bytes], deadline: float) -> dict[str, bytes]:
+        """Site -> frame in both directions; `deadline` in seconds from now."""
+        ...
+
+
+class RunState(Frozen):
+    """Where a run stands. `attempt` is the next one of `round`, or the one whose frames are pending."""
+
+    study: Digest
+    run: RunId
+    approvals: dict[str, str]
+    round: int = 0
+    attempt: int = 0
+    model: Digest
+    aggregate: str | None = None
+    seats: dict[str, str] = Field(default_factory=dict)
+    stage: Literal["training", "finishing", "done"] = "training"
+
+
+class Run:
+    """One run of one study in a coordinator's folder."""
+
+    def __init__(self, folder: Folder, state: RunState, courier: Courier, events: Events) -> None:
+        self.path = folder.home / "runs" / state.run
+        self.study: Study = folder.study(state.study)
+        self._folder, self._state, self._courier, self._events = folder, state, courier, events
+        approvals = [check_approval(text.encode(), self.study) for text in state.approvals.values()]
+        self.plan: Plan = plan_of(self.study, {each.site: each.planned_cohort for each in approvals})
+        self._identities = {party.name: VerifyKey.from_hex(party.identity) for party in self.study.parties}
+
+    @classmethod
+    def start(cls, folder: Folder, study: Study, courier: Courier, events: Events) -> "Run":
+        """A new run with the sites that have approved. Raises QUORUM_LOST if they are too few."""
+        approvals = folder.approvals(study)
+        if len(approvals) < study.schedule.quorum:
+            raise GenopactError("QUORUM_LOST", f"{len(approvals)} approvals, {study.schedule.quorum} needed")
+        texts = {site: envelope.decode() for site, envelope in approvals.items()}
+        state = RunState(study=study.hash, run=secrets.token_hex(16), approvals=texts, model="0" * 64)
+        run = cls(folder, state, courier, events)
+        (run.path / "pending").mkdir(mode=0o700, parents=True)
+        (run.path / "sites").mkdir(mode=0o700)
+        run._note(statements.StudyRegistered(at=_now(), study=study.hash, text=canonical.digest(study.canonical)))
+        for envelope in approvals.values():
+            folder.log.append(envelope)
+        digests = tuple(canonical.digest(envelope) for envelope in approvals.values())
+        opened = statements.RunOpened(
+            at=_now(), study=study.hash, run=state.run, sites=tuple(approvals), approvals=digests
+        )
+        run._note(opened)
+        run._save(model=run._keep_model(0, run.plan.sums.initial()))
+        return run
+
+    @classmethod
+    def resume(cls, folder: Folder, run: str, courier: Courier, events: Events) -> "Run":
+        """The run of that identity, where it stands. Raises RUN_UNKNOWN, RUN_STATE_BROKEN."""
+        path = folder.home / "runs" / run / "state.json"
+        if not path.exists():
+            raise GenopactError("RUN_UNKNOWN", run)
+        try:
+            state = RunState.model_validate_json(path.read_bytes())
+        except ValueError as error:
+            raise GenopactError("RUN_STATE_BROKEN", str(path)) from error
+        resumed = cls(folder, state, courier, events)
+        resumed.model()
+        return resumed
+
+    @property
+    def state(self) -> RunState:
+        """Where the run stands."""
+        return self._state
+
+    def model(self) -> Model:
+        """The current model. Raises RUN_STATE_BROKEN if the file is not the one that was aggregated."""
+        body = (self.path / f"model-{self._state.round:04d}.safetensors").read_bytes()
+        if canonical.digest(body) != self._state.model:
+            raise GenopactError("RUN_STATE_BROKEN", "the model file was changed")
+        return {name: tensor.astype(np.float64) for name, tensor in wire.unpack(body, np.float64).items()}
+
+    def go(self) -> Model:
+        """Carry the run to its end, or raise QUORUM_LOST; calling it again later goes on."""
+        while self._state.stage == "training":
+            if self._state.round == len(self.plan.steps):
+                self._save(stage="finishing", attempt=0)
+            else:
+                self._round()
+        if self._state.stage == "finishing":
+            self._finish()
+        return self.model()
+
+    def _round(self) -> None:
+        """One release: attempts until a whole roster has answered."""
+        step, started = self.plan.steps[self._state.round], time.monotonic()
+        for _ in range(self.study.schedule.attempts):
+            if not self._state.seats:
+                self._open()
+            if len(self._state.seats) >= self.study.schedule.quorum:
+                answers = self._ask(
+                    "step", self._state.seats, body=self._body(), seats=tuple(self._state.seats.values())
+                )
+                enough = set(answers) == set(self._state.seats) or (
+                    not step.masked and len(answers) >= self.study.schedule.quorum
+                )
+                if enough:
+                    self._aggregate(answers, time.monotonic() - started)
+                    return
+            self._abandon()
+        raise GenopactError("QUORUM_LOST", f"round {self._state.round}")
+
+    def _open(self) -> None:
+        """Collect the seats of an attempt: each site's signed reply with its mask key."""
+        answers = self._ask("open", self._state.approvals, approvals=tuple(self._state.approvals.values()))
+        seats = {site: envelope.decode() for site, (reply, envelope, _) in answers.items() if reply.mask_key}
+        self._forget_pending()
+        self._save(seats=seats)
+
+    def _abandon(self) -> None:
+        """Void this attempt: what was computed for it stays charged, and nothing of it is used."""
+        seated = sorted(self._state.seats)
+        self._events(
+            {"event": "attempt-failed", "round": self._state.round, "attempt": self._state.attempt, "seated": seated}
+        )
+        self._forget_pending()
+        self._save(seats={}, attempt=self._state.attempt + 1)
+
+    def _aggregate(self, answers: Answers, seconds: float) -> None:
+        """Add up, advance the model, put it on record, and make the checkpoint."""
+        index, before, model = self._state.round, self._state.model, self.model()
+        step, sites = self.plan.steps[index], [site for site in self.plan.planned if site in answers]
+        bodies = [answers[site][2] for site in sites]
+        words = [wire.unpack(body, np.uint64)["sum"].astype(np.uint64) for body in bodies]
+        planned = sum(self.plan.planned.values()) / sum(self.plan.planned[site] for site in sites)
+        total = unmask(words) / step.scale * planned
+        model = self.plan.sums.advance(index, model, total)
+        digest = self._keep_model(index + 1, model)
+        aggregate = statements.Aggregate(
+            at=_now(),
+            study=self._state.study,
+            run=self._state.run,
+            round=index,
+            attempt=self._state.attempt,
+            step=step.name,
+            model_in=before,
+            receipts=tuple(canonical.digest(body) for body in bodies),
+            total=canonical.digest(wire.pack({"sum": total})),
+            model_out=digest,
+        )
+        envelope = self._noted(aggregate) or self._note(aggregate)
+        self._save(round=index + 1, attempt=0, model=digest, aggregate=envelope.decode())
+        self._forget_pending()
+        metrics = self.plan.sums.metrics(model)
+        last = {"event": "round", "round": index + 1, "of": len(self.plan.steps), "step": step.name}
+        self._events(last | {"sites": sites, "seconds": round(seconds, 3), "metrics": metrics})
+
+    def _finish(self) -> None:
+        """Send the final model, collect the sites' exchanged logs, put the release on record."""
+        answers = self._ask("finish", self._state.approvals, body=self._body())
+        for site, (_, _, body) in answers.items():
+            durable.replace(self.path / "sites" / f"{site}.log", body)
+        self._forget_pending()
+        epsilon = None if self.study.privacy.mode == "none" else math.ceil(self.plan.epsilon * 1000)
+        counted = Counter(step.fact for step in self.plan.steps)
+        release = statements.Release(
+            at=_now(),
+            study=self._state.study,
+            run=self._state.run,
+            model=self._state.model,
+            epsilon_milli=epsilon,
+            delta=self.study.privacy.delta,
+            mechanisms=tuple(statements.Charge(mechanism=fact, times=times) for fact, times in counted.items()),
+        )
+        self._note(release)
+        self._folder.log.checkpoint()
+        self._save(stage="done")
+        self._events({"event": "done", "sites": sorted(answers), "model": self._state.model})
+
+    def _ask(self, op: Op, sites: Iterable[str], body: bytes = b"", **about: Any) -> Answers:
+        """Exchange one request with each site; the frames outlive this process until the attempt ends."""
+        frames = self._pending(op)
+        for site in sites:
+            if site not in frames:
+                frames[site] = self._frame(op, site, body, about)
+                durable.replace(self.path / "pending" / f"{self._prefix(op)}{site}.frame", frames[site])
+        replies = self._courier.exchange(frames, float(self.study.schedule.deadline_s))
+        answers: Answers = {}
+        for site, frame in replies.items():
+            try:
+                answers[site] = self._check(site, frames[site], frame)
+            except GenopactError as refused:
+                self._events({"event": "reply-refused", "site": site, "code": refused.code})
+        return answers
+
+    def _frame(self, op: Op, site: str, body: bytes, about: dict[str, Any]) -> bytes:
+        request = Request(
+            op=op,
+            study=self._state.study,
+            run=self._state.run,
+            round=self._state.round,
+            attempt=self._state.attempt,
+            site=site,
+            body=canonical.digest(body),
+            body_size=len(body),
+            nonce=secrets.token_hex(16),
+            expires=_now() + 3 * self.study.schedule.deadline_s,
+            aggregate=None if op == "open" else self._state.aggregate,
+            **about,
+        )
+        return wire.seal(request, body, self._folder.identity)
+
+    def _check(self, site: str, request: bytes, frame: bytes) -> tuple[Reply, bytes, bytes]:
+        """A reply that this site signed for this request, with an intent that its log contains."""
+        if frame == wire.UNAVAILABLE:
+            raise GenopactError("SITE_UNAVAILABLE")
+        envelope = wire.split(request)[0]
+        asked = wire.parse_envelope(Request, envelope, self._folder.identity.public)
+        reply, body = wire.unseal(Reply, frame, self._identities[site])
+        position = {"op", "study", "run", "round", "attempt", "site"}
+        if reply.model_dump(include=position) != asked.model_dump(include=position):
+            raise GenopactError("FRAME_INVALID", "a reply to another request")
+        if reply.request != canonical.digest(envelope):
+            raise GenopactError("FRAME_INVALID", "a reply to another request")
+        if reply.op == "step":
+            self._check_step(reply, body)
+        return reply, wire.split(frame)[0], body
+
+    def _check_step(self, reply: Reply, body: bytes) -> None:
+        step, party = self.plan.steps[reply.round], self.study.party(reply.site)
+        text = (reply.intent or "").encode()
+        intent = statements.parse(text, [self._identities[reply.site]])
+        if not isinstance(intent, statements.Intent) or (intent.request, intent.mechanism) != (
+            reply.request,
+            step.fact,
+        ):
+            raise GenopactError("FRAME_INVALID", "no intent for this request")
+        proof = (reply.proof or "").encode()
+        Proof.decode(proof).verify(text, f"genopact/{reply.site}", VerifyKey.from_hex(party.log))
+        durable.replace(self.path / "sites" / f"{reply.site}.proof", proof)
+        tensors = wire.unpack(body, np.uint64)
+        if set(tensors) != {"sum"} or tensors["sum"].shape != (step.dims,):
+            raise GenopactError("FRAME_INVALID", "not the planned sum")
+
+    def _pending(self, op: Op) -> dict[str, bytes]:
+        prefix = self._prefix(op)
+        found = (self.path / "pending").glob(f"{prefix}*.frame")
+        return {path.stem.removeprefix(prefix): path.read_bytes() for path in found}
+
+    def _prefix(self, op: Op) -> str:
+        """Frames of another position are never sent again."""
+        return f"{op}-{self._state.round}-{self._state.attempt}-"
+
+    def _forget_pending(self) -> None:
+        for path in (self.path / "pending").iterdir():
+            path.unlink()
+
+    def _body(self) -> bytes:
+        return (self.path / f"model-{self._state.round:04d}.safetensors").read_bytes()
+
+    def _keep_model(self, index: int, model: Model) -> str:
+        body = wire.pack(model)
+        durable.replace(self.path / f"model-{index:04d}.safetensors", body)
+        return canonical.digest(body)
+
+    def _note(self, statement: statements.Statement) -> bytes:
+        envelope = statements.sign(statement, self._folder.identity)
+        self._folder.log.append(envelope)
+        return envelope
+
+    def _noted(self, aggregate: statements.Aggregate) -> bytes | None:
+        """The record of this position, if a killed loop had made it already; it is the newest entry then."""
+        newest = self._folder.log.entry(self._folder.log.size - 1)
+        try:
+            found = statements.parse(newest, [self._folder.identity.public])
+        except GenopactError:  # an approval
+            return None
+        return newest if found.model_copy(update={"at": aggregate.at}) == aggregate else None
+
+    def _save(self, **changes: Any) -> None:
+        self._state = self._state.model_copy(update=changes)
+        durable.replace(self.path / "state.json", self._state.model_dump_json().encode())
+
+
+def _now() -> int:
+    return int(time.time())

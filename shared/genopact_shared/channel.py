@@ -1,0 +1,74 @@
+"""How opaque bytes travel: the chunks of the agent's socket and the pieces of a courier message.
+
+Socket: one stream each way of `Frame`s. The first frame is the length of the whole in 8 bytes, big endian; the others are
+1 to CHUNK bytes of it, so that a peer that stops early is told from one that has finished. An empty whole means
+SITE_UNAVAILABLE. Courier: one record, `{"envelope": bytes}`, or `{"chunks": [bytes, ...]}` above PIECE bytes.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from genopact_shared.errors import GenopactError
+
+EXCHANGE = "/genopact.Agent/Exchange"
+HEALTH = "/genopact.Agent/Health"
+RECORD = "genopact"
+"""Name of the one record of a courier message."""
+
+CHUNK = 1 << 20
+PIECE = 4 << 20
+LIMIT = 512 << 20
+"""Largest whole that is accepted, in bytes."""
+
+
+def split(data: bytes) -> Iterator[bytes]:
+    """Frames of `data`: its length, then its bytes in order."""
+    yield len(data).to_bytes(8, "big")
+    for start in range(0, len(data), CHUNK):
+        yield data[start : start + CHUNK]
+
+
+def join(frames: Iterable[bytes], limit: int = LIMIT) -> bytes:
+    """The bytes that `split` was given.
+
+    Raises EXCHANGE_TOO_LARGE before reading more than the first frame if it announces more than `limit` bytes, and
+    EXCHANGE_BROKEN if the frames are not exactly what was announced.
+    """
+    stream = iter(frames)
+    head = next(stream, b"")
+    if len(head) != 8:
+        raise GenopactError("EXCHANGE_BROKEN", "the first frame is not a length")
+    total = int.from_bytes(head, "big")
+    if total > limit:
+        raise GenopactError("EXCHANGE_TOO_LARGE", f"{total} bytes announced, {limit} allowed")
+    whole = bytearray()
+    for frame in stream:
+        # An empty frame is no progress: a stream of them would never end.
+        if not 0 < len(frame) <= min(CHUNK, total - len(whole)):
+            raise GenopactError("EXCHANGE_BROKEN", "a frame is empty or larger than announced")
+        whole += frame
+    if len(whole) != total:
+        raise GenopactError("EXCHANGE_BROKEN", "the stream ended early")
+    return bytes(whole)
+
+
+def pack(envelope: bytes) -> dict[str, bytes | list[bytes]]:
+    """The content of the one record of a courier message. Raises EXCHANGE_TOO_LARGE."""
+    if len(envelope) > LIMIT:
+        raise GenopactError("EXCHANGE_TOO_LARGE", f"{len(envelope)} bytes, {LIMIT} allowed")
+    if len(envelope) <= PIECE:
+        return {"envelope": envelope}
+    return {"chunks": [envelope[start : start + PIECE] for start in range(0, len(envelope), PIECE)]}
+
+
+def unpack(record: Mapping[str, object]) -> bytes:
+    """The bytes that `pack` was given. Raises EXCHANGE_BROKEN for any other content, EXCHANGE_TOO_LARGE."""
+    match dict(record):
+        case {"envelope": bytes(envelope), **rest} if not rest:
+            whole = envelope
+        case {"chunks": [*chunks], **rest} if not rest and all(isinstance(chunk, bytes) for chunk in chunks):
+            whole = b"".join(chunk for chunk in chunks if isinstance(chunk, bytes))
+        case _:
+            raise GenopactError("EXCHANGE_BROKEN", "a courier message carries one envelope and nothing else")
+    if len(whole) > LIMIT:
+        raise GenopactError("EXCHANGE_TOO_LARGE", f"{len(whole)} bytes, {LIMIT} allowed")
+    return whole

@@ -1,0 +1,42 @@
+"""Recipes: what a site has installed and vetted. A study names one; nothing is loaded from anywhere else."""
+
+import json
+
+from pydantic import ValidationError
+
+from genopact_shared.errors import GenopactError
+from genopact_shared.recipes.dose import DOSE
+from genopact_shared.recipes.dose_net import DOSE_NET
+from genopact_shared.recipes.protocol import NetRecipe, SumRecipe
+from genopact_shared.study import Frozen, RecipeChoice, Study, explain
+
+RECIPES: dict[str, SumRecipe] = {DOSE.name: DOSE}
+NETWORKS: dict[str, NetRecipe] = {DOSE_NET.name: DOSE_NET}
+
+
+def chosen(choice: RecipeChoice) -> tuple[SumRecipe | NetRecipe, Frozen]:
+    """The installed recipe and its checked hyper-parameters.
+
+    Raises:
+        GenopactError: RECIPE_UNKNOWN, STUDY_INVALID.
+    """
+    recipe = RECIPES.get(choice.name) or NETWORKS.get(choice.name)
+    if recipe is None or recipe.version != choice.version:
+        raise GenopactError("RECIPE_UNKNOWN", f"{choice.name} version {choice.version}")
+    try:
+        return recipe, recipe.parameters.model_validate_json(json.dumps(choice.parameters))
+    except ValidationError as error:
+        raise GenopactError("STUDY_INVALID", f"recipe.parameters: {explain(error)}") from error
+
+
+def check_choice(study: Study) -> None:
+    """Refuse a study whose recipe, outcome and privacy mode do not belong together.
+
+    Raises:
+        GenopactError: RECIPE_UNKNOWN, STUDY_INVALID.
+    """
+    recipe, _ = chosen(study.recipe)
+    if study.outcome != recipe.outcome:
+        raise GenopactError("STUDY_INVALID", f"outcome: recipe {recipe.name} predicts {recipe.outcome}")
+    if recipe.name in NETWORKS and study.privacy.mode == "distributed":
+        raise GenopactError("STUDY_INVALID", f"privacy.mode: recipe {recipe.name} needs local or none")

@@ -1,0 +1,81 @@
+"""Recipe `dose-net`: a small network on the features of `dose`, for private steps at each site (mode local)."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from pydantic import Field
+
+from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, SCHEMA, dose_mg, features, outcome
+from genopact_shared.recipes.protocol import Column, Floats, Table
+from genopact_shared.study import Frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+HUBER_DELTA = 1.5
+"""On the root scale, about one residual standard deviation."""
+
+
+class DoseNetParameters(Frozen):
+    """Width of the hidden layer, whether it is normalised (within a patient), and the seed of its first weights."""
+
+    hidden: int = Field(default=16, ge=1, le=256)
+    layer_norm: bool = False
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class DoseNetRecipe:
+    """See `protocol.NetRecipe`."""
+
+    name: str = "dose-net"
+    version: int = 1
+    outcome: str = OUTCOME
+    schema: tuple[Column, ...] = SCHEMA
+    parameters: type[Frozen] = DoseNetParameters
+
+    def module(self, parameters: Frozen) -> "nn.Module":
+        """One hidden layer, the last layer zero: it starts at the fixed dose. The seed alone decides the weights."""
+        import torch
+        from torch import nn
+
+        if not isinstance(parameters, DoseNetParameters):
+            raise ValueError("Expected DoseNetParameters")
+        generator = torch.Generator().manual_seed(parameters.seed)
+        first, last = nn.Linear(len(FEATURES), parameters.hidden), nn.Linear(parameters.hidden, 1)
+        with torch.no_grad():
+            nn.init.kaiming_uniform_(first.weight, a=5**0.5, generator=generator)
+            for rest in (first.bias, last.weight, last.bias):
+                rest.zero_()
+        norm = [nn.LayerNorm(parameters.hidden)] if parameters.layer_norm else []
+        return nn.Sequential(first, *norm, nn.Tanh(), last)
+
+    def tensors(self, table: Table) -> "tuple[Tensor, Tensor]":
+        """Inputs (B, 13) and targets (B,), float32, of the patients with an outcome."""
+        import torch
+
+        target = outcome(table)
+        known = np.isfinite(target)
+        return (
+            torch.from_numpy(features(table)[known].astype(np.float32)),
+            torch.from_numpy(target[known].astype(np.float32)),
+        )
+
+    def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
+        """(B,) Huber losses, one per patient, never reduced."""
+        from torch.nn.functional import huber_loss
+
+        predicted = cast("Tensor", module(inputs)).squeeze(-1)
+        return huber_loss(predicted, targets, reduction="none", delta=HUBER_DELTA)
+
+    def predict(self, module: "nn.Module", table: Table) -> Floats:
+        """(n,) mg/week."""
+        import torch
+
+        with torch.no_grad():
+            root = cast("Tensor", module(torch.from_numpy(features(table).astype(np.float32)))).squeeze(-1)
+        return dose_mg(root.numpy().astype(np.float64))
+
+
+DOSE_NET = DoseNetRecipe()

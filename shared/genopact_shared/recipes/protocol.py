@@ -1,0 +1,216 @@
+"""What a recipe is: a schema, a fixed plan of per-patient sums, a site term and a prediction.
+
+A recipe never sums over patients itself. It returns one row per patient; the release kernel clips each row, rounds it
+towards zero, sums, adds integer noise and masks. Everything else that a plan computes is a pure function of public
+numbers and released totals, so that each site recomputes the shared model bit for bit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genopact_shared.errors import GenopactError
+from genopact_shared.study import Frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Role = Literal["feature", "outcome", "group"]
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int8]
+Model = dict[str, Floats]
+"""Named float64 arrays; the same names and shapes before and after every step."""
+Metrics = dict[str, dict[str, float]]
+"""Released metrics: group, measure, value."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A real covariate; values outside [low, high] are errors of the file."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    role: Role = "feature"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several levels, coded by their order. As a group it also breaks metrics down."""
+
+    name: str
+    levels: tuple[str, ...]
+    role: Role = "feature"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """Yes or no."""
+
+    name: str
+    role: Role = "feature"
+
+
+@dataclass(frozen=True)
+class Dosage:
+    """Copies (0, 1, 2) of the effect allele of one variant; both alleles on the forward strand of the reference."""
+
+    name: str
+    rsid: str
+    gene: str
+    effect: str
+    other: str
+    role: Role = "feature"
+
+
+Column = Number | Choice | Flag | Dosage
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Covariates of n patients, one array per column that the site has; a column of the schema may be absent.
+
+    Number: float64, NaN missing. Choice, Flag and Dosage: int8, -1 missing. All of shape (n,).
+
+    Raises:
+        GenopactError: TABLE_INVALID for another shape or dtype.
+    """
+
+    columns: Mapping[str, Floats | Codes]
+    n: int
+
+    def __post_init__(self) -> None:
+        for name, column in self.columns.items():
+            if column.shape != (self.n,) or column.dtype not in (np.float64, np.int8):
+                raise GenopactError("TABLE_INVALID", f"column {name}: {column.dtype} of shape {column.shape}")
+
+    def number(self, name: str) -> Floats:
+        """(n,) float64; all NaN where the site has no such column."""
+        return self.columns.get(name, np.full(self.n, np.nan)).astype(np.float64)
+
+    def codes(self, name: str) -> Codes:
+        """(n,) int8; all -1 where the site has no such column."""
+        return self.columns.get(name, np.full(self.n, -1, dtype=np.int8)).astype(np.int8)
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Table":
+        """The table of some rows, by index or by mask."""
+        kept = {name: column[rows] for name, column in self.columns.items()}
+        return Table(kept, int(np.arange(self.n)[rows].size))
+
+
+@dataclass(frozen=True)
+class SumStep:
+    """One sum over all patients of all sites.
+
+    `clip`: L2 bound of a patient's row. `weight`: share of the privacy budget (of mu^2); a plan's weights add up to 1,
+    so a step's noise multiplier is 1 / (mu sqrt(weight)). `scale`: fixed-point units per 1.0.
+    """
+
+    name: str
+    dims: int
+    clip: float
+    weight: float
+    scale: int
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Predictions in the outcome's unit with the bounds of an 80 % interval; float64 (n,) each."""
+
+    value: Floats
+    low: Floats
+    high: Floats
+
+
+class SumPlan(Protocol):
+    """A recipe with its public numbers fixed: hyper-parameters, planned cohort, budget. Built alike by everybody."""
+
+    @property
+    def steps(self) -> tuple[SumStep, ...]:
+        """All sums in order, those for metrics last."""
+        ...
+
+    def initial(self) -> Model:
+        """The model before the first sum."""
+        ...
+
+    def contribution(self, index: int, model: Model, table: Table) -> Floats:
+        """(n, dims) float64 rows of step `index` before clipping; each depends on its own patient and the model."""
+        ...
+
+    def advance(self, index: int, model: Model, total: Floats) -> Model:
+        """The next model, from the released (dims,) total; the same bits on every machine."""
+        ...
+
+    def metrics(self, model: Model) -> Metrics:
+        """The metrics that the sums have released so far."""
+        ...
+
+
+class Recipe(Protocol):
+    """What every recipe has."""
+
+    @property
+    def name(self) -> str:
+        """Its name in study files."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Raised with every change of results."""
+        ...
+
+    @property
+    def outcome(self) -> str:
+        """The column that it predicts."""
+        ...
+
+    @property
+    def schema(self) -> tuple[Column, ...]:
+        """The covariates and the outcome."""
+        ...
+
+    @property
+    def parameters(self) -> type[Frozen]:
+        """The type of its hyper-parameters."""
+        ...
+
+
+class SumRecipe(Recipe, Protocol):
+    """A model that is trained by released sums."""
+
+    def plan(self, parameters: Frozen, planned_total: int, epsilon_milli: int | None) -> SumPlan:
+        """The plan for `planned_total` patients (from the approvals, never counted) and a budget; None: no noise."""
+        ...
+
+    def fit_personal(self, model: Model, table: Table) -> Model:
+        """The site's own term on the finished shared model; it never leaves the site."""
+        ...
+
+    def predict(self, model: Model, personal: Model | None, table: Table) -> Prediction:
+        """Predictions for every row; the outcome column is not read."""
+        ...
+
+
+class NetRecipe(Recipe, Protocol):
+    """A network that is trained by private steps at each site; released as a model delta."""
+
+    def module(self, parameters: Frozen) -> "nn.Module":
+        """The network with its first weights, the same at every site."""
+        ...
+
+    def tensors(self, table: Table) -> "tuple[Tensor, Tensor]":
+        """Inputs (B, ...) and targets (B,) of the patients with an outcome."""
+        ...
+
+    def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
+        """(B,): one loss per patient that depends on that patient only, never reduced."""
+        ...
+
+    def predict(self, module: "nn.Module", table: Table) -> Floats:
+        """(n,) predictions in the outcome's unit."""
+        ...

@@ -1,0 +1,265 @@
+"""What parties put on record: in-toto Statements v1 in DSSE envelopes, the entries of the logs.
+
+Times are integer Unix seconds by the writer's clock: a claim. Order in a log is the evidence.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from genopact_shared import canonical, dsse
+from genopact_shared.errors import GenopactError
+from genopact_shared.keys import SigningKey, VerifyKey
+from genopact_shared.privacy.mechanisms import Mechanism
+from genopact_shared.study import Frozen, Name
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE = "https://genopact.org/attestation/{}/v1"
+FIRST = "0" * 64
+"""`prev` of a site's first receipt."""
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Nonce = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Step = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+Reason = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,64}$")]
+Delta = Annotated[str, StringConstraints(pattern=r"^0\.[0-9]{1,30}$")]
+Second = Annotated[int, Field(ge=0)]
+
+
+class Statement(Frozen):
+    """One event; `kind` names its predicate type."""
+
+    kind: ClassVar[str]
+    at: Second
+
+    def subject(self) -> tuple[str, str]:
+        """What the statement is about: a name and a SHA-256."""
+        raise NotImplementedError
+
+    def payload(self) -> bytes:
+        """The canonical bytes that are signed."""
+        name, digest = self.subject()
+        return canonical.encode(
+            {
+                "_type": STATEMENT_TYPE,
+                "subject": [{"name": name, "digest": {"sha256": digest}}],
+                "predicateType": PREDICATE.format(self.kind),
+                "predicate": self.model_dump(mode="json"),
+            }
+        )
+
+
+class StudyRegistered(Statement):
+    """The coordinator opens a study. `text`: digest of the study file as it was written."""
+
+    kind = "study-registered"
+    study: Digest
+    text: Digest
+
+    def subject(self) -> tuple[str, str]:
+        """The study."""
+        return "study", self.study
+
+
+class Approval(Statement):
+    """A site's approver agrees to a study, under a site policy.
+
+    `planned_cohort` is rounded by the site and is never an exact count of patients.
+    """
+
+    kind = "approval"
+    study: Digest
+    site: Name
+    planned_cohort: int = Field(ge=1)
+    policy: Digest
+
+    def subject(self) -> tuple[str, str]:
+        """The study."""
+        return "study", self.study
+
+
+class RunOpened(Statement):
+    """The coordinator starts a run with these sites, in this order, on these approvals (digests of their envelopes)."""
+
+    kind = "run-opened"
+    study: Digest
+    run: RunId
+    sites: tuple[Name, ...]
+    approvals: tuple[Digest, ...]
+
+    def subject(self) -> tuple[str, str]:
+        """The study."""
+        return "study", self.study
+
+
+class Work(Statement):
+    """One step of one round of a run; computing again is a new attempt."""
+
+    study: Digest
+    run: RunId
+    round: int = Field(ge=0)
+    attempt: int = Field(ge=0)
+    step: Step
+
+    @property
+    def position(self) -> tuple[str, int, int, str]:
+        """(run, round, attempt, step)."""
+        return self.run, self.round, self.attempt, self.step
+
+
+class Intent(Work):
+    """A site is about to compute: logged after reserving the budget (`ledger_root` includes it), before the draw."""
+
+    kind = "intent"
+    request: Digest
+    site: Name
+    decision_root: Digest
+    ledger_root: Digest
+    model_in: Digest
+    mechanism: Mechanism
+    nonce: Nonce
+
+    def subject(self) -> tuple[str, str]:
+        """The request that is answered."""
+        return "request", self.request
+
+
+class Receipt(Work):
+    """What became of an intent. `update`: digest of the reply's body; `prev`: digest of the site's previous receipt."""
+
+    kind = "receipt"
+    request: Digest
+    site: Name
+    intent: Digest
+    update: Digest | None
+    outcome: Literal["released", "unavailable"]
+    prev: Digest
+
+    @model_validator(mode="after")
+    def _released_has_update(self) -> Self:
+        if (self.outcome == "released") != (self.update is not None):
+            raise ValueError("an update is released, and only then has a digest")
+        return self
+
+    def subject(self) -> tuple[str, str]:
+        """The update, or the intent if there was none."""
+        return ("update", self.update) if self.update else ("intent", self.intent)
+
+
+class Aggregate(Work):
+    """The coordinator combined updates. `receipts`: digests of the reply bodies, in the run's site order."""
+
+    kind = "aggregate"
+    model_in: Digest
+    receipts: tuple[Digest, ...] = Field(min_length=1)
+    total: Digest
+    model_out: Digest
+
+    def subject(self) -> tuple[str, str]:
+        """The model that results."""
+        return "model", self.model_out
+
+
+class Charge(Frozen):
+    """A mechanism, and how often it ran."""
+
+    mechanism: Mechanism
+    times: int = Field(ge=1)
+
+
+class Release(Statement):
+    """The coordinator publishes a model, with the privacy it claims; `epsilon_milli` is None in mode none only."""
+
+    kind = "release"
+    study: Digest
+    run: RunId
+    model: Digest
+    epsilon_milli: int | None = Field(ge=0)
+    delta: Delta
+    mechanisms: tuple[Charge, ...]
+
+    def subject(self) -> tuple[str, str]:
+        """The model."""
+        return "model", self.model
+
+
+class RegistryRoot(Statement):
+    """The daily root of a site's consent registry; its size is not published."""
+
+    kind = "registry-root"
+    site: Name
+    root: Digest
+
+    def subject(self) -> tuple[str, str]:
+        """The root."""
+        return "registry", self.root
+
+
+class ConsentChanged(Statement):
+    """Private log: a consent was recorded, changed, withdrawn or erased; the leaf is salted."""
+
+    kind = "consent-changed"
+    leaf: Digest
+
+    def subject(self) -> tuple[str, str]:
+        """The registry's leaf."""
+        return "leaf", self.leaf
+
+
+class Refusal(Statement):
+    """Private log: why a request was refused. On the wire it was SITE_UNAVAILABLE."""
+
+    kind = "refusal"
+    request: Digest
+    reasons: tuple[Reason, ...] = Field(min_length=1)
+
+    def subject(self) -> tuple[str, str]:
+        """The request."""
+        return "request", self.request
+
+
+class Incident(Statement):
+    """Private log: something that a person must look at; `evidence` is the digest of what was kept."""
+
+    kind = "incident"
+    code: Reason
+    evidence: Digest
+
+    def subject(self) -> tuple[str, str]:
+        """The evidence."""
+        return "evidence", self.evidence
+
+
+KINDS: dict[str, type[Statement]] = {
+    PREDICATE.format(kind.kind): kind
+    for kind in (
+        StudyRegistered, Approval, RunOpened, Intent, Receipt, Aggregate, Release,
+        RegistryRoot, ConsentChanged, Refusal, Incident,
+    )
+}  # fmt: skip
+
+
+def sign(statement: Statement, *keys: SigningKey) -> bytes:
+    """The statement's envelope: a log entry."""
+    return dsse.sign(PAYLOAD_TYPE, statement.payload(), *keys)
+
+
+def parse(envelope: bytes, keys: Iterable[VerifyKey], threshold: int = 1) -> Statement:
+    """The statement of an envelope that `threshold` of `keys` signed.
+
+    Raises:
+        GenopactError: CANONICAL_INVALID, ENVELOPE_INVALID, SIGNATURE_INVALID, STATEMENT_INVALID.
+    """
+    payload = dsse.verify(envelope, PAYLOAD_TYPE, keys, threshold)
+    document: Any = canonical.decode(payload)
+    try:
+        statement = KINDS[document["predicateType"]].model_validate_json(canonical.encode(document["predicate"]))
+    except (ValidationError, KeyError, TypeError) as error:
+        raise GenopactError("STATEMENT_INVALID", "an unknown kind, or fields that do not fit it") from error
+    # One statement has one spelling: the type, the subject and every default follow from the predicate.
+    if statement.payload() != payload:
+        raise GenopactError("STATEMENT_INVALID", statement.kind)
+    return statement

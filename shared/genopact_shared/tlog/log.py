@@ -1,0 +1,197 @@
+"""An append-only log in a directory, with one writer.
+
+`entries` holds records: a 16-bit big-endian length, the entry, and its RFC 6962 leaf hash, by which a record that a
+crash left half written is told from a whole one. `checkpoint` holds the last signed checkpoint.
+"""
+
+import os
+import threading
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+from genopact_shared import durable
+from genopact_shared.errors import GenopactError
+from genopact_shared.keys import SigningKey
+from genopact_shared.tlog.entries import LENGTH_BYTES, MAX_ENTRY_BYTES, pack
+from genopact_shared.tlog.note import open_checkpoint, sign_checkpoint
+from genopact_shared.tlog.proof import Proof
+from genopact_shared.tlog.tree import HASH_BYTES, Tree, leaf_hash
+
+MAX_RECORD_BYTES = LENGTH_BYTES + MAX_ENTRY_BYTES + HASH_BYTES
+
+
+class Log:
+    """The log of one party; `origin` is its name in checkpoints (no spaces, no plus). Threads may share it.
+
+    Guarantees:
+        An entry whose number was returned survives the end of the process and of the machine's power.
+        A directory that lost or changed an entry below its signed checkpoint does not open.
+
+    Assumptions:
+        The directory is on a local file system that honours fsync and flock. A directory restored as a whole from
+        yesterday's backup looks honest from inside; `must_extend` with a checkpoint that someone else holds finds it.
+    """
+
+    def __init__(self, path: Path, key: SigningKey, origin: str) -> None:
+        """Open or create.
+
+        Raises:
+            GenopactError: LOG_LOCKED, LOG_BROKEN.
+        """
+        self.origin, self._path, self._key = origin, path, key
+        self._mutex, self._tree, self._ends = threading.RLock(), Tree(), array("Q", [0])
+        self.cut = 0
+        """Bytes of an unacknowledged entry that opening removed; the caller records them as an incident."""
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.sync_folder(path.parent)
+        self._file = durable.take_lock(path / "entries", "LOG_LOCKED")
+        try:
+            self._recover()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock; the log answers nothing afterwards."""
+        with self._mutex:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return self._tree.size
+
+    def append(self, entry: bytes) -> int:
+        """Store an entry of 1 to 65,535 bytes durably; returns its number.
+
+        Raises:
+            GenopactError: LOG_ENTRY_INVALID; LOG_WRITE_FAILED, after which the log must be opened again.
+        """
+        leaf = leaf_hash(entry)
+        record = pack([entry]) + leaf
+        with self._mutex:
+            try:
+                if os.pwrite(self._file, record, self._ends[-1]) != len(record):
+                    raise OSError("short write")
+                os.fsync(self._file)
+            except OSError as error:
+                # After a failed fsync the kernel may drop the pages: only reading the file again tells what is there.
+                self.close()
+                raise GenopactError("LOG_WRITE_FAILED", str(self._path)) from error
+            self._tree.append(leaf)
+            self._ends.append(self._ends[-1] + len(record))
+            return self.size - 1
+
+    def checkpoint(self) -> bytes:
+        """A signed checkpoint of all entries, stored durably before it is returned."""
+        with self._mutex:
+            note = sign_checkpoint(self._tree.head(), self.origin, self._key)
+            self._require_open()
+            durable.replace(self._path / "checkpoint", note)
+            return note
+
+    def entry(self, index: int) -> bytes:
+        """Entry number `index`.
+
+        Raises:
+            IndexError: no such entry.
+        """
+        with self._mutex:
+            if not 0 <= index < self.size:
+                raise IndexError(index)
+            self._require_open()
+            start, end = self._ends[index] + LENGTH_BYTES, self._ends[index + 1] - HASH_BYTES
+            return os.pread(self._file, end - start, start)
+
+    def entries(self) -> Iterator[bytes]:
+        """All entries in order, up to the size at the time of the call."""
+        return map(self.entry, range(self.size))
+
+    def export(self) -> tuple[bytes, bytes]:
+        """All entries, packed, and a checkpoint that covers exactly them."""
+        with self._mutex:
+            return pack(self.entries()), self.checkpoint()
+
+    def proof(self, index: int) -> bytes:
+        """The tlog-proof of an entry under a checkpoint of all entries, which is signed now."""
+        with self._mutex:
+            path = self._tree.inclusion(index, self.size)
+            return Proof(index, tuple(path), self.checkpoint()).encode()
+
+    def consistency(self, old: int) -> list[bytes]:
+        """The proof that the first `old` entries are a prefix of all entries."""
+        with self._mutex:
+            return self._tree.consistency(old, self.size)
+
+    def must_extend(self, checkpoint: bytes) -> None:
+        """Return if this log contains everything that a checkpoint of it, kept elsewhere, covers.
+
+        Raises:
+            GenopactError: NOTE_INVALID, SIGNATURE_INVALID, LOG_ROLLED_BACK.
+        """
+        with self._mutex:
+            head = open_checkpoint(checkpoint, self.origin, self._key.public)
+            if head.size > self.size or self._tree.head(head.size) != head:
+                raise GenopactError("LOG_ROLLED_BACK", str(self._path))
+
+    def _recover(self) -> None:
+        torn = self._read_records()
+        if not self._signed(torn):
+            raise GenopactError("LOG_BROKEN", str(self._path))
+        if torn:
+            os.ftruncate(self._file, self._ends[-1])
+            os.fsync(self._file)
+            self.cut = torn
+
+    def _read_records(self) -> int:
+        """Load whole records; returns how many bytes follow the last of them."""
+        with open(self._file, "rb", buffering=1 << 20, closefd=False) as file:
+            while header := file.read(LENGTH_BYTES):
+                length = int.from_bytes(header, "big")
+                body = file.read(length + HASH_BYTES)
+                leaf = leaf_hash(body[:length])
+                if not length or body[length:] != leaf:
+                    rest = header + body + file.read(MAX_RECORD_BYTES)
+                    if not _torn(rest):
+                        raise GenopactError("LOG_BROKEN", f"entry {self.size} of {self._path}")
+                    return len(rest)
+                self._tree.append(leaf)
+                self._ends.append(self._ends[-1] + len(header) + len(body))
+        return 0
+
+    def _signed(self, torn: int) -> bool:
+        """Whether the entries reproduce the stored checkpoint; a new log, and only a new one, has none yet."""
+        try:
+            note = (self._path / "checkpoint").read_bytes()
+        except FileNotFoundError:
+            if self.size or torn:
+                return False
+            self.checkpoint()
+            return True
+        try:
+            self.must_extend(note)
+        except GenopactError:
+            return False
+        return True
+
+    def _require_open(self) -> None:
+        if self._file < 0:
+            raise GenopactError("LOG_WRITE_FAILED", f"{self._path} is closed")
+
+
+def _torn(rest: bytes) -> bool:
+    """Whether the end of the file is what one interrupted append leaves: its start, or zeros in place of its end."""
+    wanted = LENGTH_BYTES + int.from_bytes(rest[:LENGTH_BYTES], "big") + HASH_BYTES
+    if len(rest) > MAX_RECORD_BYTES:
+        return False
+    return len(rest) < wanted or not any(rest) or (len(rest) == wanted and not any(rest[-HASH_BYTES:]))

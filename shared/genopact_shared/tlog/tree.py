@@ -1,0 +1,178 @@
+"""The Merkle tree of RFC 6962, section 2: SHA-256, roots, inclusion and consistency proofs and their verification."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from genopact_shared.errors import GenopactError
+
+HASH_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Head:
+    """A tree's size (number of leaves) and root (32 bytes)."""
+
+    size: int
+    root: bytes
+
+
+EMPTY = Head(0, hashlib.sha256().digest())
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    """The 32-byte hash of a leaf."""
+    return hashlib.sha256(b"\x00" + entry).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """The 32-byte hash of an interior node."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+class Tree:
+    """The hashes of all complete subtrees: level k has the roots of the aligned runs of 2^k leaves. 64 bytes a leaf."""
+
+    def __init__(self) -> None:
+        self._levels: list[bytearray] = [bytearray()]
+
+    @classmethod
+    def of(cls, entries: Iterable[bytes]) -> Self:
+        """The tree of whole entries."""
+        tree = cls()
+        for entry in entries:
+            tree.append(leaf_hash(entry))
+        return tree
+
+    @property
+    def size(self) -> int:
+        """Number of leaves."""
+        return len(self._levels[0]) // HASH_BYTES
+
+    def append(self, leaf: bytes) -> None:
+        """Add a leaf by its hash: amortised one interior hash."""
+        level, node = 0, leaf
+        while True:
+            if level == len(self._levels):
+                self._levels.append(bytearray())
+            row = self._levels[level]
+            row += node
+            if len(row) // HASH_BYTES % 2:
+                return
+            level, node = level + 1, node_hash(bytes(row[-2 * HASH_BYTES : -HASH_BYTES]), node)
+
+    def head(self, size: int | None = None) -> Head:
+        """The head at `size` leaves, by default all.
+
+        Raises:
+            ValueError: the tree never had that size.
+        """
+        size = self._within(self.size if size is None else size)
+        return Head(size, self._root(0, size)) if size else EMPTY
+
+    def inclusion(self, index: int, size: int) -> list[bytes]:
+        """PATH(index, D[size]) of RFC 6962: at most 63 hashes, from the leaf's sibling upward."""
+        if not 0 <= index < self._within(size):
+            raise ValueError("Expected 0 <= index < size")
+        path, low, high = [], 0, size
+        while high - low > 1:
+            middle = low + _split(high - low)
+            if index < middle:
+                path.append(self._root(middle, high))
+                high = middle
+            else:
+                path.append(self._root(low, middle))
+                low = middle
+        return path[::-1]
+
+    def consistency(self, old: int, new: int) -> list[bytes]:
+        """PROOF(old, D[new]) of RFC 6962; empty for old = 0 and for old = new."""
+        if not 0 <= old <= self._within(new):
+            raise ValueError("Expected 0 <= old <= new")
+        if old in {0, new}:
+            return []
+        path, low, high = [], 0, new
+        while old != high:
+            middle = low + _split(high - low)
+            if old <= middle:
+                path.append(self._root(middle, high))
+                high = middle
+            else:
+                path.append(self._root(low, middle))
+                low = middle
+        if low:
+            path.append(self._root(low, high))
+        return path[::-1]
+
+    def _within(self, size: int) -> int:
+        if not 0 <= size <= self.size:
+            raise ValueError(f"Expected a size from 0 to {self.size}")
+        return size
+
+    def _root(self, low: int, high: int) -> bytes:
+        width = high - low
+        if width & (width - 1) == 0:
+            level, start = width.bit_length() - 1, low // width * HASH_BYTES
+            return bytes(self._levels[level][start : start + HASH_BYTES])
+        middle = low + _split(width)
+        return node_hash(self._root(low, middle), self._root(middle, high))
+
+
+def verify_inclusion(leaf: bytes, index: int, path: Sequence[bytes], head: Head) -> None:
+    """Return if `path` proves that the leaf with hash `leaf` is number `index` of the tree (RFC 9162, 2.1.3.2).
+
+    Raises:
+        GenopactError: LOG_PROOF_INVALID.
+    """
+    if not 0 <= index < head.size:
+        raise GenopactError("LOG_PROOF_INVALID", "index outside the tree")
+    node, last, root = index, head.size - 1, leaf
+    for sibling in path:
+        if last == 0:
+            raise GenopactError("LOG_PROOF_INVALID", "too many hashes")
+        if node & 1 or node == last:
+            root = node_hash(sibling, root)
+            while not node & 1 and node:
+                node, last = node >> 1, last >> 1
+        else:
+            root = node_hash(root, sibling)
+        node, last = node >> 1, last >> 1
+    if last or root != head.root:
+        raise GenopactError("LOG_PROOF_INVALID", "the root does not follow")
+
+
+def verify_consistency(old: Head, new: Head, path: Sequence[bytes]) -> None:
+    """Return if `path` proves that the tree of `old` is a prefix of the tree of `new` (RFC 9162, 2.1.4.2).
+
+    Raises:
+        GenopactError: LOG_PROOF_INVALID.
+    """
+    if old.size in {0, new.size}:
+        if path or old != (new if old.size == new.size else EMPTY):
+            raise GenopactError("LOG_PROOF_INVALID", "the roots differ")
+        return
+    if not 0 < old.size < new.size or not path:
+        raise GenopactError("LOG_PROOF_INVALID", "the log shrank or the proof is empty")
+    hashes = [old.root, *path] if old.size & (old.size - 1) == 0 else list(path)
+    node, last = old.size - 1, new.size - 1
+    while node & 1:
+        node, last = node >> 1, last >> 1
+    old_root = new_root = hashes[0]
+    for sibling in hashes[1:]:
+        if last == 0:
+            raise GenopactError("LOG_PROOF_INVALID", "too many hashes")
+        if node & 1 or node == last:
+            old_root, new_root = node_hash(sibling, old_root), node_hash(sibling, new_root)
+            while not node & 1 and node:
+                node, last = node >> 1, last >> 1
+        else:
+            new_root = node_hash(new_root, sibling)
+        node, last = node >> 1, last >> 1
+    if last or (old_root, new_root) != (old.root, new.root):
+        raise GenopactError("LOG_PROOF_INVALID", "the roots do not follow")
+
+
+def _split(width: int) -> int:
+    """The largest power of two below `width` (at least 2)."""
+    return 1 << ((width - 1).bit_length() - 1)

@@ -1,0 +1,69 @@
+"""Recipe `dose-net`: one loss per patient, isolated gradients, the same first weights everywhere."""
+
+import numpy as np
+import pytest
+import torch
+
+from genopact_shared.recipes.dose import DoseParameters
+from genopact_shared.recipes.dose_features import FEATURES, OUTCOME
+from genopact_shared.recipes.dose_net import DOSE_NET, HUBER_DELTA, DoseNetParameters
+from tests.unit.dose_tables import changed, random_table
+
+SHAPES = [DoseNetParameters(), DoseNetParameters(hidden=5, layer_norm=True, seed=3)]
+
+
+def awake(parameters: DoseNetParameters) -> torch.nn.Module:
+    """The network with a last layer that is no longer zero."""
+    module = DOSE_NET.module(parameters)
+    with torch.no_grad():
+        for weights in module.parameters():
+            weights.add_(0.1)
+    return module
+
+
+def test_starts_at_the_fixed_dose_from_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = DOSE_NET.module(DoseNetParameters())
+    torch.manual_seed(2)
+    second = DOSE_NET.module(DoseNetParameters())
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    other = DOSE_NET.module(DoseNetParameters(seed=1))
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))
+    assert np.allclose(DOSE_NET.predict(first, random_table(5, 1)), 35.0, rtol=1e-6)
+
+
+def test_tensors_hold_the_patients_with_an_outcome() -> None:
+    table = random_table(40, 2)
+    inputs, targets = DOSE_NET.tensors(table)
+    known = int((~np.isnan(table.number(OUTCOME))).sum())
+    assert inputs.shape == (known, len(FEATURES))
+    assert targets.shape == (known,)
+    assert inputs.dtype == targets.dtype == torch.float32
+
+
+@pytest.mark.parametrize("parameters", SHAPES)
+def test_one_loss_per_patient(parameters: DoseNetParameters) -> None:
+    module = awake(parameters)
+    inputs, targets = DOSE_NET.tensors(random_table(30, 3, missing=0.0))
+    losses = DOSE_NET.loss(module, inputs, targets)
+    assert losses.shape == (30,)
+    for i in range(30):
+        error = float((module(inputs[i : i + 1])[0, 0] - targets[i]).abs())
+        small = 0.5 * error**2
+        expected = small if error < HUBER_DELTA else HUBER_DELTA * (error - 0.5 * HUBER_DELTA)
+        assert float(losses[i].detach()) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("parameters", SHAPES)
+def test_a_patient_moves_only_their_own_loss(parameters: DoseNetParameters) -> None:
+    module, table = awake(parameters), random_table(12, 4, missing=0.0)
+    before = DOSE_NET.loss(module, *DOSE_NET.tensors(table))
+    after = DOSE_NET.loss(module, *DOSE_NET.tensors(changed(table, 5, 6)))
+    same = torch.arange(12) != 5
+    assert torch.equal(before[same], after[same])
+    assert before[5] != after[5]
+
+
+def test_refuses_parameters_of_another_recipe() -> None:
+    with pytest.raises(ValueError, match="DoseNetParameters"):
+        DOSE_NET.module(DoseParameters())

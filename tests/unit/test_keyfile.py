@@ -1,0 +1,151 @@
+"""The key file and the key-encryption key."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from genopact_client import keyfile as module
+from genopact_client.kek import Kek, read_passphrase
+from genopact_client.keyfile import PAGE, KeyFile
+from genopact_shared.errors import GenopactError
+
+KEK = bytes(range(32))
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> KeyFile:
+    return KeyFile.create(tmp_path / "keyfile", KEK)
+
+
+def test_slots_are_dense_and_keys_differ(keys: KeyFile) -> None:
+    assert keys.new() == 0
+    assert keys.new_many(3) == range(1, 4)
+    assert len(keys) == 4
+    every = [keys.key(slot, purpose) for slot in range(4) for purpose in ("consent", "row")]
+    assert len(set(every)) == 8
+    assert {len(key) for key in every} == {32}
+
+
+def test_reopened_file_gives_the_same_keys_across_pages(tmp_path: Path, keys: KeyFile) -> None:
+    keys.new_many(PAGE + 1)
+    again = KeyFile.open(tmp_path / "keyfile", KEK)
+    for slot in (0, PAGE - 1, PAGE):
+        assert again.key(slot, "row") == keys.key(slot, "row")
+
+
+def test_derivation_is_hkdf_expand(monkeypatch: pytest.MonkeyPatch, keys: KeyFile) -> None:
+    monkeypatch.setattr(module.os, "urandom", lambda n: b"\x07" * n)
+    slot = keys.new()
+    for purpose in ("consent", "row"):
+        expected = HKDFExpand(SHA256(), 32, f"genopact.person/1|{purpose}".encode()).derive(b"\x07" * 32)
+        assert keys.key(slot, purpose) == expected
+    assert keys.site_key("lookup") == HKDFExpand(SHA256(), 32, b"genopact.site/1|lookup").derive(KEK)
+
+
+def test_erased_and_unissued_slots_have_no_key(keys: KeyFile) -> None:
+    keys.new_many(3)
+    kept = keys.key(2, "row")
+    keys.erase([1])
+    keys.erase([1])
+    assert keys.key(2, "row") == kept
+    assert keys.alive(np.array([-1, 0, 1, 2, 3])).tolist() == [False, True, False, True, False]
+    for slot in (-1, 1, 3):
+        with pytest.raises(GenopactError, match="KEY_ERASED"):
+            keys.key(slot, "row")
+    for slot in (-1, 3):
+        with pytest.raises(GenopactError, match="KEY_ERASED"):
+            keys.erase([slot])
+    assert keys.new() == 3, "an erased slot is never issued again"
+
+
+def test_another_process_erasing_is_noticed_before_the_next_key(tmp_path: Path, keys: KeyFile) -> None:
+    keys.new_many(2)
+    agent = KeyFile.open(tmp_path / "keyfile", KEK)
+    agent.key(0, "row")
+    keys.erase([0])
+    with pytest.raises(GenopactError, match="KEY_ERASED"):
+        agent.key(0, "row")
+    assert agent.new() == 2
+    assert len(keys) == 3
+
+
+def test_every_write_is_a_new_epoch_and_leaves_one_private_file(tmp_path: Path, keys: KeyFile) -> None:
+    epochs = [keys.epoch]
+    for write in (keys.new, lambda: keys.erase([0])):
+        write()
+        epochs.append(keys.epoch)
+    assert epochs == [1, 2, 3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keyfile", "keyfile.lock"]
+    assert (tmp_path / "keyfile").stat().st_mode & 0o077 == 0
+
+
+def test_crash_before_the_rename_keeps_the_old_file(
+    tmp_path: Path, keys: KeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys.new()
+    kept = keys.key(0, "row")
+
+    def crash(_self: Path, _target: Path) -> None:
+        raise OSError("power cut")
+
+    monkeypatch.setattr(Path, "replace", crash)
+    with pytest.raises(OSError, match="power cut"):
+        keys.erase([0])
+    monkeypatch.undo()
+    assert KeyFile.open(tmp_path / "keyfile", KEK).key(0, "row") == kept
+
+
+def test_wrong_kek_missing_file_and_existing_file(tmp_path: Path, keys: KeyFile) -> None:
+    with pytest.raises(GenopactError, match="KEK_WRONG"):
+        KeyFile.open(tmp_path / "keyfile", os.urandom(32))
+    with pytest.raises(GenopactError, match="KEY_MISSING"):
+        KeyFile.open(tmp_path / "other", KEK)
+    with pytest.raises(GenopactError, match="KEY_EXISTS"):
+        KeyFile.create(tmp_path / "keyfile", KEK)
+    with pytest.raises(GenopactError, match="KEY_INVALID"):
+        KeyFile.open(tmp_path / "keyfile", b"short")
+
+
+def test_kek_opens_with_its_passphrase_only(tmp_path: Path) -> None:
+    kek = Kek.create(tmp_path / "kek", b"correct horse")
+    assert len(kek) == 32
+    assert Kek.open(tmp_path / "kek", b"correct horse") == kek
+    assert kek not in (tmp_path / "kek").read_bytes()
+    assert (tmp_path / "kek").stat().st_mode & 0o077 == 0
+    for wrong in (b"correct horses", b""):
+        with pytest.raises(GenopactError, match="KEK_WRONG"):
+            Kek.open(tmp_path / "kek", wrong)
+    with pytest.raises(GenopactError, match="KEY_EXISTS"):
+        Kek.create(tmp_path / "kek", b"another")
+    with pytest.raises(GenopactError, match="KEK_WRONG"):
+        Kek.create(tmp_path / "empty", b"")
+    (tmp_path / "bad").write_bytes(b"x" * 84)
+    with pytest.raises(GenopactError, match="KEY_INVALID"):
+        Kek.open(tmp_path / "bad", b"p")
+    with pytest.raises(GenopactError, match="KEY_MISSING"):
+        Kek.open(tmp_path / "none", b"p")
+
+
+def test_each_byte_of_the_kek_file_matters(tmp_path: Path) -> None:
+    Kek.create(tmp_path / "kek", b"p")
+    good = (tmp_path / "kek").read_bytes()
+    for place in (0, 8, 24, 40, 83):
+        (tmp_path / "kek").write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(GenopactError, match="KEK_WRONG|KEY_INVALID"):
+            Kek.open(tmp_path / "kek", b"p")
+
+
+def test_passphrase_file(tmp_path: Path) -> None:
+    path = tmp_path / "passphrase"
+    with pytest.raises(GenopactError, match="KEY_MISSING"):
+        read_passphrase(path)
+    path.write_bytes(b" secret words \n")
+    path.chmod(0o644)
+    with pytest.raises(GenopactError, match="KEY_EXPOSED"):
+        read_passphrase(path)
+    path.chmod(0o600)
+    assert read_passphrase(path) == b"secret words"
