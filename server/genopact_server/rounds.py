@@ -130,13 +130,10 @@ class Run:
             if not self._state.seats:
                 self._open()
             if len(self._state.seats) >= self.study.schedule.quorum:
-                answers = self._ask(
-                    "step", self._state.seats, body=self._body(), seats=tuple(self._state.seats.values())
-                )
-                enough = set(answers) == set(self._state.seats) or (
-                    not step.masked and len(answers) >= self.study.schedule.quorum
-                )
-                if enough:
+                seats = tuple(self._state.seats.values())
+                answers = self._ask("step", self._state.seats, body=self._body(), seats=seats)
+                whole = set(answers) == set(self._state.seats)
+                if whole or (not step.masked and len(answers) >= self.study.schedule.quorum):
                     self._aggregate(answers, time.monotonic() - started)
                     return
             self._abandon()
@@ -151,10 +148,8 @@ class Run:
 
     def _abandon(self) -> None:
         """Void this attempt: what was computed for it stays charged, and nothing of it is used."""
-        seated = sorted(self._state.seats)
-        self._events(
-            {"event": "attempt-failed", "round": self._state.round, "attempt": self._state.attempt, "seated": seated}
-        )
+        void = {"round": self._state.round, "attempt": self._state.attempt, "seated": sorted(self._state.seats)}
+        self._events({"event": "attempt-failed"} | void)
         self._forget_pending()
         self._save(seats={}, attempt=self._state.attempt + 1)
 
@@ -262,10 +257,8 @@ class Run:
         step, party = self.plan.steps[reply.round], self.study.party(reply.site)
         text = (reply.intent or "").encode()
         intent = statements.parse(text, [self._identities[reply.site]])
-        if not isinstance(intent, statements.Intent) or (intent.request, intent.mechanism) != (
-            reply.request,
-            step.fact,
-        ):
+        stated = (intent.request, intent.mechanism) if isinstance(intent, statements.Intent) else None
+        if stated != (reply.request, step.fact):
             raise GenopactError("FRAME_INVALID", "no intent for this request")
         proof = (reply.proof or "").encode()
         Proof.decode(proof).verify(text, f"genopact/{reply.site}", VerifyKey.from_hex(party.log))

@@ -340,7 +340,7 @@ TAMPERINGS: dict[str, tuple[str, Callable[[], Bundle]]] = {
         "statement",
         extra("site-a", lambda w: StudyRegistered(at=w.clock, study=w.study.hash, text=digest("yaml"))),
     ),
-    "a private event in an exchanged log": ("statement", extra("site-a", lambda w: ConsentChanged(at=1, leaf=digest("x")))),
+    "a private event in an exchanged log": ("statement", extra("site-a", lambda _: ConsentChanged(at=1, leaf="0" * 64))),
     "an approval that the agent signed itself": ("approval", approval_by("site-b/identity")),
     "an approval that another site's approver signed": ("approval", approval_by("site-a/approver")),
     "an approval of another study": ("approval", approval_by("site-b/approver", study=digest("another study"))),

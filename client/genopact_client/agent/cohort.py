@@ -35,11 +35,8 @@ def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> Co
     Raises:
         GenopactError: STORE_NOT_PUBLIC, COHORT_EMPTY.
     """
-    if (
-        step is not None
-        and isinstance(step.fact, Unprotected)
-        and site.store.manifest()["kind"] not in ("public", "synthetic")
-    ):
+    unprotected = step is not None and isinstance(step.fact, Unprotected)
+    if unprotected and site.store.manifest()["kind"] not in ("public", "synthetic"):
         raise GenopactError("STORE_NOT_PUBLIC")
     policy, on = site.policy, dt.datetime.fromtimestamp(now, dt.UTC).date()
     permission = site.registry.permitted(study.purpose, on)
