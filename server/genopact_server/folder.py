@@ -56,8 +56,14 @@ class Folder:
 
     @cached_property
     def log(self) -> Log:
-        """The coordinator's log; one process at a time."""
+        """The coordinator's log; one process at a time, until `close`."""
         return Log(self.home / "log", SigningKey.load(self.home / "keys" / "log"), f"genopact/{self.card['name']}")
+
+    def close(self) -> None:
+        """Let another process have the log."""
+        if "log" in vars(self):
+            self.log.close()
+            del vars(self)["log"]
 
     def register(self, study: Study) -> Path:
         """Keep a study; returns its folder."""

@@ -4,6 +4,7 @@ A run's state is durable before anything is sent, and the very frames of an atte
 restarted loop asks the same questions again and the sites answer with the bytes they have stored: no second charge.
 """
 
+import json
 import math
 import secrets
 import time
@@ -56,23 +57,23 @@ class RunState(Frozen):
 class Run:
     """One run of one study in a coordinator's folder."""
 
-    def __init__(self, folder: Folder, state: RunState, courier: Courier, events: Events) -> None:
+    def __init__(self, folder: Folder, state: RunState, courier: Courier, watch: Events | None = None) -> None:
         self.path = folder.home / "runs" / state.run
         self.study: Study = folder.study(state.study)
-        self._folder, self._state, self._courier, self._events = folder, state, courier, events
+        self._folder, self._state, self._courier, self._watch = folder, state, courier, watch
         approvals = [check_approval(text.encode(), self.study) for text in state.approvals.values()]
         self.plan: Plan = plan_of(self.study, {each.site: each.planned_cohort for each in approvals})
         self._identities = {party.name: VerifyKey.from_hex(party.identity) for party in self.study.parties}
 
     @classmethod
-    def start(cls, folder: Folder, study: Study, courier: Courier, events: Events) -> "Run":
+    def start(cls, folder: Folder, study: Study, courier: Courier, watch: Events | None = None) -> "Run":
         """A new run with the sites that have approved. Raises QUORUM_LOST if they are too few."""
         approvals = folder.approvals(study)
         if len(approvals) < study.schedule.quorum:
             raise GenopactError("QUORUM_LOST", f"{len(approvals)} approvals, {study.schedule.quorum} needed")
         texts = {site: envelope.decode() for site, envelope in approvals.items()}
         state = RunState(study=study.hash, run=secrets.token_hex(16), approvals=texts, model="0" * 64)
-        run = cls(folder, state, courier, events)
+        run = cls(folder, state, courier, watch)
         (run.path / "pending").mkdir(mode=0o700, parents=True)
         (run.path / "sites").mkdir(mode=0o700)
         run._note(statements.StudyRegistered(at=_now(), study=study.hash, text=canonical.digest(study.canonical)))
@@ -87,7 +88,7 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, folder: Folder, run: str, courier: Courier, events: Events) -> "Run":
+    def resume(cls, folder: Folder, run: str, courier: Courier, watch: Events | None = None) -> "Run":
         """The run of that identity, where it stands. Raises RUN_UNKNOWN, RUN_STATE_BROKEN."""
         path = folder.home / "runs" / run / "state.json"
         if not path.exists():
@@ -96,7 +97,7 @@ class Run:
             state = RunState.model_validate_json(path.read_bytes())
         except ValueError as error:
             raise GenopactError("RUN_STATE_BROKEN", str(path)) from error
-        resumed = cls(folder, state, courier, events)
+        resumed = cls(folder, state, courier, watch)
         resumed.model()
         return resumed
 
@@ -112,9 +113,12 @@ class Run:
             raise GenopactError("RUN_STATE_BROKEN", "the model file was changed")
         return {name: tensor.astype(np.float64) for name, tensor in wire.unpack(body, np.float64).items()}
 
-    def go(self) -> Model:
-        """Carry the run to its end, or raise QUORUM_LOST; calling it again later goes on."""
+    def go(self, until: int | None = None) -> Model:
+        """Carry the run to its end, or to round `until`; calling it again later goes on. Raises QUORUM_LOST."""
         while self._state.stage == "training":
+            if until is not None and self._state.round >= until:
+                self._events({"event": "paused", "round": self._state.round})
+                return self.model()
             if self._state.round == len(self.plan.steps):
                 self._save(stage="finishing", attempt=0)
             else:
@@ -301,6 +305,13 @@ class Run:
         except GenopactError:  # an approval
             return None
         return newest if found.model_copy(update={"at": aggregate.at}) == aggregate else None
+
+    def _events(self, event: dict[str, Any]) -> None:
+        """Append to events.jsonl, which `study watch` and the report read."""
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"at": round(time.time(), 3)} | event) + "\n")
+        if self._watch:
+            self._watch(event)
 
     def _save(self, **changes: Any) -> None:
         self._state = self._state.model_copy(update=changes)

@@ -1,7 +1,7 @@
 """How opaque bytes travel: the chunks of the agent's socket and the pieces of a courier message.
 
-Socket: one stream each way of `Frame`s. The first frame is the length of the whole in 8 bytes, big endian; the others are
-1 to CHUNK bytes of it, so that a peer that stops early is told from one that has finished. An empty whole means
+Socket: one stream of frames each way. The first is the length of the whole in 8 bytes, big endian; the others are 1 to
+CHUNK bytes of it, so that a peer that stops early is told from one that has finished. An empty whole means
 SITE_UNAVAILABLE. Courier: one record, `{"envelope": bytes}`, or `{"chunks": [bytes, ...]}` above PIECE bytes.
 """
 
@@ -51,7 +51,11 @@ def join(frames: Iterable[bytes], limit: int = LIMIT) -> bytes:
     return bytes(whole)
 
 
-def pack(envelope: bytes) -> dict[str, bytes | list[bytes]]:
+Value = int | float | str | bytes | bool | list[int] | list[float] | list[str] | list[bytes] | list[bool]
+"""What Flower's ConfigRecord can hold."""
+
+
+def pack(envelope: bytes) -> dict[str, Value]:
     """The content of the one record of a courier message. Raises EXCHANGE_TOO_LARGE."""
     if len(envelope) > LIMIT:
         raise GenopactError("EXCHANGE_TOO_LARGE", f"{len(envelope)} bytes, {LIMIT} allowed")

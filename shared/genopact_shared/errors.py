@@ -152,5 +152,16 @@ CATALOGUE: dict[str, Fault] = {
     "COORDINATOR_EXISTS": Fault("There is a coordinator in this folder already.", "Choose another folder, or keep using this one."),
     "COORDINATOR_MISSING": Fault("There is no coordinator in this folder.", "Run genopact coordinator init, or name the right folder with --home."),
     "STUDY_UNKNOWN": Fault("That study is not registered here.", "Register its file with genopact study register."),
+    "LEDGER_ROLLED_BACK": Fault("The log commits to records that the privacy ledger does not have.", "Stop the agent and put the newest ledger back; an older one forgets what patients have spent."),
+    # --- command lines
+    "USAGE": Fault("The command line is wrong.", "Correct what is named; --help shows an example."),
+    "INTERNAL": Fault("Something went wrong inside genopact.", "Run the command again with --debug and report what it prints, after removing anything personal."),
+    "DISTS_MIXED": Fault("Both distributions, genopact and genopact-client, are installed in one environment.", "Make a new environment for the hospital and install genopact-client alone."),
+    "PASSPHRASE_MISSING": Fault("The passphrase of the site's keys was not given.", "Use --passphrase-file or GENOPACT_PASSPHRASE_FILE, a systemd credential named passphrase, or a terminal."),
+    "COHORT_TOO_SMALL": Fault("Too few patients permit this study now.", "Import consents or wait for more patients; genopact-site consent status --study FILE shows the reasons."),
+    "OPENING_MISSING": Fault("There is no opening or no logged intent for that run, round and attempt.", "Take run, round and attempt from genopact-site log show."),
+    "CARD_INVALID": Fault("A site's card cannot be read.", "Ask the site for the output of genopact-site card --format json."),
+    "DEMO_FAILED": Fault("A step of the demo failed.", "Read the .log files in the demo's folder; run it again, and report it if it fails twice."),
+    "DEMO_FOLDER": Fault("The folder exists and is not a former demo.", "Name another folder with --out."),
 }
 # fmt: on

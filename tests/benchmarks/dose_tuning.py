@@ -25,12 +25,11 @@ CLIPS, RATES = (2500, 3000, 4000), (1000, 1300, 1600)
 SHARES = ((200, 800), (100, 200, 700), (70, 130, 250, 550), (250, 250, 250, 250), (50, 80, 130, 240, 500))
 
 
-def generated(seed: int) -> Cohort:
-    """One scenario; split 0 tests on 70 % of the patients, 2 trains."""
+def generated(seed: int, ancestry: tuple[float, ...] = (0.5, 0.3, 0.1, 0.1)) -> Cohort:
+    """One scenario of that average mix of ancestries; split 0 tests on 70 % of the patients, 2 trains."""
     rng = np.random.default_rng(seed)
     sites = rng.choice(SITES, PATIENTS, p=rng.dirichlet(np.full(SITES, 2.0)))
-    shares = np.array([stratum.share for stratum in POPULATION.values()])
-    mix = rng.dirichlet(4 * shares, SITES)
+    mix = rng.dirichlet(4 * np.array(ancestry), SITES)
     race = (rng.random(PATIENTS)[:, None] > mix[sites].cumsum(axis=1)).sum(axis=1).clip(0, 3)
     columns = _covariates(rng, race, sites)
     table = Table(columns, PATIENTS)

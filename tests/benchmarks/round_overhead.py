@@ -1,8 +1,8 @@
-"""What a round costs beyond the work in it: resident link and agent against Flower's stock path, same machine, same run.
+"""What a round costs beyond the work in it: resident link and agent against Flower's stock path, same machine and run.
 
 Three sites as processes, TLS, node keys, 1 MB there and 1 MB back. Ours: link + agent, the agent echoes. Stock:
-flower-supernode, which starts flower-superexec, which starts a process for each message; its ClientApp imports torch and
-echoes. CPU-seconds are user + system of all processes of the three sites, those that have ended included.
+flower-supernode, which starts flower-superexec, which starts a process for each message; its ClientApp imports torch
+and echoes. CPU-seconds are user + system of all processes of the three sites, those that have ended included.
 
     python tests/benchmarks/round_overhead.py [ROUNDS] [STOCK_ROUNDS]      prints one JSON object
 """
@@ -35,7 +35,7 @@ from genopact_shared.errors import GenopactError
 from tests.integration.federation import HASH, STUDY, certificates, host_config
 from tests.integration.processes import ENVIRONMENT, Processes, free_port, processes
 
-SITES = ("alpha", "beta", "gamma")
+SITES: tuple[str, ...] = ("alpha", "beta", "gamma")
 BODY = 1_000_000
 WARM_UP = 3
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -191,7 +191,7 @@ def supernodes(folder: Path, port: int) -> Iterator[list[int]]:
         command = [str(bin_folder / "flower-supernode"), "--superlink", f"127.0.0.1:{port}"]
         command += ["--root-certificates", str(folder / "ca.pem"), "--port", str(free_port())]
         command += ["--auth-supernode-private-key", str(folder / f"{site}.key")]
-        with open(folder / f"supernode-{site}.out", "wb") as out:
+        with (folder / f"supernode-{site}.out").open("wb") as out:
             started.append(subprocess.Popen(command, stdout=out, stderr=out, env=environment))
     try:
         yield [process.pid for process in started]

@@ -1,4 +1,4 @@
-"""A federation on loopback with real HTTP and TLS: SuperLink, executor, links and agents of some sites, in one process."""
+"""A federation on loopback with real HTTP and TLS: SuperLink, executor, links and agents, all in one process."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class Processes:
         self.folder, self.running = folder, dict[str, subprocess.Popen[bytes]]()
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        with open(self.folder / f"{name}.out", "ab") as out:
+        with (self.folder / f"{name}.out").open("ab") as out:
             command = [sys.executable, __file__, *arguments[:1], str(self.folder), *arguments[1:]]
             self.running[name] = subprocess.Popen(command, stdout=out, stderr=out, env=ENVIRONMENT)
         return self.running[name]
@@ -59,13 +59,10 @@ def processes(folder: Path) -> Iterator[Processes]:
 
 
 def superlink(folder: Path, port: str, runtime_port: str) -> None:
-    from genopact_server.link import host
+    from genopact_server.link.host import HostConfig, serve
 
-    host.serve(
-        host.HostConfig(
-            folder / "state", folder / "server.pem", folder / "server.key", "127.0.0.1", int(port), "127.0.0.1", int(runtime_port)
-        )
-    )
+    certificate, key = folder / "server.pem", folder / "server.key"
+    serve(HostConfig(folder / "state", certificate, key, "127.0.0.1", int(port), runtime_port=int(runtime_port)))
 
 
 def link(folder: Path, name: str, port: str) -> None:
@@ -104,7 +101,7 @@ def executor(folder: Path, runtime_port: str, seconds: str) -> None:
             sites = config.membership.registry().studies[info.study_hash]
             replies = courier.exchange(dict.fromkeys(sites, request), float(seconds))
             assert all(reply == site.encode() + b":" + request for site, reply in replies.items())
-            with open(folder / "exchanges", "a") as file:
+            with (folder / "exchanges").open("a") as file:
                 file.write(json.dumps({"run": info.run_id, "number": number, "sites": sorted(replies)}) + "\n")
             time.sleep(0.1)
 
@@ -112,5 +109,7 @@ def executor(folder: Path, runtime_port: str, seconds: str) -> None:
     executor.serve(settings, main, threading.Event())
 
 
+ROLES: dict[str, Callable[..., None]] = {"superlink": superlink, "link": link, "agent": agent, "executor": executor}
+
 if __name__ == "__main__":
-    {"superlink": superlink, "link": link, "agent": agent, "executor": executor}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])  # type: ignore[operator]
+    ROLES[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])

@@ -33,14 +33,14 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
 
 
 def exchange(
-    link: Federation, handlers: Mapping[str, Callable[[bytes], bytes]], requests: Mapping[str, bytes], seconds: float = 20
+    link: Federation, handlers: Mapping[str, Callable[[bytes], bytes]], requests: Mapping[str, bytes]
 ) -> dict[str, bytes]:
     replies: dict[str, bytes] = {}
     with ExitStack() as sites:
         for name, handler in handlers.items():
             sites.enter_context(link.site(name, handler))
         wait_online(link, *handlers)
-        assert link.run(lambda courier: replies.update(courier.exchange(requests, seconds)), SITES) == "completed"
+        assert link.run(lambda courier: replies.update(courier.exchange(requests, 20)), SITES) == "completed"
     return replies
 
 

@@ -37,9 +37,8 @@ def provision(**changes: Any) -> Provision:
 
 def record(*provisions: Provision, **changes: Any) -> ConsentRecord:
     """An active opt-in with these provisions, or with the default one."""
-    fields = ConsentRecord.silent("active").model_dump() | {"schema": "genopact.consent/1", "form": "broad|1"}
-    del fields["schema_"]
-    return ConsentRecord(**fields | {"provisions": provisions or (provision(),)} | changes)
+    fields: dict[str, Any] = {"provisions": provisions or (provision(),), "form": "broad|1"}
+    return ConsentRecord.silent("active").model_copy(update=fields | changes)
 
 
 def purpose(**changes: Any) -> Purpose:

@@ -71,7 +71,13 @@ def test_pack_and_unpack_are_inverse(size: int, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     "record",
-    [{}, {"envelope": "text"}, {"envelope": b"a", "num-examples": 3}, {"chunks": [b"a", 3]}, {"chunks": [b"a"], "envelope": b"a"}],
+    [
+        {},
+        {"envelope": "text"},
+        {"envelope": b"a", "num-examples": 3},
+        {"chunks": [b"a", 3]},
+        {"chunks": [b"a"], "envelope": b"a"},
+    ],
 )
 def test_unpack_refuses_other_content(record: dict[str, object]) -> None:
     with pytest.raises(GenopactError, match="EXCHANGE_BROKEN"):
@@ -130,7 +136,7 @@ def test_too_much_and_broken_off_requests_never_reach_the_agent(path: Path) -> N
             hostile = raw.stream_stream(EXCHANGE)
             assert join(hostile(iter([(9).to_bytes(8, "big"), b"abc"]), timeout=10)) == b"no"
             with pytest.raises(grpc.RpcError):
-                raw.stream_stream("/genopact.Agent/Other")(iter([b""]), timeout=10).next()
+                raw.stream_stream("/genopact.Agent/Other")(iter([b""]), timeout=10).result()
         assert seen == [b"x" * 100]
     finally:
         server.stop(None).wait()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from genopact_client.consent.importers import COLUMNS, Finding, import_csv
 from genopact_client.consent.registry import Registry
 from genopact_shared.errors import GenopactError
-
 from tests.unit.consent_fixtures import TODAY, TYPE_2, Keys, People, purpose
 
 HEADER = "person,status,permission,diseases,uses,org_types,commercial_use,regions,data,valid_from,valid_until,form\n"

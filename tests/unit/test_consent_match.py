@@ -4,12 +4,12 @@ import datetime as dt
 import json
 
 import pytest
+
 from genopact_client.consent import diseases
 from genopact_client.consent.match import REASONS, Outcome, disease_within, match, regions_within
 from genopact_client.consent.record import ConsentRecord, Provision, Withdrawal
 from genopact_shared.errors import GenopactError
 from genopact_shared.study import Purpose
-
 from tests.unit.consent_fixtures import (
     BREAST_CANCER,
     CANCER,
@@ -35,7 +35,7 @@ def outcome(decided: ConsentRecord, wanted: Purpose) -> tuple[str, tuple[str, ..
 CONFORMANCE = [
     # what other matchers get wrong
     (purpose(permission="GRU"), record(DS_DIABETES), "deny"),
-    (odd_purpose(permission="", uses=(), organisations=("nonprofit",), regions=(), data=()), record(DS_DIABETES), "deny"),
+    (odd_purpose(permission="", uses=(), organisations=("nonprofit",), regions=()), record(DS_DIABETES), "deny"),
     (odd_purpose(permission="MDS"), record(DS_DIABETES), "needs_human"),
     (purpose(), record(provision(permission="GRU", regions=("EU",)), modifiers=("IRB",)), "needs_human"),
     (purpose(), ConsentRecord.silent("active"), "deny"),

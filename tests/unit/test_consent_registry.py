@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from genopact_client.consent.record import ConsentRecord, Withdrawal
 from genopact_client.consent.registry import Registry
 from genopact_client.consent.vault import Vault, silent_leaf
@@ -13,7 +14,6 @@ from genopact_client.keyfile import KeyFile
 from genopact_client.people import People as RealPeople
 from genopact_shared.errors import GenopactError
 from genopact_shared.tlog.tree import EMPTY, Tree
-
 from tests.unit.consent_fixtures import TODAY, Keys, People, provision, purpose, record
 
 ERASE_ME = "template-that-must-vanish|7"

@@ -8,7 +8,6 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from genopact_client import keyfile as module
 from genopact_client.kek import Kek, read_passphrase
 from genopact_client.keyfile import PAGE, KeyFile
 from genopact_shared.errors import GenopactError
@@ -38,7 +37,7 @@ def test_reopened_file_gives_the_same_keys_across_pages(tmp_path: Path, keys: Ke
 
 
 def test_derivation_is_hkdf_expand(monkeypatch: pytest.MonkeyPatch, keys: KeyFile) -> None:
-    monkeypatch.setattr(module.os, "urandom", lambda n: b"\x07" * n)
+    monkeypatch.setattr(os, "urandom", lambda n: b"\x07" * n)
     slot = keys.new()
     for purpose in ("consent", "row"):
         expected = HKDFExpand(SHA256(), 32, f"genopact.person/1|{purpose}".encode()).derive(b"\x07" * 32)
@@ -135,7 +134,7 @@ def test_each_byte_of_the_kek_file_matters(tmp_path: Path) -> None:
     good = (tmp_path / "kek").read_bytes()
     for place in (0, 8, 24, 40, 83):
         (tmp_path / "kek").write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-        with pytest.raises(GenopactError, match="KEK_WRONG|KEY_INVALID"):
+        with pytest.raises(GenopactError, match=r"KEK_WRONG|KEY_INVALID"):
             Kek.open(tmp_path / "kek", b"p")
 
 

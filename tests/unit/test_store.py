@@ -9,7 +9,7 @@ from genopact_client.keyfile import KeyFile
 from genopact_client.store import Store
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError
-from genopact_shared.recipes.protocol import Choice, Column, Dosage, Flag, Number, Table
+from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
 
 SCHEMA: tuple[Column, ...] = (
     Number("age", "years", 0, 120),
@@ -182,7 +182,7 @@ def test_manifest_states_the_facts(keys: KeyFile, tmp_path: Path, store: Store) 
         {"surname": np.array([1.0])},
     ],
 )
-def test_values_outside_the_schema_are_refused(store: Store, columns: dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]) -> None:
+def test_values_outside_the_schema_are_refused(store: Store, columns: dict[str, Floats | Codes]) -> None:
     with pytest.raises(GenopactError, match="TABLE_INVALID"):
         store.write(np.array([0]), Table(columns, 1))
     assert store.manifest()["generation"] == 0

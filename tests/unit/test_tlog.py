@@ -207,6 +207,7 @@ MALFORMED: dict[str, Callable[[bytes], bytes]] = {
     "carriage return": lambda n: n.replace(b"\n", b"\r\n"),
     "not UTF-8": lambda n: n.replace(b"site", b"si\xffte"),
     "hyphen for dash": lambda n: n.replace("—".encode(), b"-"),
+    "no dash": lambda n: n.replace("— ".encode(), b""),
     "loose base64": lambda n: n[:-1] + b"=\n",
     "two spaces": lambda n: n.replace(b"site-a ", b"site-a  "),
     "empty": lambda n: b"",

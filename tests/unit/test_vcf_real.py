@@ -23,7 +23,7 @@ def by_pysam(path: Path, column: Dosage) -> list[int] | None:
     with pysam.VariantFile(str(path)) as file:
         for record in file:
             if record.pos == place:
-                alleles = [sample.alleles for sample in record.samples.values()]
+                alleles = [sample.alleles or (None,) for sample in record.samples.values()]
                 return [-1 if None in called else called.count(column.effect) for called in alleles]
     return None
 

@@ -159,8 +159,8 @@ class Exchange:
         else:
             personal = cohort.table.derive(lambda table: _site_term(plan, model, table))
             kernel.keep(personal, folder / "personal.safetensors")
-        self._site.log.checkpoint()
-        return self._seal(admitted, pack_entries(self._site.log.entries()))
+        entries, checkpoint = self._site.log.export()
+        return self._seal(admitted, pack_entries([checkpoint]) + entries)
 
     def _record(self, admitted: Admitted) -> RunRecord:
         record = self._runs.get(admitted.request.run)

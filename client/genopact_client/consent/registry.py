@@ -56,7 +56,7 @@ class Registry:
         """
         self._keys, self._people, self._mutex = keyfile, people, threading.RLock()
         self._vault = Vault(path, keyfile)
-        self._head: Head = (-1, b"")
+        self._head: Head | None = None
         with self._mutex:
             self._refresh()
             for row in self._half_erased():
@@ -160,7 +160,7 @@ class Registry:
                     head = (len(self._leaves), tree_root(self._leaves))
                     self._vault.set_head(head)
             except BaseException:
-                self._head = (-1, b"")
+                self._head = None
                 raise
             self._head = self._published = head
 
@@ -174,7 +174,7 @@ class Registry:
             head = self._vault.head()
             if head == self._head:
                 return
-            self._head, self._index, self._leaves = (-1, b""), ColumnIndex(), list[bytes]()
+            self._head, self._index, self._leaves = None, ColumnIndex(), list[bytes]()
             for entry in self._vault.entries():
                 self._place(entry.row, entry.leaf, entry.record)
         self._leaves += [silent_leaf(b"none", missing) for missing in range(len(self._leaves), head[0])]

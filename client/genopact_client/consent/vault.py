@@ -114,9 +114,11 @@ class Vault:
             self._db.execute("COMMIT")
 
     def head(self) -> Head:
-        """Number of leaves and root at the last write."""
+        """Number of leaves and root at the last write; CONSENT_BROKEN."""
         rows: list[Head] = self._db.execute("SELECT size, root FROM head").fetchall()
-        return rows[0] if rows else (-1, b"")
+        if len(rows) != 1:
+            raise GenopactError("CONSENT_BROKEN", "the commitment is gone")
+        return rows[0]
 
     def set_head(self, head: Head) -> None:
         """Commit to all leaves; inside `writing`."""

@@ -9,6 +9,7 @@ import hashlib
 import io
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,9 @@ from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Flag
 from genopact_shared.variants import complement
 
 PERSON = "person"
-MAX_FINDINGS = 1000
 _MISSING = frozenset({"", "NA"})
 _FLAGS = {"0": 0, "no": 0, "false": 0, "1": 1, "yes": 1, "true": 1}
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _HEADER = re.compile(r"(?P<name>[^\[\]]+?)\s*(\[(?P<unit>[^\[\]]*)\])?")
 
 
@@ -46,7 +46,7 @@ def read_table(path: Path, schema: Sequence[Column]) -> Covariates:
     """The covariates of a CSV file.
 
     Raises:
-        ImportRefusedError: with every fault of the file (the first 1,000); nothing is taken from a file with a fault.
+        ImportRefusedError: with every fault of the file; nothing is taken from a file with a fault.
     """
     findings: list[Finding] = []
     data, rows = _rows(path)
@@ -67,7 +67,7 @@ def read_table(path: Path, schema: Sequence[Column]) -> Covariates:
     if not people and not findings:
         findings.append(Finding("CSV_EMPTY"))
     if findings:
-        raise ImportRefusedError(tuple(findings[:MAX_FINDINGS]))
+        raise ImportRefusedError(tuple(findings))
     arrays = {column.name: _array(column, cells[column.name]) for column in columns if column is not None}
     return Covariates(tuple(people), Table(arrays, len(people)), hashlib.sha256(data).hexdigest())
 
@@ -117,7 +117,7 @@ def _columns(header: list[str], schema: Sequence[Column], findings: list[Finding
 def _person(text: str, number: int, people: dict[str, int]) -> list[Finding]:
     if not text:
         return [Finding("PERSON_MISSING", row=number, column=PERSON)]
-    first = people.setdefault(text, number)
+    first = people.setdefault(unicodedata.normalize("NFC", text), number)
     return [] if first == number else [Finding("PERSON_TWICE", f"(first in row {first})", number, PERSON)]
 
 

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,20 +29,21 @@ MAX_LINE = 256 << 20
 _EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _FIXED = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"]
 _FORMAT_LINE = re.compile(r"##fileformat=VCFv4\.[0-5]")
-_CONTIG = re.compile(r"##contig=<(?:.*,)?ID=(?:chr)?(\w+),(?:.*,)?length=(\d+)[,>]")
+_CONTIG = re.compile(r"##contig=<(?:.*,)?ID=(?:chr)?(\w+),(?:.*,)?length=(\d+)[,>]", re.ASCII)
 _SITE = re.compile(
     r"(?:<[^\s<>]+>|[\w!#$%&+./:;?@^|~-][\w!#$%&*+./:;=?@^|~-]*)\t"  # CHROM
     r"(?:0|[1-9]\d*)\t[^\s]+\t[ACGTNacgtn]+\t"  # POS ID REF
     r"(?:\.|[^\s,]+(?:,[^\s,]+)*)\t"  # ALT
     r"(?:\.|[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:inf|Inf|nan|NaN))\t"  # QUAL
-    r"[^\s]+\t[^\t]+\t[^\s]+"  # FILTER INFO FORMAT
+    r"[^\s]+\t[^\t]+\t[^\s]+",  # FILTER INFO FORMAT
+    re.ASCII,
 )
-_CALL = re.compile(r"[/|]?(?:\d+|\.)(?:[/|](?:\d+|\.))*")
+_CALL = re.compile(r"[/|]?(?:\d+|\.)(?:[/|](?:\d+|\.))*", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)
 class Calls:
-    """What a VCF says: samples in file order, (n,) int8 dosages for each column that it has, -1 missing.
+    """What a VCF says: sample names (NFC) in file order, (n,) int8 dosages for each column that it has, -1 missing.
 
     `notes`: counts for the site's report, such as calls outside PASS.
     """
@@ -157,8 +159,8 @@ class _Reader:
             raise _Fault("VCF_HEADER", "(the #CHROM line has other columns)")
         if names[8:9] != _FIXED[8:] or len(names) == 9:
             raise _Fault("VCF_NO_SAMPLES")
-        samples = tuple(names[9:])
-        if len(set(samples)) != len(samples) or not all(sample.strip() for sample in samples):
+        samples = tuple(unicodedata.normalize("NFC", name.strip()) for name in names[9:])
+        if len(set(samples)) != len(samples) or not all(samples):
             raise _Fault("VCF_SAMPLES")
         self._build = build = _build(self._lengths, self._build)
         self._sites = {

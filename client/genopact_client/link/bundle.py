@@ -13,7 +13,7 @@ COMPONENTS = {"clientapp": "genopact_client.app:app", "serverapp": "genopact_ser
 
 _MEMBER = re.compile(r"pyproject\.toml|policies/[A-Za-z0-9][A-Za-z0-9._-]*\.yaml|\.info/CONTENT")
 _LIMIT = 1 << 20
-_TABLES = {"project": {"name", "version", "description", "license"}, "app": {"publisher", "components"}}
+_ABOUT = {"name", "version", "description", "license"}
 
 
 def check(bundle: bytes, sha256: str) -> None:
@@ -38,10 +38,13 @@ def check(bundle: bytes, sha256: str) -> None:
 def _check_project(project: dict[str, object]) -> None:
     """The project names the two installed components and no dependency, hook or setting."""
     match project:
-        case {"project": {**about}, "tool": {"flwr": {"app": {"components": {**components}, **app}, **flwr}, **tool}, **rest}:
-            if rest or tool or flwr or components != COMPONENTS:
-                raise GenopactError("BUNDLE_HAS_CODE", "components")
-            if not (set(about) <= _TABLES["project"] and set(app) < _TABLES["app"]):
-                raise GenopactError("BUNDLE_HAS_CODE", "settings")
+        case {
+            "project": {**about},
+            "tool": {"flwr": {"app": {"components": components, **app}, **flwr}, **tool},
+            **rest,
+        }:
+            admissible = not rest and not tool and not flwr and components == COMPONENTS
+            if not (admissible and set(about) <= _ABOUT and set(app) <= {"publisher"}):
+                raise GenopactError("BUNDLE_HAS_CODE", "components or settings")
         case _:
             raise GenopactError("BUNDLE_HAS_CODE", "components")

@@ -49,7 +49,9 @@ def run(config: ExecutorConfig, stop: threading.Event | None = None) -> None:
     )
     with (
         AgentChannel(config.socket, config.limit) as agent,
-        RuntimeHttpClient.from_server_address(config.address, True, None, [proof]) as client,
+        RuntimeHttpClient.from_server_address(
+            config.address, insecure=True, root_certificates=None, interceptors=[proof]
+        ) as client,
     ):
         answer = ask_agent(agent, config.patience, stop)
         while not stop.is_set():
@@ -64,7 +66,9 @@ def run(config: ExecutorConfig, stop: threading.Event | None = None) -> None:
 
 
 def _execute(address: str, token: str, answer: Callable[[bytes, float], bytes]) -> None:
-    with RuntimeHttpClient.from_server_address(address, True, None, [RuntimeTokenHttpInterceptor(token)]) as client:
+    with RuntimeHttpClient.from_server_address(
+        address, insecure=True, root_certificates=None, interceptors=[RuntimeTokenHttpInterceptor(token)]
+    ) as client:
         message, context, run_, fab = pull_task_input(client)
         with _heartbeats(client):
             try:

@@ -83,7 +83,10 @@ class Fleet:
     def __init__(self, address: str, root: bytes, key: ec.EllipticCurvePrivateKey, remembered: Path) -> None:
         self._pem, self._remembered = public_pem(key), remembered
         self._client = FleetHttpClient.from_server_address(
-            address, insecure=False, root_certificates=root, interceptors=[NodeAuthHttpInterceptor(key, key.public_key())]
+            address,
+            insecure=False,
+            root_certificates=root,
+            interceptors=[NodeAuthHttpInterceptor(key, key.public_key())],
         )
         # A coordinator must not be able to send a hospital's courier to another host.
         self._client._client.follow_redirects = False
@@ -125,7 +128,7 @@ class Fleet:
         return node_id
 
     def receive(self) -> Delivery | None:
-        """The next request, or None. Raises EXCHANGE_BROKEN or EXCHANGE_TOO_LARGE for a malformed one, which is dropped."""
+        """The next request, or None. A malformed one is dropped: EXCHANGE_BROKEN or EXCHANGE_TOO_LARGE."""
         with _errors():
             answer = self._client.PullMessages(PullMessagesRequest(node=self._node))
         if not answer.messages_list:

@@ -3,6 +3,7 @@
 It has network and no data; it can drop or delay envelopes, never read or invent them.
 """
 
+import signal
 import threading
 import time
 from collections import OrderedDict
@@ -40,16 +41,16 @@ class NodeConfig:
 
 
 def run(config: NodeConfig, stop: threading.Event | None = None) -> None:
-    """Serve until `stop` is set; outlives restarts of SuperLink and agent.
+    """Serve until `stop` is set, without one until SIGTERM or SIGINT; outlives restarts of SuperLink and agent.
 
-    Raises KEY_MISSING, KEY_EXPOSED, KEY_INVALID, LINK_CONFIG (no certificate), LINK_SIGN_IN (the key is not registered).
+    Raises KEY_MISSING, KEY_EXPOSED, KEY_INVALID, LINK_CONFIG (no certificate), LINK_SIGN_IN (unknown key).
     """
     key = nodekey.load(config.key)
     try:
         root = config.root_certificates.read_bytes()
     except OSError as error:
         raise GenopactError("LINK_CONFIG", "root_certificates") from error
-    stop = stop or threading.Event()
+    stop = stop or _signalled()
     with (
         AgentChannel(config.socket, config.limit) as agent,
         Fleet(config.address, root, key, config.key.with_suffix(".node")) as fleet,
@@ -57,6 +58,14 @@ def run(config: NodeConfig, stop: threading.Event | None = None) -> None:
         # Without this a stop would wait for an agent that trains for hours.
         threading.Thread(target=lambda: (stop.wait(), agent.close()), name="stop", daemon=True).start()
         Node(fleet, ask_agent(agent, config.patience, stop), stop).serve()
+
+
+def _signalled() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def ask_agent(agent: AgentChannel, patience: float, stop: threading.Event) -> Callable[[bytes, float], bytes]:

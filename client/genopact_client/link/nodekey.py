@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -11,12 +12,15 @@ from genopact_shared.errors import GenopactError
 
 
 def create(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Make a key and write it to `path` (PKCS#8 PEM, mode 0600). Raises FileExistsError rather than replace a key."""
+    """Make a key and write it to `path`, mode 0600. Raises FileExistsError rather than replace a key.
+
+    The file has OpenSSH's format, which a stock SuperNode reads too.
+    """
     key = ec.generate_private_key(ec.SECP384R1())
     pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(pem)
         file.flush()
         os.fsync(file.fileno())
@@ -32,8 +36,8 @@ def load(path: Path) -> ec.EllipticCurvePrivateKey:
     if stat.S_IMODE(mode) & 0o077:
         raise GenopactError("KEY_EXPOSED", str(path))
     try:
-        key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
+        key = serialization.load_ssh_private_key(pem, password=None)
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise GenopactError("KEY_INVALID", str(path)) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
         raise GenopactError("KEY_INVALID", "the node key is an EC P-384 key")
@@ -42,6 +46,4 @@ def load(path: Path) -> ec.EllipticCurvePrivateKey:
 
 def public_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     """What the coordinator registers: SubjectPublicKeyInfo, PEM."""
-    return key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -1,23 +1,33 @@
 """Audit bundles: one folder or zip with everything that a verifier needs besides what the auditor kept.
 
-`bundle.json` (format, digest of the released model), `study.json`, `approvals/*`, `logs/PARTY/{entries,checkpoint}`,
-`saved/PARTY/*` (checkpoints seen earlier). Other files are ignored.
+`bundle.json` (format, run, digest of the released model), `study.json`, `approvals/*`, `logs/PARTY/entries` and
+`logs/PARTY/checkpoint`, `saved/PARTY/*` (checkpoints seen earlier). Other files are ignored.
 """
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from pydantic import ValidationError
 
 from genopact_shared import canonical
 from genopact_shared.errors import GenopactError
-from genopact_shared.study import Study, explain
+from genopact_shared.statements import Digest, RunId
+from genopact_shared.study import Frozen, Study, explain
 
-FORMAT = "genopact.bundle/1"
 MAX_BYTES = 1 << 30
 EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+class Head(Frozen):
+    """The content of bundle.json."""
+
+    format: Literal["genopact.bundle/1"] = "genopact.bundle/1"
+    released: Digest | None = None
+    run: RunId | None = None
 
 
 @dataclass(frozen=True)
@@ -30,13 +40,18 @@ class ExportedLog:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The evidence about one study. `saved`: (party, checkpoint) pairs; `released`: SHA-256 of the model in use."""
+    """The evidence about one study.
+
+    `saved`: (party, checkpoint) pairs; `released`: SHA-256 of the model in use; `run`: the only run to judge, because
+    the logs of sites are as old as the end of that run (what a patient spent is judged over all runs they hold).
+    """
 
     study: Study
     approvals: tuple[bytes, ...] = ()
     logs: Mapping[str, ExportedLog] = field(default_factory=dict)
     saved: tuple[tuple[str, bytes], ...] = ()
     released: str | None = None
+    run: str | None = None
 
 
 def export(bundle: Bundle, path: Path) -> None:
@@ -63,14 +78,14 @@ def load(path: Path) -> Bundle:
         files = _read_zip(path) if path.is_file() else _read_folder(path)
         return _parse(files)
     except ValidationError as error:
-        raise GenopactError("BUNDLE_INVALID", f"study.json: {explain(error)}") from error
-    except (OSError, zipfile.BadZipFile, KeyError, TypeError, NotImplementedError) as error:
+        raise GenopactError("BUNDLE_INVALID", explain(error)) from error
+    except (OSError, EOFError, LookupError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise GenopactError("BUNDLE_INVALID", f"{path}: {error}") from error
 
 
 def _files(bundle: Bundle) -> dict[str, bytes]:
     files = {
-        "bundle.json": canonical.encode({"format": FORMAT, "released": bundle.released}),
+        "bundle.json": Head(released=bundle.released, run=bundle.run).model_dump_json().encode(),
         "study.json": bundle.study.canonical,
     }
     files |= {f"approvals/{canonical.digest(data)}.json": data for data in bundle.approvals}
@@ -80,9 +95,7 @@ def _files(bundle: Bundle) -> dict[str, bytes]:
 
 
 def _parse(files: Mapping[str, bytes]) -> Bundle:
-    head = canonical.decode(files["bundle.json"])
-    if head["format"] != FORMAT:
-        raise GenopactError("BUNDLE_INVALID", "another format")
+    head = Head.model_validate_json(files["bundle.json"])
     under = {name: PurePosixPath(name).parts for name in sorted(files)}
     parties = {parts[1] for parts in under.values() if len(parts) == 3 and parts[0] == "logs"}
     return Bundle(
@@ -90,7 +103,8 @@ def _parse(files: Mapping[str, bytes]) -> Bundle:
         approvals=tuple(files[name] for name, parts in under.items() if parts[0] == "approvals"),
         logs={p: ExportedLog(files[f"logs/{p}/entries"], files[f"logs/{p}/checkpoint"]) for p in sorted(parties)},
         saved=tuple((p[1], files[name]) for name, p in under.items() if len(p) == 3 and p[0] == "saved"),
-        released=head["released"],
+        released=head.released,
+        run=head.run,
     )
 
 

@@ -1,8 +1,9 @@
 """From a bundle to evidence: which logs hold, what they say, and which approvals count."""
 
+import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from genopact_server.audit.bundle import Bundle, ExportedLog
 from genopact_server.audit.findings import Finding, Verdict
@@ -10,6 +11,7 @@ from genopact_shared import canonical
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import VerifyKey
 from genopact_shared.statements import (
+    PREDICATE,
     Aggregate,
     Approval,
     Intent,
@@ -23,7 +25,7 @@ from genopact_shared.statements import (
 )
 from genopact_shared.study import Coordinator, Party, Study
 from genopact_shared.tlog.entries import unpack
-from genopact_shared.tlog.note import claimed_origin, open_checkpoint
+from genopact_shared.tlog.note import log_origin, open_checkpoint
 from genopact_shared.tlog.tree import Tree
 
 S_co = TypeVar("S_co", bound=Statement, covariant=True)
@@ -48,11 +50,18 @@ class Evidence:
     records: Mapping[str, tuple[Record[Statement], ...]]
     approvals: Mapping[str, Approval]
     released: str | None
+    run: str | None
+
+    @property
+    def needed(self) -> set[str]:
+        """The parties whose logs the verdict depends on: the coordinator, and the sites of the runs it opened."""
+        named = {site for record in self.coordinator(RunOpened) for site in record.statement.sites}
+        return {self.study.coordinator.name, *(named if self.coordinated else roster(self.study))}
 
     @property
     def complete(self) -> bool:
-        """Whether the log of every party of the study could be read."""
-        return all(party in self.records for party in roster(self.study))
+        """Whether every log that is needed could be read."""
+        return self.needed <= self.records.keys()
 
     @property
     def sites(self) -> list[str]:
@@ -65,16 +74,17 @@ class Evidence:
         return self.study.coordinator.name in self.records
 
     def at(self, party: str, kind: type[S_co]) -> list[Record[S_co]]:
+        """A party's statements of one kind about the run in question, or about every run if none is."""
+        records = self.in_study(party, kind)
+        return [r for r in records if self.run in {None, getattr(r.statement, "run", self.run)}]
+
+    def in_study(self, party: str, kind: type[S_co]) -> list[Record[S_co]]:
         """A party's statements of one kind about this study, in log order."""
-        found = []
-        for record in self.records.get(party, ()):
-            statement = record.statement
-            if isinstance(statement, kind) and getattr(statement, "study", None) == self.study.hash:
-                found.append(Record(record.index, record.digest, statement))
-        return found
+        records = by_kind(self.records.get(party, ()), kind)
+        return [record for record in records if getattr(record.statement, "study", None) == self.study.hash]
 
     def coordinator(self, kind: type[S_co]) -> list[Record[S_co]]:
-        """The coordinator's statements of one kind about this study, in log order."""
+        """The coordinator's statements of one kind, as `at`."""
         return self.at(self.study.coordinator.name, kind)
 
 
@@ -91,7 +101,6 @@ def gather(bundle: Bundle, saved: tuple[tuple[str, bytes], ...]) -> tuple[Eviden
     for party, (identity, log_key) in roster(bundle.study).items():
         log = bundle.logs.get(party)
         if log is None:
-            findings.append(Finding("log", "unknown", party, "its log is not in the bundle"))
             continue
         tree, found = _check_log(party, log, log_key, [note for name, note in saved if name == party])
         findings += found
@@ -107,7 +116,9 @@ def gather(bundle: Bundle, saved: tuple[tuple[str, bytes], ...]) -> tuple[Eviden
             continue
         if approval.study == bundle.study.hash:
             approvals[canonical.digest(envelope)] = approval
-    return Evidence(bundle.study, records, approvals, bundle.released), findings
+    evidence = Evidence(bundle.study, records, approvals, bundle.released, bundle.run)
+    absent = sorted(evidence.needed - bundle.logs.keys())
+    return evidence, findings + [Finding("log", "unknown", party, "its log is not in the bundle") for party in absent]
 
 
 def read_approval(study: Study, envelope: bytes) -> Approval:
@@ -126,7 +137,7 @@ def read_approval(study: Study, envelope: bytes) -> Approval:
 
 def _check_log(party: str, log: ExportedLog, key: VerifyKey, saved: list[bytes]) -> tuple[Tree | None, list[Finding]]:
     try:
-        origin = claimed_origin(log.checkpoint)
+        origin = log_origin(party)
         head, tree = open_checkpoint(log.checkpoint, origin, key), Tree.of(unpack(log.entries))
     except GenopactError as error:
         return None, [Finding("log", "violated", party, f"its checkpoint or entries do not hold: {error.code}")]
@@ -157,6 +168,8 @@ def _read_entries(
         try:
             statement = _statement(study, identity, entry)
         except GenopactError as error:
+            if error.code == "SIGNATURE_INVALID" and _approves_another_study(study, entry):
+                continue
             verdict: Verdict = "unknown" if error.code == "STATEMENT_INVALID" else "violated"
             findings.append(Finding("statement", verdict, party, f"entry {index} does not hold: {error.code}"))
             continue
@@ -180,6 +193,16 @@ def _statement(study: Study, identity: VerifyKey, entry: bytes) -> Statement:
     if isinstance(statement, Approval):
         raise GenopactError("SIGNATURE_INVALID", "an approval needs the approver's key")
     return statement
+
+
+def _approves_another_study(study: Study, entry: bytes) -> bool:
+    """Whether an entry calls itself an approval of another study, whose approvers are unknown here; it is not used."""
+    try:
+        payload: Any = canonical.decode(base64.b64decode(canonical.decode(entry)["payload"]))
+        kind, about = payload["predicateType"], payload["predicate"]["study"]
+    except (GenopactError, KeyError, TypeError):
+        return False
+    return bool(kind == PREDICATE.format(Approval.kind) and about != study.hash)
 
 
 def by_kind(records: tuple[Record[Statement], ...], kind: type[S_co]) -> Iterator[Record[S_co]]:

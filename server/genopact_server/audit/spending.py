@@ -8,7 +8,7 @@ from genopact_server.audit.accountant import Bounds, Fact, epsilon_bounds
 from genopact_server.audit.evidence import Evidence
 from genopact_server.audit.findings import Finding, Verdict
 from genopact_shared.privacy.mechanisms import NoisedSum, Unprotected
-from genopact_shared.statements import Intent, Receipt, Release
+from genopact_shared.statements import Aggregate, Intent, Receipt, Release
 from genopact_shared.study import Study
 
 ROUNDING_MILLI = 1
@@ -35,9 +35,9 @@ def check_spending(evidence: Evidence) -> Iterator[Finding]:
         return
     assert study.privacy.epsilon_milli is not None  # noqa: S101 - the study's schema says so
     for site in evidence.sites:
-        spent, reserved = _facts(evidence, site, None), len(evidence.at(site, Intent))
-        bounds = epsilon_bounds(spent, study.privacy.delta)
-        what = f"{_text(bounds)} for {len(spent)} releases ({reserved} intents); the study allows"
+        bounds, releases = _spent(evidence, site, None), len(_left(evidence, site, None))
+        intents = len(evidence.in_study(site, Intent))
+        what = f"{_text(bounds)} for {releases} releases ({intents} intents); the study allows"
         yield _compare("epsilon", site, bounds, study.privacy.epsilon_milli, what)
     for record in evidence.coordinator(Release):
         yield from _check_claim(evidence, record.statement)
@@ -51,15 +51,30 @@ def _check_claim(evidence: Evidence, release: Release) -> Iterator[Finding]:
     own = epsilon_bounds((c.mechanism for c in release.mechanisms for _ in range(c.times)), delta)
     yield _compare("claim", name, own, release.epsilon_milli, f"{_text(own)} by the release's own facts; it claims")
     for site in evidence.sites:
-        bounds = epsilon_bounds(_facts(evidence, site, release.run), delta)
+        bounds = _spent(evidence, site, release.run)
         yield _compare("claim", site, bounds, release.epsilon_milli, f"{_text(bounds)} in this run; the release claims")
 
 
-def _facts(evidence: Evidence, site: str, run: str | None) -> list[Fact]:
-    """The mechanisms behind everything that left the site, in one run or in all."""
-    left = {record.statement.intent for record in evidence.at(site, Receipt) if record.statement.outcome == "released"}
-    intents = [record for record in evidence.at(site, Intent) if record.digest in left]
-    return [record.statement.mechanism for record in intents if run in {None, record.statement.run}]
+def _spent(evidence: Evidence, site: str, run: str | None) -> Bounds:
+    """What the patients of a site spent, in one run or in the study.
+
+    A masked sum of an attempt that was given up shows nothing, unless a site that "failed" helps the coordinator to
+    unmask the rest: such sums count in `high` only.
+    """
+    study, left = evidence.study, _left(evidence, site, run)
+    combined = {record.statement.position for record in evidence.in_study(study.coordinator.name, Aggregate)}
+    certain = [intent for intent in left if study.privacy.mode != "distributed" or intent.position in combined]
+    most = epsilon_bounds([intent.mechanism for intent in left], study.privacy.delta)
+    least = epsilon_bounds([intent.mechanism for intent in certain], study.privacy.delta)
+    return Bounds(least.low, most.high)
+
+
+def _left(evidence: Evidence, site: str, run: str | None) -> list[Intent]:
+    """The intents behind everything that left the site, in one run or in the study."""
+    receipts = (record.statement for record in evidence.in_study(site, Receipt))
+    released = {receipt.intent for receipt in receipts if receipt.outcome == "released"}
+    intents = (record for record in evidence.in_study(site, Intent) if record.digest in released)
+    return [record.statement for record in intents if run in {None, record.statement.run}]
 
 
 def _compare(check: str, party: str, bounds: Bounds, limit_milli: int, what: str) -> Finding:

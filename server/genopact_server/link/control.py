@@ -1,4 +1,4 @@
-"""Commands to the SuperLink: register a site, submit a run, see who is online. In process, without Flower's command line."""
+"""Commands to the SuperLink, in process: register a site, submit a run, see who is online."""
 
 import hashlib
 import io
@@ -18,6 +18,7 @@ from flwr.proto.control_pb2 import (
     StopRunRequest,
 )
 from flwr.proto.fab_pb2 import Fab
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
@@ -67,7 +68,9 @@ class Control:
 
     def __init__(self, address: str, root: bytes, token: str, membership: Membership) -> None:
         self._membership = membership
-        self._client = ControlHttpClient.from_server_address(address, False, root, [_Bearer(token)])
+        self._client = ControlHttpClient.from_server_address(
+            address, insecure=False, root_certificates=root, interceptors=[_Bearer(token)]
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -114,7 +117,7 @@ class Control:
         sites = self._membership.registry().sites
         return [SiteStatus(name, site.node_id, online.get(site.node_id, False)) for name, site in sorted(sites.items())]
 
-    def _nodes(self) -> list[object]:
+    def _nodes(self) -> list[NodeInfo]:
         with errors():
             return list(self._client.ListNodes(ListNodesRequest()).nodes_info)
 

@@ -1,4 +1,4 @@
-"""The resident executor of runs: it takes a submitted run from the SuperLink and calls a function that is installed here.
+"""The resident executor: it takes submitted runs from the SuperLink and calls a function that is installed here.
 
 The run's app bundle is neither unpacked nor imported, so submitting a run can start this function and nothing else.
 """

@@ -71,6 +71,6 @@ class Gate:
 
     def _is_site(self, values: list[bytes]) -> bool:
         try:
-            return len(values) == 1 and base64.b64decode(values[0], validate=True) in self._membership.keys()
+            return len(values) == 1 and base64.b64decode(values[0], validate=True) in self._membership.public_keys()
         except (binascii.Error, GenopactError):
             return False

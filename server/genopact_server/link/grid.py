@@ -18,9 +18,11 @@ class Grid(Protocol):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send; one message id for each, empty if it will not be delivered."""
+        ...
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that have arrived since the last call."""
+        ...
 
 
 class GridCourier:

@@ -1,7 +1,7 @@
-"""Flower's SuperLink, started from our own entry point, because as shipped it lets anyone submit runs and register nodes.
+"""Flower's SuperLink from our own entry point: as shipped it lets anyone submit runs and register nodes.
 
-One public port (TLS): the Fleet API for registered nodes and the Control API for operators. One loopback port: the Runtime
-API for the executor, which needs the secret. Everything else is 404. Nothing is ever installed or executed for a run here.
+One public port (TLS): the Fleet API for registered nodes and the Control API for operators. One loopback port: the
+Runtime API for the executor, which needs the secret. Everything else is 404. Nothing is installed or executed for a run.
 """
 
 import asyncio
@@ -16,7 +16,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+from unittest import mock
 
 import flwr.superlink.main as superlink
 import uvicorn
@@ -96,7 +97,7 @@ class SignIn(NoOpControlAuthnPlugin):
             return False, None
         return True, AccountInfo(flwr_aid=account.name, account_name=account.name)
 
-    def refresh_tokens(self, metadata: object) -> tuple[None, None]:
+    def refresh_tokens(self, metadata: object) -> tuple[None, None]:  # noqa: ARG002
         """Tokens are not refreshed."""
         return None, None
 
@@ -127,7 +128,7 @@ class Studies(NoOpFederationManager):
     def get_simulation_config(self, federation_id: str) -> None:
         """Never a simulation."""
 
-    def can_execute(self, flwr_aid: str, action: ActionType, context: ActionContext) -> None:
+    def can_execute(self, flwr_aid: str, action: ActionType, context: ActionContext) -> None:  # noqa: ARG002
         """Operators may; raise for everybody else."""
         if not self._accounts.is_operator(flwr_aid):
             raise FlowerError(ApiErrorCode.FEDERATION_NOT_FOUND_OR_NO_PERMISSION, "not an operator")
@@ -155,7 +156,7 @@ class Host:
         public = uvicorn.Config(
             Gate(app, FLEET | CONTROL, config.membership), ssl_certfile=certificate, ssl_keyfile=key, **_UVICORN
         )
-        local = uvicorn.Config(Gate(app, RUNTIME, config.membership), **{**_UVICORN, "lifespan": "off"})
+        local = uvicorn.Config(Gate(app, RUNTIME, config.membership), lifespan="off", **_UVICORN)
         self._servers = _Server(public), _Server(local)
         self._thread = threading.Thread(target=self._run, name="superlink", daemon=True)
 
@@ -182,12 +183,13 @@ class Host:
 
     def _run(self) -> None:
         async def both() -> None:
-            await asyncio.gather(*(server.serve([one]) for server, one in zip(self._servers, self._sockets, strict=True)))
+            pairs = zip(self._servers, self._sockets, strict=True)
+            await asyncio.gather(*(server.serve([one]) for server, one in pairs))
 
         asyncio.run(both())
 
 
-_UVICORN = {
+_UVICORN: dict[str, Any] = {
     "log_config": None,
     "access_log": False,
     "server_header": False,
@@ -195,6 +197,17 @@ _UVICORN = {
     "timeout_keep_alive": 75,
     "timeout_graceful_shutdown": 5,
     "ws": "none",
+}
+
+
+# Layers of Flower that do nothing without its enterprise plug-ins, or only for paths that the gate closes; each costs
+# every request a task. All that authenticate or translate stay.
+_IDLE = {
+    "ControlSensitiveResponseMiddleware",
+    "ControlLicenseMiddleware",
+    "RuntimeTracingMiddleware",
+    "ControlEventLogMiddleware",
+    "FleetEventLogMiddleware",
 }
 
 
@@ -236,17 +249,15 @@ def _superlink(config: HostConfig) -> Asgi:
         runtime_dependency_install=False,
     )
     with _creating:  # Flower looks the manager up in its own module; there is no parameter for it
-        shipped, superlink.get_federation_manager = superlink.get_federation_manager, lambda **_: Studies(accounts, membership)
-        try:
+        with mock.patch.object(superlink, "get_federation_manager", lambda **_: Studies(accounts, membership)):
             app = superlink.create_app(settings, SuperLinkLifespan)
-        finally:
-            superlink.get_federation_manager = shipped
+    app.user_middleware = [one for one in app.user_middleware if getattr(one.cls, "__name__", "") not in _IDLE]
     app.dependency_overrides[get_linkstate] = _own_name_only
     wrapped: Asgi = app
     return wrapped
 
 
-def _own_name_only(request: Request) -> object:
+async def _own_name_only(request: Request) -> object:
     """Flower's state for a Fleet request, once it is sure that no site replies in the name of another.
 
     Flower authenticates the node that sends a batch of replies, not the sender that each reply claims.

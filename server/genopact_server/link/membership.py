@@ -1,6 +1,7 @@
 """The coordinator's registry: which node is which site, and which sites belong to which study.
 
-A site name, its node key and its node number belong together for good; a site that lost its key enrols under a new name.
+A site name, its node key and its node number belong together for good; a site that lost its key enrols under another
+name.
 """
 
 from collections.abc import Iterable
@@ -79,9 +80,10 @@ class Membership:
     def nodes(self, study: str) -> dict[str, int]:
         """Site name -> node number of the members of a study; nothing for an unknown study."""
         registry = self.registry()
-        return {name: registry.sites[name].node_id for name in registry.studies.get(study, []) if name in registry.sites}
+        members = registry.studies.get(study, [])
+        return {name: registry.sites[name].node_id for name in members if name in registry.sites}
 
-    def keys(self) -> frozenset[bytes]:
+    def public_keys(self) -> frozenset[bytes]:
         """The public keys of all sites, as PEM."""
         return frozenset(site.public_key.encode("ascii") for site in self.registry().sites.values())
 

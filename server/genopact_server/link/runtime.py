@@ -60,10 +60,13 @@ def errors() -> Iterator[None]:
 
 def acquire(address: str, secret: bytes) -> str | None:
     """The token of the oldest waiting run, if there is one. Raises LINK_UNREACHABLE, LINK_SIGN_IN, LINK_REFUSED."""
-    proof = SuperExecAuthHttpInterceptor(
-        master_secret=secret, protected_methods={"/flwr.proto.Runtime/AcquireTask"}
-    )
-    with RuntimeHttpClient.from_server_address(address, True, None, [proof]) as client, errors():
+    proof = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={"/flwr.proto.Runtime/AcquireTask"})
+    with (
+        RuntimeHttpClient.from_server_address(
+            address, insecure=True, root_certificates=None, interceptors=[proof]
+        ) as client,
+        errors(),
+    ):
         return client.AcquireTask(AcquireTaskRequest(supported_task_types={TaskType.SERVER_APP})).token or None
 
 
@@ -86,7 +89,9 @@ class RunGrid:
     """
 
     def __init__(self, address: str, token: str) -> None:
-        self._client = RuntimeHttpClient.from_server_address(address, True, None, [RuntimeTokenHttpInterceptor(token)])
+        self._client = RuntimeHttpClient.from_server_address(
+            address, insecure=True, root_certificates=None, interceptors=[RuntimeTokenHttpInterceptor(token)]
+        )
         self._arriving: dict[str, _Arrival] = {}
         self._ended, self._closed = threading.Event(), threading.Event()
         self._beat = threading.Thread(target=self._heartbeats, name="run-heartbeat", daemon=True)

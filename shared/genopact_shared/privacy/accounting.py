@@ -107,7 +107,8 @@ def epsilon_fast(facts: Iterable[Fact] | Mapping[Fact, int], delta: str) -> floa
 def _epsilon_of(counted: frozenset[tuple[Fact, int]], delta: str) -> float:
     sums = [(fact, times) for fact, times in counted if isinstance(fact, NoisedSum)]
     if len(sums) < len(counted):
-        return epsilon(Counter(dict(counted)), delta)
+        ordered = sorted(counted, key=lambda item: item[0].model_dump_json())  # sums of floats depend on the order
+        return epsilon(Counter(dict(ordered)), delta)
     mu = math.sqrt(math.fsum(times / float(fact.noise_multiplier) ** 2 for fact, times in sums))
     return _gaussian_epsilon(mu, float(delta)) + math.fsum(times * skellam_penalty(fact) for fact, times in sums)
 

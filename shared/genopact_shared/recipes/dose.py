@@ -42,30 +42,36 @@ SITE_PRIOR = (10.0, 100.0)
 
 
 class DoseParameters(Frozen):
-    """Hyper-parameters of `dose`, in thousandths: clip and rate of a step, budget shares, ridge penalty in patients."""
+    """Hyper-parameters of `dose`, all in thousandths.
+
+    Clip and rate of a step, budget shares of the steps and of the metrics, ridge penalty in patients (used without a
+    budget), and the study's planned mix of White, Asian, Black and other patients.
+    """
 
     clip_milli: int = Field(default=3000, ge=100, le=100_000)
     rate_milli: int = Field(default=1300, ge=1, le=2000)
     step_shares_milli: tuple[int, ...] = Field(default=(70, 130, 250, 550), min_length=1, max_length=32)
     metrics_share_milli: int = Field(default=100, ge=1, le=500)
     ridge_milli: int = Field(default=10_000, ge=1, le=1_000_000)
+    mix_milli: tuple[int, int, int, int] = (500, 300, 100, 100)
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if min(self.step_shares_milli) <= 0 or sum(self.step_shares_milli) != 1000:
-            raise ValueError("step_shares_milli are positive and add up to 1000")
+        for name, shares in (("step_shares_milli", self.step_shares_milli), ("mix_milli", self.mix_milli)):
+            if min(shares) <= 0 or sum(shares) != 1000:
+                raise ValueError(f"{name} are positive and add up to 1000")
         return self
 
 
-@lru_cache(maxsize=1)
-def _factor() -> Matrix:
-    return cholesky(second_moments())
+@lru_cache(maxsize=8)
+def _factor(mix_milli: tuple[int, ...]) -> Matrix:
+    return cholesky(second_moments(tuple(share / 1000 for share in mix_milli)))
 
 
-@lru_cache(maxsize=1)
-def whitening() -> Floats:
-    """(13, 13) W with W E[x x'] W' = 1 in the public population."""
-    columns = [solve_lower(_factor(), [float(i == j) for i in range(SIZE)]) for j in range(SIZE)]
+@lru_cache(maxsize=8)
+def whitening(mix_milli: tuple[int, ...]) -> Floats:
+    """(13, 13) W with W E[x x'] W' = 1 in the public population of that mix."""
+    columns = [solve_lower(_factor(mix_milli), [float(i == j) for i in range(SIZE)]) for j in range(SIZE)]
     return np.array(columns).T
 
 
@@ -106,7 +112,7 @@ class DosePlan:
             upper = np.triu_indices(SIZE)
             values = np.column_stack([rows[:, upper[0]] * rows[:, upper[1]], rows * residual[:, None]])
         else:
-            values = rowwise(rows, whitening()) * residual[:, None]
+            values = rowwise(rows, whitening(self.parameters.mix_milli)) * residual[:, None]
         return np.where(np.isfinite(residual)[:, None], values, 0.0)
 
     def advance(self, index: int, model: Model, total: Floats) -> Model:
@@ -117,7 +123,7 @@ class DosePlan:
         if step == "moments":
             return model | {"coefficients": np.array(_ridge(total.tolist(), self.parameters.ridge_milli / 1000))}
         rate = self.parameters.rate_milli / 1000 / self.planned_total
-        direction = np.array(solve_upper(_factor(), total.tolist()))
+        direction = np.array(solve_upper(_factor(self.parameters.mix_milli), total.tolist()))
         return model | {"coefficients": model["coefficients"] + rate * direction}
 
     def metrics(self, model: Model) -> Metrics:
@@ -184,7 +190,7 @@ def _metrics_rows(table: Table, predicted: Floats, residual: Floats) -> Floats:
     race = table.codes("race")
     group = np.where(race < 0, len(RACES) - 1, race)[:, None] == np.arange(len(RACES))
     square = np.minimum(residual**2 / SQUARE_BOUND, 1.0)
-    return np.column_stack([(group[:, :, None] * measures[:, None, :]).reshape(table.n, -1), square])
+    return np.column_stack([(group[:, :, None] * measures[:, None, :]).reshape(table.n, METRICS_DIMS - 1), square])
 
 
 def _ridge(total: list[float], penalty: float) -> list[float]:

@@ -2,7 +2,8 @@
 
 Rounded public figures (allele frequencies near those of the CPIC warfarin guideline, Clin Pharmacol Ther
 2017;102:397-404; body measures near those of national health surveys; the mix of a mixed-ancestry clinic), none from a
-study's patients. A wrong figure slows the steps and changes which rows are clipped; it never touches privacy.
+study's patients. Too large a figure slows the steps, one that is several times too small lets them overshoot: a study
+states its own mix of ancestries. Privacy does not depend on any of it.
 """
 
 from dataclasses import dataclass
@@ -16,14 +17,13 @@ P_MALE = 0.57
 AGE_SD = 1.4
 HEIGHT_WEIGHT_CORRELATION = 0.4
 P_MISSING = {"height": 0.15, "weight": 0.05, "vkorc1": 0.05, "cyp2c9": 0.03}
-P_FLAG = {"inducer": 0.015, "amiodarone": 0.06, "smoker": 0.12}
+P_FLAG = {"inducer": 0.03, "amiodarone": 0.08, "smoker": 0.2}
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """One ancestry: its share, effect-allele frequencies, and (men, women, sd) of height in cm and weight in kg."""
+    """One ancestry: effect-allele frequencies, and (men, women, sd) of height in cm and weight in kg."""
 
-    share: float
     vkorc1: float
     cyp2c9_2: float
     cyp2c9_3: float
@@ -32,24 +32,25 @@ class Stratum:
 
 
 POPULATION = {
-    "White": Stratum(0.5, 0.39, 0.13, 0.07, (176, 162, 7), (86, 72, 17)),
-    "Asian": Stratum(0.3, 0.90, 0.00, 0.04, (166, 154, 6.5), (66, 56, 11)),
-    "Black": Stratum(0.1, 0.10, 0.03, 0.01, (176, 163, 7), (88, 80, 20)),
-    "other": Stratum(0.1, 0.40, 0.08, 0.05, (171, 158, 7), (80, 68, 17)),
+    "White": Stratum(0.39, 0.13, 0.07, (176, 162, 7), (86, 72, 17)),
+    "Asian": Stratum(0.90, 0.00, 0.04, (166, 154, 6.5), (66, 56, 11)),
+    "Black": Stratum(0.10, 0.03, 0.01, (176, 163, 7), (88, 80, 20)),
+    "other": Stratum(0.40, 0.08, 0.05, (171, 158, 7), (80, 68, 17)),
 }
 
 
-@lru_cache(maxsize=1)
-def second_moments() -> Matrix:
-    """(13, 13) E[x x'] in the order of FEATURES; plain float arithmetic, so the same bits everywhere.
+@lru_cache(maxsize=8)
+def second_moments(mix: tuple[float, ...]) -> Matrix:
+    """(13, 13) E[x x'] in the order of FEATURES, for shares of the ancestries in the order of POPULATION.
 
+    Plain float arithmetic, so the same bits everywhere.
     Features are independent given ancestry and sex, but for height with weight, the two CYP2C9 alleles, and a covariate
     with its own missingness.
     """
     size = len(FEATURES)
     moments = [[0.0] * size for _ in range(size)]
-    for (ancestry, stratum), male in product(POPULATION.items(), (True, False)):
-        share = stratum.share * (P_MALE if male else 1 - P_MALE)
+    for ((ancestry, stratum), part), male in product(zip(POPULATION.items(), mix, strict=True), (True, False)):
+        share = part * (P_MALE if male else 1 - P_MALE)
         mean, covariance = _given(stratum, black=ancestry == "Black", male=male)
         for i, j in product(range(size), repeat=2):
             pair = (FEATURES[min(i, j)], FEATURES[max(i, j)])

@@ -69,13 +69,9 @@ def open_checkpoint(note: bytes, origin: str, key: VerifyKey) -> Head:
     return Head(int(lines[1]), root)
 
 
-def claimed_origin(note: bytes) -> str:
-    """The origin on a checkpoint's first line, before anything is verified.
-
-    Raises:
-        GenopactError: NOTE_INVALID.
-    """
-    return _split_note(note)[0].split("\n")[0]
+def log_origin(party: str) -> str:
+    """The origin of a party's exchanged log."""
+    return f"genopact/{party}"
 
 
 def unbase64(text: str) -> bytes:

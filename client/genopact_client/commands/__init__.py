@@ -1,0 +1,1 @@
+"""The commands of `genopact-site`, one module for each group."""

@@ -1,0 +1,97 @@
+"""study check and approve: what a study asks of this site, and a person's yes."""
+
+import datetime as dt
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from genopact_client.commands.opening import HOME, Home, PassphraseFile, card, confirmed, keyless, opened
+from genopact_client.sheet import sheet
+from genopact_client.site import Site
+from genopact_client.store import manifest
+from genopact_shared import durable, statements
+from genopact_shared.errors import GenopactError
+from genopact_shared.keys import SigningKey
+from genopact_shared.study import Study, load_study
+from genopact_shared.terminal import Answer, Exit, command, human, working
+
+StudyFile = Annotated[Path, typer.Argument(help="The study file.")]
+
+
+def add_to(app: typer.Typer, study: typer.Typer) -> None:
+    """Register the commands."""
+    command(study, "check", example="genopact-site study check warfarin.yaml")(check)
+    command(app, "approve", example="genopact-site approve warfarin.yaml --approver-key /media/token/approver.key")(
+        approve
+    )
+
+
+def check(file: StudyFile, *, home: Home = HOME) -> Answer:
+    """Explain a study in plain words, with its cost and the site policy's verdict; exit 1 unless permitted."""
+    found = sheet(load_study(file), card(home), keyless(home).policy)
+    if not found.permitted:
+        return Answer(found.data(), found.lines(), exit=Exit.REFUSED)
+    return Answer(found.data(), found.lines(), f"genopact-site approve {file} --home {home} --approver-key KEY")
+
+
+def approve(
+    file: StudyFile,
+    *,
+    approver_key: Annotated[Path, typer.Option(help="The approver's key, kept offline until now.")],
+    planned_cohort: Annotated[int | None, typer.Option(min=10, help="In tens; default: who permits it now.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder for the approval file.", file_okay=False)] = Path(),
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: Home = HOME,
+    passphrase_file: PassphraseFile = None,
+) -> Answer:
+    """Agree to a study: sign its hash with the approver's key and write the approval for the coordinator."""
+    study = load_study(file)
+    with opened(home, passphrase_file) as site:
+        found = sheet(study, card(home), site.policy)
+        for line in found.lines():
+            human().print(line)
+        if not found.permitted:
+            raise GenopactError("POLICY_REFUSED", ", ".join(found.verdict.reasons))
+        if study.expired(int(time.time())):
+            raise GenopactError("STUDY_EXPIRED", study.expires)
+        planned = _planned(site, study, planned_cohort)
+        confirmed(f"Approve {study.name} with a planned cohort of {planned}?", yes=yes)
+        statement = statements.Approval(
+            at=int(time.time()), study=study.hash, site=site.name, planned_cohort=planned, policy=site.policy.digest
+        )
+        envelope = statements.sign(statement, SigningKey.load(approver_key))
+        site.studies.approve(study, envelope)
+        path = out / f"approval-{study.name}-{site.name}.json"
+        durable.replace(path, envelope)
+    data = {**found.data(), "planned_cohort": planned, "file": str(path)}
+    text = [f"Approved with a planned cohort of {planned}. Send {path} to the coordinator; put the key away."]
+    follow = f"genopact-site start --home {home} --address {study.coordinator.address} --ca ca.pem"
+    return Answer(data, text, follow)
+
+
+def _planned(site: Site, study: Study, wanted: int | None) -> int:
+    """A cohort in tens, never an exact count, if enough people permit the study now.
+
+    Raises:
+        GenopactError: COHORT_TOO_SMALL, USAGE.
+    """
+    with working("Counting who permits it"):
+        permitted = site.registry.permitted(study.purpose, dt.datetime.now(dt.UTC).date()).rows
+        count = np.intersect1d(np.flatnonzero(permitted), rows_of(site)).size
+    least = max(study.minimum_cohort, site.policy.limits.minimum_cohort, 10)
+    if count < least:
+        raise GenopactError("COHORT_TOO_SMALL", f"{count} permit it, {least} are needed")
+    planned = count // 10 * 10 if wanted is None else wanted
+    if planned % 10:
+        raise GenopactError("USAGE", "--planned-cohort is rounded to tens, so that no exact count leaves")
+    return planned
+
+
+def rows_of(site: Site) -> "np.typing.NDArray[np.int64]":
+    """Who has a record and a key, from the manifest alone: the agent may hold the store. (n,)"""
+    signer = SigningKey.from_seed(site.keyfile.site_key("store-manifest"))
+    rows = np.flatnonzero(manifest.load(site.home / "store" / "manifest.dsse", signer).version_of_rows())
+    return rows[site.keyfile.alive(rows)]

@@ -1,0 +1,37 @@
+"""doctor: problem and solution, line by line."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genopact_client.commands.opening import HOME, Home, PassphraseFile, card, opened
+from genopact_client.doctor import Subject, examine
+from genopact_shared.study import load_study
+from genopact_shared.terminal import Answer, Exit, command, working
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    command(app, "doctor", example="genopact-site doctor --address coordinator.example:9443 --ca ca.pem")(doctor)
+
+
+def doctor(
+    *,
+    study: Annotated[Path | None, typer.Option(help="A study file; default: each approved study.")] = None,
+    address: Annotated[str | None, typer.Option(help="host:port of the coordinator; default: of the studies.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="The coordinator's authority, PEM.", envvar="GENOPACT_CA")] = None,
+    home: Home = HOME,
+    passphrase_file: PassphraseFile = None,
+) -> Answer:
+    """Examine the site; each problem comes with its solution. Exit 1 if there is one. Changes nothing."""
+    with opened(home, passphrase_file) as site, working("Examining"):
+        studies = (load_study(study),) if study else tuple(each.study for each in site.studies)
+        checks = list(examine(Subject(site, card(home), studies, address, ca)))
+    text = []
+    for each in checks:
+        text.append(f"{each.state:8} {each.name:14} {each.detail}")
+        text += [f"{'':23} -> {each.remedy}"] if each.remedy else []
+    problems = [each.name for each in checks if each.state == "problem"]
+    data = {"checks": [vars(each) for each in checks], "problems": problems}
+    return Answer(data, text, exit=Exit.REFUSED if problems else Exit.OK)

@@ -1,0 +1,91 @@
+"""How a command gets at the site: folder, passphrase, card."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genopact_client.kek import read_passphrase
+from genopact_client.site import Site
+from genopact_shared import canonical
+from genopact_shared.errors import GenopactError
+from genopact_shared.recipes import NETWORKS, RECIPES
+from genopact_shared.recipes.protocol import Column
+
+HOME = Path("site")
+Home = Annotated[Path, typer.Option("--home", envvar="GENOPACT_SITE_HOME", help="The site's folder.")]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--passphrase-file",
+        envvar="GENOPACT_PASSPHRASE_FILE",
+        help="Default: the systemd credential `passphrase`, else asked on the terminal.",
+    ),
+]
+_ROOMS = ("store", "ledger", "log", "private_log", "registry")
+
+
+@contextmanager
+def opened(home: Path, passphrase_file: Path | None) -> Iterator[Site]:
+    """The site, with every room that was used closed at the end.
+
+    Raises:
+        GenopactError: SITE_MISSING, KEK_WRONG, and those of `passphrase`.
+    """
+    keyless(home)  # a wrong folder is noticed before anybody types a passphrase
+    site = Site.open(home, passphrase(passphrase_file))
+    try:
+        yield site
+    finally:
+        for room in _ROOMS:
+            if room in vars(site):
+                getattr(site, room).close()
+
+
+def keyless(home: Path) -> Site:
+    """The site without its keys: policy, studies and outbox alone can be read. SITE_MISSING."""
+    try:
+        return Site(home, str(canonical.decode((home / "site.json").read_bytes())["name"]), b"")
+    except FileNotFoundError as error:
+        raise GenopactError("SITE_MISSING", str(home)) from error
+
+
+def card(home: Path) -> dict[str, str]:
+    """What the site tells a coordinator: name and public keys. SITE_MISSING."""
+    try:
+        return {str(key): str(value) for key, value in canonical.decode((home / "party.json").read_bytes()).items()}
+    except FileNotFoundError as error:
+        raise GenopactError("SITE_MISSING", str(home)) from error
+
+
+def passphrase(file: Path | None, *, new: bool = False) -> bytes:
+    """The passphrase: of a file, a service credential, or a person; a new one is asked for twice.
+
+    Raises:
+        GenopactError: KEY_MISSING, KEY_EXPOSED, PASSPHRASE_MISSING.
+    """
+    if file is not None:
+        return read_passphrase(file)
+    credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) / "passphrase"
+    if credential.is_absolute() and credential.exists():
+        return credential.read_bytes().strip()  # the service manager looks after its access
+    if not sys.stdin.isatty():
+        raise GenopactError("PASSPHRASE_MISSING")
+    return str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=new, err=True)).encode()
+
+
+def confirmed(question: str, *, yes: bool) -> None:
+    """Return if the person agrees; USAGE where nobody can be asked."""
+    if not yes and not sys.stdin.isatty():
+        raise GenopactError("USAGE", "nobody can be asked here: add --yes")
+    if not yes:
+        typer.confirm(question, abort=True, err=True)
+
+
+def schemas() -> dict[str, tuple[Column, ...]]:
+    """The schema of each installed recipe."""
+    return {name: recipe.schema for name, recipe in (RECIPES | NETWORKS).items()}

@@ -1,0 +1,83 @@
+"""agent, link and start: the site's processes."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genopact_client.commands.opening import HOME, Home, PassphraseFile, opened, passphrase
+from genopact_client.installed import refuse_mixed
+from genopact_client.site import Site
+from genopact_shared.terminal import Answer, command, configure_logging
+
+Address = Annotated[str, typer.Option("--address", envvar="GENOPACT_ADDRESS", help="host:port of the coordinator.")]
+Certificates = Annotated[Path, typer.Option("--ca", envvar="GENOPACT_CA", help="The coordinator's authority, PEM.")]
+NodeKey = Annotated[Path | None, typer.Option(help="Default: link/node.key in the site's folder.")]
+Socket = Annotated[Path | None, typer.Option(help="Default: run/agent.sock in the site's folder.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    command(app, "agent", example="genopact-site agent --home /srv/genopact")(agent)
+    command(app, "link", example="genopact-site link --address coordinator.example:9443 --ca ca.pem")(link)
+    command(app, "start", example="genopact-site start --address coordinator.example:9443 --ca ca.pem")(start)
+
+
+def agent(*, socket: Socket = None, home: Home = HOME, passphrase_file: PassphraseFile = None) -> Answer:
+    """Run the agent in the foreground: data, keys and ledger, and no network. SIGTERM ends it."""
+    from genopact_client.agent.process import run
+
+    configure_logging()
+    refuse_mixed()
+    with stopping() as stop, opened(home, passphrase_file) as site:
+        run(site, socket or home / "run" / "agent.sock", stop)
+    return Answer()
+
+
+def link(
+    *, address: Address, ca: Certificates, node_key: NodeKey = None, socket: Socket = None, home: Home = HOME
+) -> Answer:
+    """Run the link in the foreground: network, and no data. SIGTERM ends it."""
+    from genopact_client.link.node import NodeConfig, run
+
+    configure_logging()
+    refuse_mixed()
+    key, path = node_key or home / "link" / "node.key", socket or home / "run" / "agent.sock"
+    with stopping() as stop:
+        run(NodeConfig(address, ca, key, path), stop)
+    return Answer()
+
+
+def start(*, address: Address, ca: Certificates, home: Home = HOME, passphrase_file: PassphraseFile = None) -> Answer:
+    """Run agent and link as two processes that are started again when they die. SIGTERM ends both."""
+    from genopact_client.supervisor import Child, supervise
+
+    configure_logging()
+    refuse_mixed()
+    secret = passphrase(passphrase_file)
+    Site.open(home, secret)  # a wrong passphrase is told at once, not again and again by a child
+    base = [sys.executable, "-m", "genopact_client.cli"]
+    children = (
+        Child("agent", [*base, "agent", "--home", str(home)], secret),
+        Child("link", [*base, "link", "--home", str(home), "--address", address, "--ca", str(ca)]),
+    )
+    with stopping() as stop:
+        supervise(children, stop)
+    return Answer()
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    before = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,46 @@
+"""Copies of the ledger and the logs, to be read while the agent holds the originals."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from genopact_client.ledger import Ledger
+from genopact_client.site import Site
+from genopact_shared.tlog.log import Log
+
+
+@contextmanager
+def ledger_copy(site: Site) -> Iterator[Ledger]:
+    """The ledger as it is now, also while the agent holds it: a sealed copy is opened."""
+    with copied(site.home, "ledger") as path:
+        ledger = Ledger(path, site.keyfile.site_key("ledger"))
+        try:
+            yield ledger
+        finally:
+            ledger.close()
+
+
+@contextmanager
+def log_copy(site: Site, folder: str = "log") -> Iterator[Log]:
+    """The same for the exchanged log, or `private-log`."""
+    origin = site.origin if folder == "log" else f"{site.origin}/private"
+    # The checkpoint first: entries that are added meanwhile lie above it.
+    with (
+        copied(site.home, f"{folder}/checkpoint", f"{folder}/entries") as path,
+        Log(path.parent, site.log_key, origin) as log,
+    ):
+        yield log
+
+
+@contextmanager
+def copied(home: Path, *names: str) -> Iterator[Path]:
+    """A folder of its own with these files as they are now; the path of the last of them."""
+    with tempfile.TemporaryDirectory(prefix="genopact-") as folder:
+        for name in names:
+            target = Path(folder) / name
+            target.parent.mkdir(exist_ok=True)
+            if (home / name).exists():
+                shutil.copyfile(home / name, target)
+        yield Path(folder) / names[-1]

@@ -1,0 +1,32 @@
+"""`genopact`: for researchers, coordinators and auditors."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+import typer
+
+from genopact_server.commands import audit, coordinator, demo, study
+from genopact_shared import terminal
+
+HELP = "Train disease-risk and drug-response models across hospitals; data and consent stay in each building."
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app.add_typer(study.app, name="study")
+app.add_typer(coordinator.app, name="coordinator")
+app.add_typer(audit.app, name="audit")
+demo.register(app)
+
+
+def main() -> None:
+    """The console script."""
+    terminal.configure_logging()
+    terminal.main(app)
+
+
+Home = Annotated[Path, typer.Option(help="The coordinator's folder.", envvar="GENOPACT_HOME")]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The commands of `genopact`, one file a group."""

@@ -1,0 +1,38 @@
+"""`genopact audit`: export the evidence of a run, and verify it offline."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genopact_server.commands.options import HOME, Home
+from genopact_server.folder import Folder
+from genopact_shared.terminal import Answer, Exit, command
+
+app = typer.Typer(help="Export and verify evidence.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@command(app, "export", example="genopact audit export RUN audit.zip --home coordinator")
+def export(
+    run: Annotated[str, typer.Argument(help="The run.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="A new zip file or folder.", show_default=False)],
+    home: Home = HOME,
+) -> Answer:
+    """Write the audit bundle of a run: study, approvals, all logs."""
+    from genopact_server.evidence import export_run
+
+    export_run(Folder(home), run, out)
+    return Answer({"bundle": str(out)}, [f"Wrote {out}"], f"genopact audit verify {out}")
+
+
+@command(app, "verify", example="genopact audit verify audit.zip")
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle: zip file or folder.", show_default=False)],
+    study: Annotated[str | None, typer.Option(help="The study's hash as you know it from an approver.")] = None,
+) -> Answer:
+    """Check a bundle, offline. Exit code 0: nothing contradicts the study; 1: violated; 2: cannot tell."""
+    from genopact_server.audit.verify import verify_path
+
+    report = verify_path(bundle, study_hash=study)
+    return Answer(json.loads(report.json()), report.text().splitlines(), exit=Exit(report.exit_code))

@@ -1,0 +1,132 @@
+"""`genopact study`: write, check, run, watch and report a study."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from genopact_server import coordinator
+from genopact_server.commands.coordinator import read_card
+from genopact_server.commands.options import HOME, Home, StudyFile
+from genopact_server.folder import Folder
+from genopact_shared.errors import GenopactError
+from genopact_shared.sheet import sheet
+from genopact_shared.study import load_study, parse_study, read_yaml
+from genopact_shared.terminal import Answer, command, human
+
+app = typer.Typer(help="Write, check, run and report studies.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@command(app, "compose", example="genopact study compose warfarin.yaml --card a.json --card b.json --out study.yaml")
+def compose(
+    template: Annotated[Path, typer.Argument(help="A study without coordinator and parties.", show_default=False)],
+    card: Annotated[list[Path], typer.Option(help="A site's card, once for each site.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The study file to write.", show_default=False)],
+    home: Home = HOME,
+) -> Answer:
+    """Fill in the parties' keys: the file that every site reads and approves."""
+    body = read_yaml(template, "STUDY_UNREADABLE")
+    parties = [{key: value for key, value in read_card(path).items() if key != "node"} for path in card]
+    whole = {**body, "coordinator": Folder(home).card, "parties": parties}
+    study = parse_study(json.dumps(whole).encode())
+    out.write_text(yaml.safe_dump(whole, sort_keys=False), "utf-8")
+    return Answer({"study": study.hash, "file": str(out)}, [f"Wrote {out}", f"identity {study.hash}"], f"genopact study check {out}")
+
+
+@command(app, "check", example="genopact study check study.yaml")
+def check(file: StudyFile) -> Answer:
+    """Explain a study in plain words, with its cost in epsilon."""
+    study = load_study(file)
+    return Answer({"study": study.hash, "name": study.name}, list(sheet(study)), f"genopact-site approve {file}")
+
+
+@command(app, "accept", example="genopact study accept study.yaml approval-*.json")
+def accept(
+    file: StudyFile,
+    approvals: Annotated[list[Path], typer.Argument(help="Approvals that the sites sent.", show_default=False)],
+    home: Home = HOME,
+) -> Answer:
+    """Register a study and the approvals of its sites."""
+    folder, study = Folder(home), load_study(file)
+    sites = {each.site: each.planned_cohort for each in (folder.accept(study, path.read_bytes()) for path in approvals)}
+    text = [f"{site:24} approved, planned cohort {planned}" for site, planned in sites.items()]
+    return Answer({"study": study.hash, "sites": sites}, text, f"genopact study run {file}")
+
+
+@command(app, "run", example="genopact study run study.yaml")
+def run(
+    file: StudyFile,
+    home: Home = HOME,
+    until_round: Annotated[int | None, typer.Option(help="Pause after this round; run again to go on.")] = None,
+) -> Answer:
+    """Train with the sites that approved; resumes an unfinished run. Ctrl-C leaves the run going on."""
+    folder, study = Folder(home), load_study(file)
+    known = {state["run"] for state in coordinator.runs_of(folder, study.hash) if state["stage"] == "done"}
+    coordinator.ask_for(folder, study, until_round)
+    state = _watch(folder, study.hash, known)
+    following = f"genopact study report {state['run']}" if state["stage"] == "done" else f"genopact study run {file}"
+    return Answer(state, [f"run {state['run']}: {state['stage']}, round {state['round']}"], following)
+
+
+@command(app, "watch", example="genopact study watch study.yaml")
+def watch(file: StudyFile, home: Home = HOME) -> Answer:
+    """Follow the study's run until it ends or pauses."""
+    state = _watch(Folder(home), load_study(file).hash, set())
+    return Answer(state, [f"run {state['run']}: {state['stage']}, round {state['round']}"], f"genopact study report {state['run']}")
+
+
+@command(app, "report", example="genopact study report RUN --out report.html")
+def report(
+    run: Annotated[str, typer.Argument(help="The run.", show_default=False)],
+    home: Home = HOME,
+    out: Annotated[Path | None, typer.Option(help="Where to write it.", show_default="report.html in the run's folder")] = None,
+    extra: Annotated[Path | None, typer.Option(help="A comparison that genopact demo wrote.")] = None,
+) -> Answer:
+    """Write the run's report: one self-contained HTML file."""
+    from genopact_server.report.report import write_report
+
+    folder = Folder(home)
+    path = folder.home / "runs" / run
+    if not (path / "state.json").exists():
+        raise GenopactError("RUN_UNKNOWN", run)
+    study = folder.study(json.loads((path / "state.json").read_bytes())["study"])
+    out = out or path / "report.html"
+    write_report(path, study, out, {"comparison": json.loads(extra.read_bytes())} if extra else None)
+    return Answer({"report": str(out)}, [f"Wrote {out}"], f"genopact audit export {run} audit.zip --home {home}")
+
+
+def _watch(folder: Folder, study_hash: str, known: set[str]) -> dict[str, Any]:
+    """Follow the newest run that is not in `known` until nothing of it is wanted any more; its public state."""
+    wanted = folder.home / "studies" / study_hash / "wanted"
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=human()) as progress:
+        task = progress.add_task("waiting for the sites", total=None)
+        while True:
+            over = not wanted.exists()
+            states = [state for state in coordinator.runs_of(folder, study_hash) if state["run"] not in known]
+            if states:
+                _show(progress, task, folder.home / "runs" / states[-1]["run"] / "events.jsonl")
+            if over:
+                break
+            time.sleep(0.2)
+    if (failed := wanted.with_name("failed")).exists():
+        code = failed.read_text("ascii")
+        failed.unlink()
+        raise GenopactError(code, "see genopact study watch")
+    return {key: states[-1][key] for key in ("run", "study", "stage", "round", "model")} if states else {}
+
+
+def _show(progress: Progress, task: Any, events: Path) -> None:
+    if not events.exists():
+        return
+    last = [json.loads(line) for line in events.read_text("utf-8").splitlines() if line.endswith("}")]
+    rounds = [event for event in last if event["event"] == "round"]
+    if rounds:
+        mae = rounds[-1].get("metrics", {}).get("all", {}).get("mae_mg")
+        figure = f", MAE {mae:.2f} mg/week" if mae is not None else ""
+        text = f"round {rounds[-1]['round']} {rounds[-1]['step']}, {len(rounds[-1]['sites'])} sites{figure}"
+        progress.update(task, description=text, total=rounds[-1]["of"], completed=rounds[-1]["round"])

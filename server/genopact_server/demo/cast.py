@@ -1,0 +1,71 @@
+"""Who plays: hospitals with their files, held-out patients and policies; generated, or institutions of the real table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from genopact_shared import cohort
+from genopact_shared.recipes.protocol import Table
+
+SEED = 20_26
+HELD_OUT = 300
+REFUSING_EPSILON = 500
+"""The last hospital's limit: half of what the demo's study costs."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """One hospital: its export in `folder`, what the demo knows of it, and the epsilon its policy allows a study."""
+
+    name: str
+    folder: Path
+    train: Table
+    test: Table
+    epsilon_milli: int = 3000
+    vcf: bool = True
+
+
+@dataclass(frozen=True)
+class Cast:
+    """All hospitals of one demo; `kind` of their stores, and the study's privacy section."""
+
+    players: tuple[Player, ...]
+    kind: str
+    privacy: dict[str, object]
+
+
+def generated(folder: Path) -> Cast:
+    """Four made-up hospitals; the last one refuses by policy."""
+    players = []
+    for number, hospital in enumerate(cohort.HOSPITALS):
+        truth = cohort.write_site(folder / hospital.name, hospital, SEED + number)
+        test = cohort.generate(HELD_OUT, SEED + 100 + number, hospital.mix, hospital.shift)
+        last = number == len(cohort.HOSPITALS) - 1
+        train, test = (without(table, hospital.lacks) for table in (truth, test))
+        epsilon = REFUSING_EPSILON if last else 3000
+        players.append(Player(hospital.name, folder / hospital.name, train, test, epsilon))
+    privacy = {"mode": "distributed", "epsilon_milli": 1000, "delta": "0.000001", "honest_minimum": 2}
+    return Cast(tuple(players), "synthetic", privacy)
+
+
+def without(table: Table, columns: Sequence[str]) -> Table:
+    """The table of a hospital that lacks some columns."""
+    return Table({name: column for name, column in table.columns.items() if name not in columns}, table.n)
+
+
+def policy(player: Player, mode: str) -> str:
+    """The player's site policy."""
+    text = files("genopact_server.demo").joinpath("policy.yaml").read_text("utf-8")
+    values = {"@site@": player.name, "@mode@": mode, "@epsilon@": str(player.epsilon_milli)}
+    for mark, value in values.items():
+        text = text.replace(mark, value)
+    return text
+
+
+def split(table: Table, share: float) -> tuple[Table, Table]:
+    """The first `share` of the rows, and the others."""
+    first = np.arange(table.n) < round(share * table.n)
+    return table.take(first), table.take(~first)

@@ -1,0 +1,207 @@
+"""The demo: four hospitals and a coordinator as real processes with TLS, from empty folders to a verified audit."""
+
+import json
+import time
+import webbrowser
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table as Grid
+
+from genopact_server.demo.cast import Cast, Player, policy
+from genopact_server.demo.compare import Row, compare, read_model
+from genopact_server.demo.stage import COORDINATOR, SITE, Stage, free_ports, wait_until
+from genopact_shared import durable
+from genopact_shared.errors import GenopactError
+
+PAUSE_AFTER = 2
+"""Rounds before the withdrawal."""
+
+
+@dataclass
+class Play:
+    """One performance in a folder; each method is a scene."""
+
+    stage: Stage
+    cast: Cast
+    console: Console
+    began: float = field(default_factory=time.monotonic)
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything happens."""
+        return self.stage.folder
+
+    def perform(self) -> dict[str, Any]:
+        """All scenes in order; returns what the command line reports."""
+        self.coordinator()
+        self.hospitals()
+        self.approvals()
+        self.training()
+        self.audit()
+        self.comparison()
+        self.result["seconds"] = round(time.monotonic() - self.began, 1)
+        return self.result
+
+    def coordinator(self) -> None:
+        """A coordinator with its own certificate authority; its two processes come up."""
+        address = f"127.0.0.1:{free_ports()}"
+        self.stage.run(COORDINATOR, "coordinator", "init", "hub", "--address", address, "--home", "hub")
+        self.stage.serve("hub", COORDINATOR, "coordinator", "start", "--home", "hub")
+        self.result["address"] = address
+        self._say("coordinator", f"{address}, TLS, sign-in, no code ever sent")
+
+    def hospitals(self) -> None:
+        """Each hospital makes its folder, imports its files, records its consents, writes its policy."""
+        durable.replace(self.folder / "passphrase", b"only for the demo\n")
+        with ThreadPoolExecutor(2) as pool, self._progress("hospitals import", len(self.cast.players)) as step:
+            for imported, consented in pool.map(self._found, self.cast.players):
+                self.result.setdefault("people", []).append(imported["people"])
+                self.result.setdefault("consents", []).append(consented["changed"])
+                step()
+        people, consents = sum(self.result["people"]), sum(self.result["consents"])
+        self._say("hospitals", f"{len(self.cast.players)}, {people} people from VCF and CSV, {consents} consents, all sealed")
+
+    def approvals(self) -> None:
+        """One study file with everybody's keys; each hospital reads it and approves, or its policy refuses."""
+        template = yaml.safe_load(files("genopact_server.demo").joinpath("study.yaml").read_text("utf-8"))
+        template["privacy"] = self.cast.privacy
+        (self.folder / "template.yaml").write_text(yaml.safe_dump(template, sort_keys=False), "utf-8")
+        cards = [option for player in self.cast.players for option in ("--card", f"{player.name}/party.json")]
+        arguments = ("study", "compose", "template.yaml", *cards, "--out", "study.yaml", "--home", "hub")
+        self.result["study"] = self.stage.run(COORDINATOR, *arguments)["study"]
+        with ThreadPoolExecutor(2) as pool:
+            answers = dict(zip((p.name for p in self.cast.players), pool.map(self._approve, self.cast.players), strict=True))
+        approved = [name for name, answer in answers.items() if "file" in answer]
+        refused = {name: answer for name, answer in answers.items() if "file" not in answer}
+        self.result |= {"approved": approved, "refused": sorted(refused)}
+        paths = [f"approval-{template['name']}-{name}.json" for name in approved]
+        self.stage.run(COORDINATOR, "study", "accept", "study.yaml", *paths, "--home", "hub")
+        reasons = "".join(f"; {name} refused: {answer['detail']}" for name, answer in refused.items())
+        self._say("study", f"{self.result['study'][:12]} approved by {', '.join(approved)}{reasons}")
+
+    def training(self) -> None:
+        """Links and agents come up; training, a withdrawal in the middle, training to the end."""
+        paths = [f"{name}/party.json" for name in self.result["approved"]]
+        self.stage.run(COORDINATOR, "coordinator", "enrol", *paths, "--home", "hub")
+        for name in self.result["approved"]:
+            arguments = ("--address", self.result["address"], "--ca", "hub/tls/ca.pem", "--home", name)
+            self.stage.serve(name, SITE, "start", *arguments, "--passphrase-file", "passphrase")
+        wait_until(self._online, 60, "the links did not come online")
+        self._say("sites", f"{len(self.result['approved'])} agents without network, {len(self.result['approved'])} links without data")
+        state = self._train("--until-round", str(PAUSE_AFTER))
+        leaver = self.cast.players[0]
+        self.result |= {"run": state["run"], "leaver": self._consenting(leaver)}
+        site = ("--home", leaver.name, "--passphrase-file", "passphrase")
+        self.stage.run(SITE, "consent", "withdraw", self.result["leaver"], *site)
+        self._say("withdrawal", f"{self.result['leaver']} at {leaver.name} withdrew after round {PAUSE_AFTER}")
+        self._train()
+
+    def audit(self) -> None:
+        """The bundle verifies offline; the openings show the patient before, and not after, the withdrawal."""
+        self.stage.run(COORDINATOR, "audit", "export", self.result["run"], "audit.zip", "--home", "hub")
+        report = self.stage.run(COORDINATOR, "audit", "verify", "audit.zip", "--study", self.result["study"])
+        before, after = (self._permitted(number) for number in (PAUSE_AFTER - 1, PAUSE_AFTER))
+        if (before, after) != (True, False):
+            raise GenopactError("DEMO_FAILED", "the withdrawal did not take effect in the next round")
+        checks = len(report["findings"])
+        self.result |= {"audit": report["verdict"], "withdrawn_in_next_round": False}
+        self._say("audit", f"{report['verdict']}: {checks} checks; the opened decision root shows the withdrawal in round {PAUSE_AFTER + 1}")
+
+    def comparison(self) -> None:
+        """The table, and the report with it."""
+        run = self.folder / "hub" / "runs" / self.result["run"]
+        shared = read_model(max(run.glob("model-*.safetensors")))
+        terms = {name: self.folder / name / "runs" / self.result["run"] / "personal.safetensors" for name in self.result["approved"]}
+        personal = {name: read_model(path) for name, path in terms.items()}
+        train, test = ({p.name: getattr(p, part) for p in self.cast.players} for part in ("train", "test"))
+        rows = compare(train, test, shared, personal)
+        self.result["rows"] = [vars(row) for row in rows]
+        self.console.print(grid(rows))
+        (self.folder / "comparison.json").write_text(json.dumps(self.result["rows"]), "utf-8")
+        report = self.folder / "report.html"
+        arguments = ("--out", str(report), "--extra", str(self.folder / "comparison.json"), "--home", "hub")
+        self.stage.run(COORDINATOR, "study", "report", self.result["run"], *arguments)
+        self.result["report"] = str(report)
+
+    def _found(self, player: Player) -> tuple[dict[str, Any], dict[str, Any]]:
+        site = ("--home", player.name, "--passphrase-file", "passphrase")
+        self.stage.run(SITE, "init", player.name, "--kind", self.cast.kind, *site)
+        durable.replace(self.folder / player.name / "policy.yaml", policy(player, str(self.cast.privacy["mode"])).encode())
+        source = player.folder.relative_to(self.folder)
+        vcf = ("--vcf", f"{source}/genotypes.vcf.gz") if player.vcf else ()
+        imported = self.stage.run(SITE, "import", "--table", f"{source}/covariates.csv", *vcf, *site)
+        return imported, self.stage.run(SITE, "consent", "import", f"{source}/consent.csv", *site)
+
+    def _approve(self, player: Player) -> dict[str, Any]:
+        site = ("--home", player.name, "--passphrase-file", "passphrase")
+        expect = int(player.epsilon_milli < int(str(self.cast.privacy.get("epsilon_milli") or 0)))
+        key = ("--approver-key", f"{player.name}.approver.key", "--yes")
+        return self.stage.run(SITE, "approve", "study.yaml", *key, *site, expect=expect)
+
+    def _online(self) -> bool:
+        sites = self.stage.run(COORDINATOR, "coordinator", "sites", "--home", "hub")["sites"]
+        return all(sites.get(name) for name in self.result["approved"])
+
+    def _train(self, *arguments: str) -> dict[str, Any]:
+        return self.stage.run(COORDINATOR, "study", "run", "study.yaml", "--home", "hub", *arguments)
+
+    def _consenting(self, player: Player) -> str:
+        """The first person whose consent covers the study."""
+        lines = (player.folder / "consent.csv").read_text("utf-8").splitlines()
+        names = lines[0].split(",")
+        people = [dict(zip(names, line.split(","), strict=True)) for line in lines[1:]]
+        wide = (p for p in people if p["status"] == "active" and p["permission"] in ("GRU", "HMB") and "train" in p["uses"])
+        return next(p["person"] for p in wide if p["valid_until"] > "2030" and "genotype" in p["data"] and "nonprofit" in p["org_types"])
+
+    def _permitted(self, round_: int) -> bool:
+        name = self.cast.players[0].name
+        person = ("--person", self.result["leaver"])
+        site = ("--home", name, "--passphrase-file", "passphrase")
+        opened = self.stage.run(SITE, "open", self.result["run"], str(round_), "0", *person, *site)
+        return bool(opened["permitted"])
+
+    def _say(self, scene: str, text: str) -> None:
+        self.console.print(f"[bold]{scene:12}[/bold] {text}  [dim]{time.monotonic() - self.began:5.1f} s[/dim]", highlight=False)
+
+    def _progress(self, text: str, total: int) -> "_Step":
+        return _Step(self.console, text, total)
+
+
+class _Step:
+    """A progress bar whose context gives a function that advances it by one."""
+
+    def __init__(self, console: Console, text: str, total: int) -> None:
+        self._progress = Progress(console=console, transient=True)
+        self._task = self._progress.add_task(text, total=total)
+
+    def __enter__(self) -> Any:
+        self._progress.start()
+        return lambda: self._progress.advance(self._task)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def grid(rows: list[Row]) -> Grid:
+    """The comparison as a table."""
+    table = Grid(title="Mean absolute error, mg/week, on held-out patients", title_justify="left")
+    for name in ("hospital", "patients", "35 mg for all", "alone", "federated, epsilon 1", "pooled"):
+        table.add_column(name, justify="left" if name == "hospital" else "right")
+    for row in rows:
+        federated = "refused" if row.federated is None else f"{row.federated:.2f}"
+        figures = (f"{row.fixed:.2f}", f"{row.alone:.2f}", federated, f"{row.pooled:.2f}")
+        table.add_row(row.hospital, str(row.patients), *figures)
+    return table
+
+
+def open_report(path: str) -> None:
+    """Show the report where a browser is at hand."""
+    webbrowser.open(Path(path).resolve().as_uri())

@@ -1,0 +1,93 @@
+"""The processes of a demo: command lines that are run to their end, and services that are stopped in the end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from genopact_shared.errors import GenopactError
+
+COORDINATOR = (sys.executable, "-m", "genopact_server.cli")
+SITE = (sys.executable, "-m", "genopact_client.cli")
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
+
+
+class Stage:
+    """A folder in which commands run and services write their logs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._services: list[subprocess.Popen[bytes]] = []
+        self._environment = {**os.environ, **QUIET, "FLWR_HOME": str(folder / "flower")}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for service in self._services:
+            service.send_signal(signal.SIGTERM)
+        for service in self._services:
+            try:
+                service.wait(15)
+            except subprocess.TimeoutExpired:
+                service.kill()
+                service.wait()
+
+    def run(self, program: Sequence[str], *arguments: str, expect: int = 0) -> dict[str, Any]:
+        """Run a command with `--format json`; returns the envelope's data.
+
+        Raises:
+            GenopactError: DEMO_FAILED when it ends with another code than `expect`.
+        """
+        done = subprocess.run(
+            [*program, *arguments, "--format", "json"],
+            cwd=self.folder, env=self._environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode != expect:
+            last = (done.stdout.strip() or done.stderr.strip() or "no output").splitlines()[-1]
+            raise GenopactError("DEMO_FAILED", f"{' '.join(arguments)}: {last[:400]}")
+        data: dict[str, Any] = json.loads(done.stdout)["data"]
+        return data
+
+    def serve(self, name: str, program: Sequence[str], *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a service; its output goes to NAME.log."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            service = subprocess.Popen(
+                [*program, *arguments], cwd=self.folder, env=self._environment,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        self._services.append(service)
+        return service
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Ask until it holds. Raises DEMO_FAILED when the time is over."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise GenopactError("DEMO_FAILED", f"{what} within {seconds:.0f} s")
+        time.sleep(0.2)
+
+
+def free_ports() -> int:
+    """A loopback port that is free, and so is the next."""
+    for port in range(20443, 21443, 2):
+        if all(_free(each) for each in (port, port + 1)):
+            return port
+    raise GenopactError("DEMO_FAILED", "no free port on loopback")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,114 @@
+"""What a report is made of: the facts of one run, read from the coordinator's folder."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genopact_server.rounds import RunState
+from genopact_shared import wire
+from genopact_shared.approval import check_approval
+from genopact_shared.errors import GenopactError
+from genopact_shared.plan import Plan, PlannedStep, plan_of
+from genopact_shared.privacy.accounting import epsilon_fast
+from genopact_shared.privacy.mechanisms import NoisedSum
+from genopact_shared.recipes.dose_features import FEATURES
+from genopact_shared.recipes.protocol import Metrics, Model
+from genopact_shared.statements import Approval
+from genopact_shared.study import Study
+from genopact_shared.tlog.entries import unpack
+
+FEATURE_NAMES: Mapping[str, tuple[str, ...]] = {"dose": FEATURES}
+
+
+@dataclass(frozen=True, eq=False)
+class RunFacts:
+    """One run. `models`: the shared model before the first round and after each, as far as they are kept."""
+
+    study: Study
+    state: RunState
+    events: tuple[dict[str, Any], ...]
+    approvals: tuple[Approval, ...]
+    plan: Plan
+    models: tuple[Model, ...]
+    site_entries: Mapping[str, int]
+    checkpoint: str
+
+    @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """The events of finished rounds, in order; of a round told twice, after a restart, the last."""
+        told = {event["round"]: event for event in self.events if event.get("event") == "round"}
+        return [told[number] for number in sorted(told)]
+
+    @cached_property
+    def voided(self) -> list[int]:
+        """Voided attempts of each step of the plan; sites that had answered one have charged it."""
+        positions = {
+            (event["round"], event["attempt"]) for event in self.events if event.get("event") == "attempt-failed"
+        }
+        return [sum(index == step.index for index, _ in positions) for step in self.plan.steps]
+
+    @cached_property
+    def spent(self) -> list[float]:
+        """Epsilon after each step of the plan for a patient who took part in all so far, voided attempts included."""
+        facts = [step.fact for step, more in zip(self.plan.steps, self.voided, strict=True) for _ in range(1 + more)]
+        ends = np.cumsum([1 + more for more in self.voided]).tolist()
+        return [epsilon_fast(facts[:end], self.study.privacy.delta) for end in ends]
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics that the current model carries."""
+        return self.plan.sums.metrics(self.models[-1])
+
+    @property
+    def coefficients(self) -> dict[str, list[float]]:
+        """Feature -> its coefficient in each of `models`; empty for a recipe without coefficients."""
+        if "coefficients" not in self.models[-1]:
+            return {}
+        table = np.stack([model["coefficients"] for model in self.models])
+        names = FEATURE_NAMES.get(self.plan.recipe.name, ())
+        if len(names) != table.shape[1]:
+            names = tuple(f"x{index}" for index in range(table.shape[1]))
+        return {name: table[:, index].tolist() for index, name in enumerate(names)}
+
+    def noise(self, step: PlannedStep) -> float | None:
+        """Standard deviation of all the noise in a step's total with every planned site in it, in the recipe's units."""
+        if not isinstance(step.fact, NoisedSum):
+            return None
+        return math.sqrt(step.share_variance * len(self.plan.planned)) / step.scale
+
+
+def read(run_folder: Path, study: Study) -> RunFacts:
+    """The facts of `runs/RUN` in a coordinator's folder.
+
+    Raises:
+        GenopactError: RUN_UNKNOWN, RUN_STATE_BROKEN; those of the approvals.
+    """
+    if not (run_folder / "state.json").exists():
+        raise GenopactError("RUN_UNKNOWN", str(run_folder))
+    try:
+        state = RunState.model_validate_json((run_folder / "state.json").read_bytes())
+        events = tuple(json.loads(line) for line in _text(run_folder / "events.jsonl").splitlines() if line.strip())
+    except ValueError as error:
+        raise GenopactError("RUN_STATE_BROKEN", str(run_folder)) from error
+    if state.study != study.hash:
+        raise GenopactError("RUN_STATE_BROKEN", "the run of another study")
+    approvals = tuple(check_approval(text.encode(), study) for text in state.approvals.values())
+    plan = plan_of(study, {each.site: each.planned_cohort for each in approvals})
+    models = tuple(_model(path) for path in sorted(run_folder.glob("model-*.safetensors"))[: state.round + 1])
+    logs = {path.stem: len(unpack(path.read_bytes())) for path in sorted((run_folder / "sites").glob("*.log"))}
+    checkpoint = _text(run_folder.parent.parent / "log" / "checkpoint")
+    return RunFacts(study, state, events, approvals, plan, models or (plan.sums.initial(),), logs, checkpoint)
+
+
+def _model(path: Path) -> Model:
+    return {name: tensor.astype(np.float64) for name, tensor in wire.unpack(path.read_bytes(), np.float64).items()}
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8") if path.exists() else ""

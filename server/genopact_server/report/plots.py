@@ -1,0 +1,155 @@
+"""Plots as inline SVG that follow the page's light or dark colours. Matplotlib is imported when a plot is drawn."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, RULE, ACCENT, SECOND = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
+VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent", SECOND: "--second"}
+"""Placeholder colours that no plot means literally, and the CSS variables that replace them."""
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.size": 9.5,
+    "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": RULE, "xtick.color": MUTED, "ytick.color": MUTED,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "axes.axisbelow": True,
+    "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.6, "ytick.major.size": 0, "xtick.major.size": 0,
+}  # fmt: skip
+
+
+def draw(name: str, label: str, size: tuple[float, float], **data: Any) -> str:
+    """The SVG of one plot of this module.
+
+    Args:
+        name: a key of PLOTS.
+        label: what the picture shows, for readers who do not see it.
+        size: width and height in inches.
+        data: what the plot takes.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
+        figure = Figure(figsize=size, layout="constrained")
+        PLOTS[name](figure.add_subplot(), **data)
+        return _svg(figure, label)
+
+
+def coefficients(axes: "Axes", *, values: Mapping[str, float]) -> None:
+    """One dot a coefficient, from zero."""
+    names = list(values)[::-1]
+    for row, name in enumerate(names):
+        axes.plot([0, values[name]], [row, row], color=RULE, linewidth=2.5, solid_capstyle="round")
+        axes.plot(values[name], row, "o", color=ACCENT, markersize=6)
+    axes.axvline(0, color=MUTED, linewidth=0.8)
+    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("coefficient in the shared model")
+
+
+def trajectories(axes: "Axes", *, values: Mapping[str, Sequence[float]]) -> None:
+    """Each coefficient over the rounds; the four that end largest are named."""
+    largest = sorted(values, key=lambda name: -abs(values[name][-1]))[:4]
+    ends: list[float] = []
+    for name, line in values.items():
+        strong = name in largest
+        axes.plot(line, color=ACCENT if strong else MUTED, linewidth=1.8 if strong else 0.7, alpha=1 if strong else 0.6)
+    spread = max((abs(v) for line in values.values() for v in line), default=1.0) or 1.0
+    for name in sorted(largest, key=lambda each: values[each][-1]):
+        ends.append(max(values[name][-1], ends[-1] + 0.13 * spread) if ends else values[name][-1])
+        axes.text(max(map(len, values.values())) - 0.9, ends[-1], name, color=INK, va="center")
+    _whole_ticks(axes, max(map(len, values.values())) - 1)
+    axes.set_xlabel("round")
+    axes.set_ylabel("coefficient")
+
+
+def burn_down(axes: "Axes", *, spent: Sequence[float], done: int, budget: float) -> None:
+    """Epsilon used after each round, against the study's budget."""
+    steps = [0.0, *spent]
+    axes.fill_between(range(done + 1), steps[: done + 1], color=ACCENT, alpha=0.18, linewidth=0)
+    axes.plot(range(done + 1), steps[: done + 1], color=ACCENT, linewidth=1.8, marker="o", markersize=4)
+    axes.plot(range(done, len(steps)), steps[done:], color=ACCENT, linewidth=1.2, linestyle=(0, (2, 2)))
+    axes.axhline(budget, color=SECOND, linewidth=1.2)
+    axes.text(0, budget, f"budget {budget:.3g}", color=SECOND, va="bottom")
+    axes.set_ylim(0, 1.15 * max(budget, *steps))
+    _whole_ticks(axes, len(steps) - 1)
+    axes.set_xlabel("round")
+    axes.set_ylabel("epsilon")
+
+
+def groups(axes: "Axes", *, values: Mapping[str, tuple[float, float]], unit: str) -> None:
+    """A measure and one standard deviation of privacy noise for each group; those that noise drowns are said, not drawn."""
+    names = list(values)[::-1]
+    for row, name in enumerate(names):
+        value, noise = values[name]
+        if 2 * noise > abs(value):
+            axes.text(0, row, "  too few patients: drowned by the noise", color=MUTED, va="center")
+            continue
+        colour = SECOND if name == "all" else ACCENT
+        axes.errorbar(value, row, xerr=noise, fmt="o", color=colour, markersize=6, capsize=3, elinewidth=1.4)
+        axes.annotate(f"{value:.1f}", (value, row), (0, 7), textcoords="offset points", color=INK, ha="center")
+    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.set_ylim(-0.5, len(names) - 0.3)
+    axes.set_xlim(left=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(unit)
+
+
+def comparison(axes: "Axes", *, rows: Mapping[str, Mapping[str, float]], unit: str) -> None:
+    """For each hospital: trained alone, together, and on pooled data."""
+    marks = {"alone": ("o", MUTED), "federated": ("o", ACCENT), "pooled": ("|", SECOND)}
+    names = list(rows)[::-1]
+    for row, name in enumerate(names):
+        known = [rows[name][kind] for kind in marks if kind in rows[name]]
+        axes.plot([min(known), max(known)], [row, row], color=RULE, linewidth=2.5, zorder=1)
+        for kind, (mark, colour) in marks.items():
+            if kind in rows[name]:
+                label = kind if row == len(names) - 1 else None
+                style = {"markersize": 12, "markeredgewidth": 2.2} if mark == "|" else {"markersize": 7}
+                axes.plot(rows[name][kind], row, mark, color=colour, label=label, zorder=2, **style)
+    axes.set_yticks(range(len(names)), [short(name) for name in names], color=INK)
+    axes.set_ylim(-0.5, len(names) - 0.5)
+    axes.grid(visible=False, axis="y")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderpad=0, labelcolor=INK)
+    axes.set_xlabel(short(unit, 70))
+
+
+def calibration(axes: "Axes", *, points: Sequence[Mapping[str, float]], unit: str) -> None:
+    """Predicted against observed, with error bars where they are known."""
+    ends = [value for point in points for value in (point["predicted"], point["observed"])]
+    axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+    for point in points:
+        bar = {"yerr": point["error"], "capsize": 3} if "error" in point else {}
+        axes.errorbar(point["predicted"], point["observed"], fmt="o", color=ACCENT, markersize=5, **bar)
+    axes.set_xlabel(f"predicted, {short(unit)}")
+    axes.set_ylabel(f"observed, {short(unit)}")
+
+
+def short(text: str, most: int = 24) -> str:
+    """A label that leaves room for the plot."""
+    return text if len(text) <= most else text[: most - 1] + "\u2026"
+
+
+PLOTS = {
+    plot.__name__: plot for plot in (coefficients, trajectories, burn_down, groups, comparison, calibration)
+}  # fmt: skip
+
+
+def _whole_ticks(axes: "Axes", last: int) -> None:
+    axes.set_xticks(range(0, last + 1, max(1, last // 10)))
+
+
+def _svg(figure: "Figure", label: str) -> str:
+    """The figure without prologue, metadata and literal colours, and with a name."""
+    from markupsafe import escape
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True)
+    text = buffer.getvalue().decode("utf-8")
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)

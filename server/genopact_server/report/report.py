@@ -1,0 +1,161 @@
+"""One self-contained HTML file about a run: model card, privacy statement, plots, provenance, and what none of it proves."""
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genopact_server.audit.findings import LIMITS
+from genopact_server.report.facts import RunFacts, read
+from genopact_server.report.plots import PLOTS, draw
+from genopact_shared import __version__, durable
+from genopact_shared.privacy.mechanisms import NoisedSum
+from genopact_shared.recipes.dose import ERROR_BOUND_MG
+from genopact_shared.recipes.protocol import Table
+from genopact_shared.study import Study
+
+UNIT = {"dose": "mg/week"}
+MEANING = {
+    "dose": "Ridge regression of the square root of the weekly warfarin dose on twelve clinical and genetic features. "
+    "For research on starting doses of adults whose stable dose is sought; not for dosing a patient."
+}
+
+
+def write_report(run_folder: Path, study: Study, out: Path, extra: Mapping[str, Any] | None = None) -> None:
+    """Write the report of `runs/RUN` of a coordinator's folder to the file `out`.
+
+    Args:
+        run_folder: holds state.json, events.jsonl, the models and the sites' exported logs.
+        study: the study of the run.
+        out: the HTML file.
+        extra: what the coordinator's folder does not hold, each key optional:
+            `comparison`: hospital -> {alone, federated, pooled, patients}, an error each, in `comparison_unit`;
+            `calibration`: list of {predicted, observed, error}; `calibration_unit`;
+            `findings`: list of {check, verdict, party, what}, as an audit gives them; `verdict`;
+            `checkpoints`: party -> checkpoint text; `attacks`: list of {name, result, guessing};
+            `notes`: list of sentences.
+
+    Guarantees:
+        The page loads nothing and runs no script, whatever its input says.
+
+    Raises:
+        GenopactError: RUN_UNKNOWN, RUN_STATE_BROKEN.
+    """
+    facts, more = read(run_folder, study), dict(extra or {})
+    durable.replace(out, render(facts, more).encode())
+
+
+def render(facts: RunFacts, extra: Mapping[str, Any]) -> str:
+    """The page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["number"] = number
+    return environment.get_template("template.html.j2").render(
+        study=facts.study, state=facts.state, facts=facts, extra=extra, steps=_steps(facts), plots=_plots(facts, extra),
+        unit=UNIT.get(facts.plan.recipe.name, ""), meaning=MEANING.get(facts.plan.recipe.name, ""),
+        unknown=_unknown_patient(facts), epsilon=_epsilon(facts), limits=LIMITS, versions=_versions(),
+        comparison=_comparison(extra), done=facts.state.stage == "done", planned=sum(facts.plan.planned.values()),
+    )  # fmt: skip
+
+
+def number(value: object, digits: int = 3) -> str:
+    """A number for people: `digits` significant ones, no exponent for everyday sizes."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return str(value)
+    if not math.isfinite(value):
+        return "unbounded" if value > 0 else "unknown"
+    if isinstance(value, int) or (value == int(value) and abs(value) < 1e9):
+        return f"{int(value):,}".replace(",", "\u202f")
+    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}".replace(",", "\u202f")
+
+
+def _epsilon(facts: RunFacts) -> dict[str, float | None]:
+    """What was spent (rounded up, in thousandths), what the plan costs, and the study's budget."""
+    budget = facts.study.privacy.epsilon_milli
+    if budget is None:
+        return {"spent": math.inf, "plan": math.inf, "budget": None}
+    spent = facts.spent[facts.state.round - 1] if facts.state.round else 0.0
+    return {
+        "spent": math.ceil(1000 * spent) / 1000,
+        "plan": math.ceil(1000 * facts.plan.epsilon) / 1000,
+        "budget": budget / 1000,
+    }
+
+
+def _steps(facts: RunFacts) -> list[dict[str, Any]]:
+    """One row a release of the plan."""
+    rows = []
+    for step, voided, spent in zip(facts.plan.steps, facts.voided, facts.spent, strict=True):
+        fact, told = step.fact, next((each for each in facts.rounds if each["round"] == step.index + 1), {})
+        noised = isinstance(fact, NoisedSum)
+        rows.append({
+            "round": step.index + 1, "name": step.name, "dims": fact.dims, "scale": fact.scale,
+            "clip": fact.clip if noised else None, "multiplier": fact.noise_multiplier if noised else None,
+            "noise": facts.noise(step), "honest": fact.honest_minimum if noised else None, "masked": step.masked,
+            "spent": spent, "voided": voided, "sites": told.get("sites", []), "seconds": told.get("seconds"),
+        })  # fmt: skip
+    return rows
+
+
+def _plots(facts: RunFacts, extra: Mapping[str, Any]) -> dict[str, str]:
+    """The plots that there is data for; the others are empty."""
+    plots, coefficients, unit = dict.fromkeys(PLOTS, ""), facts.coefficients, UNIT.get(facts.plan.recipe.name, "")
+    if coefficients:
+        last = {name: values[-1] for name, values in coefficients.items()}
+        plots["coefficients"] = draw("coefficients", "Coefficients", (6.4, 0.6 + 0.24 * len(last)), values=last)
+        plots["trajectories"] = draw("trajectories", "Coefficients by round", (6.4, 2.9), values=coefficients)
+    if (budget := facts.study.privacy.epsilon_milli) is not None:
+        data = {"spent": facts.spent, "done": facts.state.round, "budget": budget / 1000}
+        plots["burn_down"] = draw("burn_down", "Epsilon used after each round", (6.4, 2.5), **data)
+    if groups := _groups(facts):
+        height = 0.7 + 0.42 * len(groups)
+        plots["groups"] = draw("groups", "Error by reported race", (6.4, height), values=groups, unit=f"error, {unit}")
+    if rows := _comparison(extra):
+        errors = {name: {k: v for k, v in row.items() if k != "patients"} for name, row in rows.items()}
+        shown = {"rows": errors, "unit": str(extra.get("comparison_unit", ""))}
+        plots["comparison"] = draw("comparison", "Alone, federated, pooled", (6.4, 0.9 + 0.42 * len(rows)), **shown)
+    if points := extra.get("calibration"):
+        shown = {"points": points, "unit": str(extra.get("calibration_unit", unit))}
+        plots["calibration"] = draw("calibration", "Predicted and observed", (6.4, 3.4), **shown)
+    return plots
+
+
+def _groups(facts: RunFacts) -> dict[str, tuple[float, float]]:
+    """Group -> mean absolute error and the standard deviation that the noise of its numerator gives it."""
+    noise = next((facts.noise(step) for step in facts.plan.steps if step.name == "metrics"), None) or 0.0
+    measured = {name: row for name, row in facts.metrics.items() if "mae_mg" in row}
+    merged = len(facts.metrics) - 1
+    return {
+        name: (row["mae_mg"], ERROR_BOUND_MG * noise * math.sqrt(merged if name == "all" else 1) / row["patients"])
+        for name, row in measured.items()
+    }
+
+
+def _comparison(extra: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Hospital -> its finite numbers."""
+    rows: Mapping[str, Mapping[str, Any]] = extra.get("comparison", {})
+    return {
+        str(name): {kind: float(value) for kind, value in row.items() if _finite(value)} for name, row in rows.items()
+    }
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _unknown_patient(facts: RunFacts) -> dict[str, float]:
+    """The prediction and its 80 % interval for a patient about whom nothing is known."""
+    prediction = facts.plan.recipe.predict(facts.models[-1], None, Table({}, 1))
+    values: Sequence[Any] = (prediction.value, prediction.low, prediction.high)
+    return dict(zip(("value", "low", "high"), (float(each[0]) for each in values), strict=True))
+
+
+def _versions() -> dict[str, str]:
+    return {"genopact": __version__, "Python": platform.python_version(), "NumPy": np.__version__}

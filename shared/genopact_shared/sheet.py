@@ -1,0 +1,44 @@
+"""A study file in plain words: what a hospital, a researcher or an auditor reads before agreeing."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+from genopact_shared.plan import plan_of
+from genopact_shared.study import Study
+
+PERMISSIONS = {
+    "GRU": "general research",
+    "HMB": "health, medical or biomedical research",
+    "DS": "research on the named diseases only",
+    "POA": "population origins and ancestry research",
+}
+MODES = {
+    "none": "no noise: only stores that are public or synthetic can serve it",
+    "local": "each site adds all the noise itself; nobody else has to be trusted",
+    "distributed": "sites add shares of the noise under masks; only the total is seen",
+}
+
+
+def sheet(study: Study, planned: Mapping[str, int] | None = None) -> Iterator[str]:
+    """Lines of text. `planned`: planned cohort of each site, by default the study's minimum for each party."""
+    purpose, privacy = study.purpose, study.privacy
+    planned = planned or {party.name: study.minimum_cohort for party in study.parties}
+    plan = plan_of(study, planned)
+    yield f"{study.title}  ({study.name})"
+    yield f"  identity    {study.hash}"
+    yield f"  purpose     {PERMISSIONS[purpose.permission]}{': ' if purpose.diseases else ''}{', '.join(purpose.diseases)}"
+    yield f"  uses        {', '.join(purpose.uses)} by {', '.join(purpose.organisations)} organisations"
+    yield f"              {'commercial use' if purpose.commercial else 'no commercial use'}; in {', '.join(purpose.regions)}"
+    yield f"  data        {', '.join(purpose.data)}; outcome {study.outcome}"
+    yield f"  recipe      {study.recipe.name} version {study.recipe.version}, installed here; no code is received"
+    yield f"  privacy     {MODES[privacy.mode]}"
+    if math.isinf(plan.epsilon):
+        yield "  cost        not limited: nothing protects a single patient"
+    else:
+        yield f"  cost        epsilon {plan.epsilon:.3f} at delta {privacy.delta} for a patient of one site, once for the whole study"
+    yield f"  releases    {', '.join(step.name for step in plan.steps)}: one sum over all patients each"
+    yield f"  schedule    {len(plan.steps)} rounds, at least {study.schedule.quorum} of {len(study.parties)} sites in each"
+    yield f"  sites       {', '.join(party.name for party in study.parties)}; coordinator {study.coordinator.name}"
+    yield f"  leaves      those sums, clipped{'' if privacy.mode == 'none' else ' and noised'}; status codes; log entries without counts"
+    yield "  never       genotypes, phenotypes, names, identifiers, consents, counts, error texts"
+    yield f"  expires     {study.expires}; released to {study.release}"

@@ -1,0 +1,54 @@
+"""Keep child processes running: each is started again when it ends, with a growing pause; SIGTERM ends all."""
+
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+_log = structlog.get_logger()
+FIRST_PAUSE_S, LAST_PAUSE_S, STEADY_S = 0.5, 30.0, 60.0
+GRACE_S = 10.0
+
+
+@dataclass
+class _Child:
+    command: Sequence[str]
+    process: "subprocess.Popen[bytes] | None" = None
+    started: float = 0.0
+    due: float = 0.0
+    pause: float = FIRST_PAUSE_S
+
+    def tend(self, name: str) -> None:
+        """Start the process if it is due; notice its end."""
+        now = time.monotonic()
+        if self.process is not None and self.process.poll() is not None:
+            _log.warning("process_ended", step=name, code=self.process.returncode)
+            self.pause = FIRST_PAUSE_S if now - self.started > STEADY_S else min(LAST_PAUSE_S, self.pause * 2)
+            self.process, self.due = None, now + self.pause
+        if self.process is None and now >= self.due:
+            self.process, self.started = subprocess.Popen(self.command, stdin=subprocess.DEVNULL), now
+
+
+def supervise(commands: Mapping[str, Sequence[str]], stop: threading.Event | None = None) -> None:
+    """Run the commands until SIGTERM, SIGINT or `stop`; when one ends, the others go on and it is started again."""
+    stop = stop or threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+    children = {name: _Child(command) for name, command in commands.items()}
+    while not stop.wait(0.1):
+        for name, child in children.items():
+            child.tend(name)
+    running = [child.process for child in children.values() if child.process is not None]
+    for process in running:
+        process.terminate()
+    for process in running:
+        try:
+            process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

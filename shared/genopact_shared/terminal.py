@@ -1,0 +1,191 @@
+"""What both command lines share: one way to answer, to fail and to log.
+
+A command returns an Answer. People read text on stdout (errors and progress on stderr). With `--format json` stdout is
+exactly one envelope, {"schema": "genopact.cli/1", "command", "status": "ok" | "error", "data"}, and everything else is
+on stderr.
+"""
+
+import inspect
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from functools import wraps
+from typing import Annotated, Any, Literal
+
+import click
+import structlog
+import typer
+from rich.console import Console
+
+from genopact_shared.errors import CATALOGUE, GenopactError
+
+SCHEMA = "genopact.cli/1"
+LOGGED = frozenset(
+    {"event", "level", "timestamp", "code", "round", "attempt", "seconds", "site", "study", "run", "step"}
+)
+"""Keys that a log line may have; any other is dropped, whoever wrote it."""
+
+Format = Literal["human", "json"]
+_EVENT, _VALUE = re.compile(r"[a-z][a-z_]{0,63}"), re.compile(r"[A-Za-z0-9_.:+-]{1,64}")
+_INPUT = re.compile(
+    r"USAGE|IMPORT_REFUSED|PASSPHRASE_MISSING|CONSENT_(FILE_\w+|UNKNOWN_PERSON)|POLICY_(UNREADABLE|INVALID|EXAMPLE_FAILS)"
+    r"|(STUDY|RECIPE)_(UNREADABLE|INVALID|UNKNOWN)|(SITE|COORDINATOR|KEY|STORE|LEDGER)_(MISSING|EXISTS)|KEY_EXPOSED"
+    r"|(BUNDLE|TABLE|ACCOUNT|MEMBERSHIP)_INVALID|OPENING_MISSING"
+)
+_ABSENT = re.compile(r"\w+_(LOCKED|UNREACHABLE|UNAVAILABLE|PENDING|BUSY)|QUORUM_LOST|LINK_\w+|AGENT_\w+|EXCHANGE_\w+")
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "format": (
+        Annotated[Format, typer.Option(help="json: one envelope on stdout.", envvar="GENOPACT_FORMAT")],
+        "human",
+    ),
+    "debug": (Annotated[bool, typer.Option("--debug", help="Show where an unexpected error arose.")], False),
+}
+
+
+class Exit(IntEnum):
+    """How a command ended."""
+
+    OK = 0
+    REFUSED = 1
+    """A rule, a policy, a signature or a check says no."""
+    USAGE = 2
+    """The command line or a file that was given is wrong."""
+    UNAVAILABLE = 3
+    """Nobody can tell: something is locked, stopped or out of reach."""
+    INTERNAL = 4
+    """A fault of genopact."""
+
+    @classmethod
+    def of(cls, code: str) -> "Exit":
+        """The exit code of an error code."""
+        if code == "INTERNAL":
+            return cls.INTERNAL
+        return cls.USAGE if _INPUT.fullmatch(code) else cls.UNAVAILABLE if _ABSENT.fullmatch(code) else cls.REFUSED
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command found or did: `data` for programs, `text` for people, `next` the command that follows."""
+
+    data: Mapping[str, Any] = field(default_factory=dict)
+    text: Sequence[str] = ()
+    next: str = ""
+    exit: Exit = Exit.OK
+
+
+def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+    """Register a function as a command with `--format` and `--debug`; the function itself stays as it was."""
+
+    def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
+        @wraps(function)
+        def run(*, format: Format, debug: bool, **given: Any) -> None:  # noqa: A002 - the option's name
+            raise typer.Exit(_run(lambda: function(**given), format, debug=debug))
+
+        signature, keyword = inspect.signature(function), inspect.Parameter.KEYWORD_ONLY
+        common = [
+            inspect.Parameter(each, keyword, default=value, annotation=kind) for each, (kind, value) in _COMMON.items()
+        ]
+        run.__annotations__ = function.__annotations__ | {each.name: each.annotation for each in common}
+        vars(run)["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), *common])
+        app.command(name, epilog=f"Example: {example}")(run)
+        return function
+
+    return register
+
+
+def main(app: typer.Typer, program: str) -> None:
+    """Run a command line and exit; with `--format json` a usage error is an envelope, too."""
+    arguments = " ".join(sys.argv[1:]).replace("=", " ")
+    if "--format json" not in arguments and os.environ.get("GENOPACT_FORMAT") != "json":
+        app(prog_name=program)
+    try:
+        sys.exit(app(prog_name=program, standalone_mode=False))
+    except click.ClickException as error:
+        sys.exit(_fail(GenopactError("USAGE", error.format_message()), "json", ""))
+
+
+def human() -> Console:
+    """Where this command's people read: stdout, or stderr beside an envelope."""
+    console = click.get_current_context().obj
+    return console if isinstance(console, Console) else Console(stderr=True)
+
+
+def working(text: str) -> AbstractContextManager[object]:
+    """Show that something that may take more than a second goes on."""
+    return Console(stderr=True).status(text)
+
+
+def _run(function: Callable[[], Answer], format_: Format, *, debug: bool) -> Exit:
+    context = click.get_current_context()
+    context.obj = Console(stderr=format_ == "json", soft_wrap=True, highlight=False, markup=False)
+    name = " ".join(_names(context))
+    try:
+        answer = function()
+    except GenopactError as error:
+        return _fail(error, format_, name)
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:  # noqa: BLE001 - its text may hold anything, so that only its type is shown
+        if debug:
+            traceback.print_exc()
+        return _fail(GenopactError("INTERNAL", type(error).__name__), format_, name)
+    for line in [*answer.text, *([f"Next: {answer.next}"] if answer.next else [])]:
+        human().print(line)
+    if format_ == "json":
+        _print_envelope(name, "ok", {**answer.data, **({"next": answer.next} if answer.next else {})})
+    return answer.exit
+
+
+def _names(context: click.Context) -> list[str]:
+    """The command below the program, whatever the program was started as."""
+    return [*_names(context.parent), context.info_name or ""] if context.parent else []
+
+
+def _fail(error: GenopactError, format_: Format, name: str) -> Exit:
+    """Print an error; an import's findings are listed one by one."""
+    findings = list(getattr(error, "findings", ()))
+    fault, docs = CATALOGUE[error.code], f"docs/errors/{error.code}.md"
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{error.code}: {fault.cause}" + (f" ({error.detail})" if error.detail and not findings else ""))
+    for finding in findings:
+        console.print(f"  {finding}")
+    console.print(f"Remedy: {fault.remedy}\nMore: {docs}")
+    if format_ == "json":
+        about = {"code": error.code, "cause": fault.cause, "remedy": fault.remedy, "detail": error.detail, "docs": docs}
+        listed = {"findings": [asdict(finding) for finding in findings]} if findings else {}
+        _print_envelope(name, "error", about | listed)
+    return Exit.of(error.code)
+
+
+def _print_envelope(name: str, status: str, data: Mapping[str, Any]) -> None:
+    envelope = {"schema": SCHEMA, "command": name, "status": status, "data": data}
+    sys.stdout.write(json.dumps(envelope, ensure_ascii=False) + "\n")
+
+
+def only_allowed(_logger: Any, _method: str, event: Mapping[str, Any]) -> dict[str, Any]:
+    """A structlog processor: keys of LOGGED with plain values; an event that is no fixed word is not repeated."""
+    kept = {key: value for key, value in event.items() if key in LOGGED and _plain(value)}
+    return kept | {"event": event["event"] if _EVENT.fullmatch(str(event.get("event"))) else "unnamed"}
+
+
+def configure_logging() -> None:
+    """Send structlog's lines to stderr, one JSON object each, with allowed keys alone."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            only_allowed,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, str) and bool(_VALUE.fullmatch(value)))

@@ -1,0 +1,158 @@
+"""One import, from files to the store."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from genopact_client.ingest.findings import ImportRefusedError
+from genopact_client.ingest.importer import Files, import_site
+from genopact_client.keyfile import KeyFile
+from genopact_client.people import People
+from genopact_client.store import Store
+from genopact_shared.cohort import HOSPITALS, Hospital, write_site
+from genopact_shared.errors import GenopactError
+from genopact_shared.recipes.dose_features import OUTCOME, SCHEMA
+from genopact_shared.recipes.protocol import Table
+
+PEOPLE = 40
+
+
+@dataclass(frozen=True)
+class Rooms:
+    people: People
+    keyfile: KeyFile
+    store: Store
+
+
+@pytest.fixture
+def rooms(tmp_path: Path) -> Rooms:
+    keyfile = KeyFile.create(tmp_path / "keyfile", bytes(32))
+    store = Store.create(tmp_path / "store", keyfile, SCHEMA, "synthetic")
+    return Rooms(People(tmp_path / "people.db", keyfile), keyfile, store)
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Table:
+    return write_site(tmp_path / "export", Hospital("h", PEOPLE, HOSPITALS[0].mix), seed=3)
+
+
+@pytest.fixture
+def files(tmp_path: Path, truth: Table) -> Files:
+    assert truth.n == PEOPLE
+    return Files(tmp_path / "export" / "covariates.csv", (tmp_path / "export" / "genotypes.vcf.gz",))
+
+
+def assert_true_or_missing(found: Table, truth: Table) -> None:
+    for name, expected in truth.columns.items():
+        values = found.columns[name]
+        missing = np.isnan(values) if values.dtype == np.float64 else values < 0
+        assert ((values == expected) | missing).all(), name
+        assert missing.mean() < 0.3, name
+
+
+def test_import_arrives_in_the_store(rooms: Rooms, files: Files, truth: Table) -> None:
+    done = import_site(files, SCHEMA, rooms)
+    assert (done.people, done.new, done.erased, done.strangers, done.generation) == (PEOPLE, PEOPLE, 0, 0, 1)
+    assert rooms.store.rows().tolist() == list(range(PEOPLE))
+    assert_true_or_missing(rooms.store.table(rooms.store.rows()), truth)
+    provenance = rooms.store.manifest()["provenance"]
+    assert len(provenance) == 1
+    assert provenance[0]["vcfs"][0]["build"] == "GRCh38"
+    assert done.observed[OUTCOME] == PEOPLE
+
+
+def test_importing_again_changes_versions_and_nothing_else(rooms: Rooms, files: Files) -> None:
+    import_site(files, SCHEMA, rooms)
+    before = rooms.store.table(rooms.store.rows())
+    done = import_site(files, SCHEMA, rooms)
+    assert (done.new, done.generation) == (0, 2)
+    after = rooms.store.table(rooms.store.rows())
+    for name, values in before.columns.items():
+        np.testing.assert_array_equal(values, after.columns[name])
+    assert len(rooms.people) == len(rooms.keyfile) == PEOPLE
+
+
+def test_dry_run_reports_and_changes_nothing(tmp_path: Path, rooms: Rooms, files: Files) -> None:
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    shown = io.StringIO()
+    done = import_site(files, SCHEMA, rooms, dry_run=True, console=Console(file=shown, width=200))
+    assert (done.new, done.generation) == (PEOPLE, None)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert "40 people: 40 new" in shown.getvalue()
+    assert "dry run: nothing was changed" in shown.getvalue()
+    assert "h-000" not in shown.getvalue()
+
+
+def test_a_refused_file_changes_nothing(rooms: Rooms, files: Files) -> None:
+    files.table.write_text(files.table.read_text().replace("female", "unclear", 1))
+    with pytest.raises(ImportRefusedError, match="LEVEL_UNKNOWN"):
+        import_site(files, SCHEMA, rooms)
+    assert len(rooms.people) == len(rooms.keyfile) == len(rooms.store.rows()) == 0
+
+
+def test_the_erased_do_not_come_back(rooms: Rooms, files: Files) -> None:
+    import_site(files, SCHEMA, rooms)
+    rooms.keyfile.erase([5])
+    rooms.store.erase(5)
+    done = import_site(files, SCHEMA, rooms)
+    assert (done.new, done.erased) == (0, 1)
+    assert 5 not in rooms.store.rows()
+    assert len(rooms.people) == PEOPLE
+
+
+def test_table_and_vcf_are_joined_by_person_not_by_order(rooms: Rooms, files: Files, truth: Table) -> None:
+    header, *lines = files.table.read_text().splitlines()
+    files.table.write_text("\n".join([header, *reversed(lines)]) + "\n")
+    import_site(files, SCHEMA, rooms)
+    assert_true_or_missing(rooms.store.table(rooms.store.rows()), truth.take(np.arange(PEOPLE)[::-1]))
+
+
+def table(tmp_path: Path, content: str) -> Path:
+    path = tmp_path / "small.csv"
+    path.write_text(content)
+    return path
+
+
+def test_samples_that_are_no_people_are_left_out(tmp_path: Path, rooms: Rooms, files: Files) -> None:
+    small = Files(table(tmp_path, "person,weekly_dose_mg\nh-00002,30\nelse,20\n"), files.vcfs)
+    done = import_site(small, SCHEMA, rooms)
+    assert (done.people, done.strangers) == (2, PEOPLE - 1)
+    assert rooms.store.table(np.array([1])).codes("vkorc1_1639").tolist() == [-1]
+    with pytest.raises(ImportRefusedError, match="VCF_PEOPLE"):
+        import_site(Files(table(tmp_path, "person,weekly_dose_mg\nelse,20\n"), files.vcfs), SCHEMA, rooms)
+
+
+def test_contradicting_dosages_are_refused(tmp_path: Path, rooms: Rooms, files: Files, truth: Table) -> None:
+    known = int(truth.codes("cyp2c9_2")[0])
+    header = "person,cyp2c9_2,weekly_dose_mg\n"
+    assert import_site(Files(table(tmp_path, f"{header}h-00001,{known},30\n"), files.vcfs), SCHEMA, rooms).people == 1
+    with pytest.raises(ImportRefusedError) as caught:
+        import_site(Files(table(tmp_path, f"{header}h-00001,{2 - known or 1},30\n"), files.vcfs), SCHEMA, rooms)
+    assert [(found.code, found.row) for found in caught.value.findings] == [("DOSAGE_CONFLICT", 2)]
+
+
+def test_the_same_variant_in_two_files_is_refused(rooms: Rooms, files: Files) -> None:
+    with pytest.raises(ImportRefusedError, match="VCF_TWICE"):
+        import_site(Files(files.table, files.vcfs * 2), SCHEMA, rooms)
+
+
+def test_a_table_alone_is_enough(rooms: Rooms, files: Files) -> None:
+    done = import_site(Files(files.table), SCHEMA, rooms)
+    assert "vkorc1_1639" not in done.observed
+    assert (rooms.store.table(rooms.store.rows()).codes("vkorc1_1639") == -1).all()
+
+
+def test_another_schema_is_refused(rooms: Rooms, files: Files) -> None:
+    with pytest.raises(GenopactError, match="TABLE_INVALID"):
+        import_site(files, SCHEMA[1:], rooms)
+
+
+def test_no_number_of_a_patient_is_at_rest_in_clear(tmp_path: Path, rooms: Rooms, files: Files) -> None:
+    import_site(files, SCHEMA, rooms)
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and "export" not in path.parts:
+            assert b"h-000" not in path.read_bytes(), path.name
