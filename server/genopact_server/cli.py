@@ -23,7 +23,7 @@ demo.register(app)
 def main() -> None:
     """The console script."""
     terminal.configure_logging()
-    terminal.main(app)
+    terminal.main(app, "genopact")
 
 
 Home = Annotated[Path, typer.Option(help="The coordinator's folder.", envvar="GENOPACT_HOME")]

@@ -323,7 +323,7 @@ def test_a_site_outside_the_study_is_sent_nothing_even_if_the_coordinator_tries(
 
 def test_a_run_for_an_unknown_study_is_refused(link: Federation) -> None:
     content = control.bundle(STUDY)
-    with link.control() as operator, pytest.raises(httpx.HTTPStatusError, match="40[34]"):
+    with link.control() as operator, pytest.raises(httpx.HTTPStatusError, match=r"40[34]"):
         operator._client.StartRun(
             StartRunRequest(fab=Fab(hash_str=hashlib.sha256(content).hexdigest(), content=content), federation="f" * 64)
         )

@@ -126,7 +126,7 @@ def ours(
     control.submit(STUDY, HASH, SITES)
     executor.serve(settings, main, stop)
     for name in names:
-        running.running.pop(name).terminate()
+        running.stop(name)
     wait_online(control, online=False)
     return results
 

@@ -14,6 +14,7 @@ from genopact_shared.keys import SigningKey
 from genopact_shared.secagg import unmask
 from genopact_shared.study import load_study
 from genopact_shared.tlog.entries import unpack
+from genopact_shared.tlog.note import open_checkpoint
 from genopact_shared.tlog.proof import Proof
 from genopact_shared.wire import Reply, Request
 from tests.golden.wire_exchange import (
@@ -92,8 +93,10 @@ def test_the_intent_is_in_the_log_that_comes_at_the_end() -> None:
     finish, body = wire.unseal(Reply, stored("finish.reply"), key("site-a").public)
     intent = (step.intent or "").encode()
     head = Proof.decode((step.proof or "").encode()).verify(intent, "genopact/site-a", key("site-a", "log").public)
-    entries = unpack(body)
+    checkpoint, *entries = unpack(body)
     assert (head.size, entries[1], len(entries)) == (2, intent, 3)
+    last = open_checkpoint(checkpoint, "genopact/site-a", key("site-a", "log").public)
+    assert (last.size, last.root) == (3, Tree(map(leaf_hash, entries)).head().root)
     assert finish.op == "finish"
     receipt = statements.parse(entries[2], [key("site-a").public])
     assert isinstance(receipt, statements.Receipt)

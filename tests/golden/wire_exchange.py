@@ -94,7 +94,8 @@ def exchange() -> dict[str, bytes]:
         )  # fmt: skip
         signed = statements.sign(aggregate, key("coordinator")).decode()
         frames["finish.request"] = request("finish", "site-a", 4, wire.pack(NEXT), aggregate=signed)
-        frames["finish.reply"] = reply(frames["finish.request"], pack(log.entries()))
+        entries, checkpoint = log.export()
+        frames["finish.reply"] = reply(frames["finish.request"], pack([checkpoint]) + entries)
     return frames
 
 

@@ -28,15 +28,23 @@ class Processes:
         self.folder, self.running = folder, dict[str, subprocess.Popen[bytes]]()
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        return self.command(name, [sys.executable, __file__, *arguments[:1], str(self.folder), *arguments[1:]])
+
+    def command(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        environment = {**ENVIRONMENT, "FLWR_HOME": str(self.folder / "flower")}
         with (self.folder / f"{name}.out").open("ab") as out:
-            command = [sys.executable, __file__, *arguments[:1], str(self.folder), *arguments[1:]]
-            self.running[name] = subprocess.Popen(command, stdout=out, stderr=out, env=ENVIRONMENT)
+            self.running[name] = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
         return self.running[name]
 
     def kill(self, name: str) -> None:
         process = self.running.pop(name)
         process.send_signal(signal.SIGKILL)
         process.wait()
+
+    def stop(self, name: str) -> None:
+        process = self.running.pop(name)
+        process.terminate()
+        process.wait(20)
 
     def close(self) -> None:
         for process in self.running.values():
@@ -109,7 +117,20 @@ def executor(folder: Path, runtime_port: str, seconds: str) -> None:
     executor.serve(settings, main, threading.Event())
 
 
-ROLES: dict[str, Callable[..., None]] = {"superlink": superlink, "link": link, "agent": agent, "executor": executor}
+def fallback(folder: Path, name: str, port: str) -> None:
+    from genopact_client.link import executor
+
+    secret = (folder / "supernode.secret").read_bytes()
+    executor.run(executor.ExecutorConfig(f"127.0.0.1:{port}", secret, folder / name / "agent.sock"))
+
+
+ROLES: dict[str, Callable[..., None]] = {
+    "superlink": superlink,
+    "link": link,
+    "agent": agent,
+    "executor": executor,
+    "fallback": fallback,
+}
 
 if __name__ == "__main__":
     ROLES[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])

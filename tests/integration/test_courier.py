@@ -141,7 +141,7 @@ def test_registration_is_stable_and_a_name_belongs_to_one_key(link: Federation) 
         with pytest.raises(GenopactError, match="MEMBERSHIP_INVALID"):
             control.register_site("alpha", other)
         with pytest.raises(GenopactError, match="MEMBERSHIP_INVALID"):
-            control.submit(b"", HASH, ["alpha"])  # the study is known with other members
+            control.submit(b"", HASH, ["alpha", "nobody"])
 
 
 def test_a_killed_node_takes_its_place_again_at_once(link: Federation, tmp_path: Path) -> None:

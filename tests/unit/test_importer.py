@@ -13,6 +13,7 @@ from genopact_client.ingest.importer import Files, import_site
 from genopact_client.keyfile import KeyFile
 from genopact_client.people import People
 from genopact_client.store import Store
+from genopact_shared import durable
 from genopact_shared.cohort import HOSPITALS, Hospital, write_site
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.dose_features import OUTCOME, SCHEMA
@@ -156,3 +157,49 @@ def test_no_number_of_a_patient_is_at_rest_in_clear(tmp_path: Path, rooms: Rooms
     for path in tmp_path.rglob("*"):
         if path.is_file() and "export" not in path.parts:
             assert b"h-000" not in path.read_bytes(), path.name
+
+
+class PowerCutError(Exception):
+    """The machine stops."""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_power_cut_at_any_durable_write_leaves_all_or_nothing(
+    tmp_path: Path, rooms: Rooms, files: Files, truth: Table, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The first import makes three durable writes: keys, records, manifest."""
+    replace = durable.replace
+    store, seen = rooms.store, []
+    for cut in range(4):
+        left = cut
+
+        def until_cut(path: Path, data: bytes) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0 and when == "before":
+                raise PowerCutError
+            replace(path, data)
+            if left < 0:
+                raise PowerCutError
+
+        monkeypatch.setattr(durable, "replace", until_cut)
+        again = Rooms(rooms.people, rooms.keyfile, store)
+        try:
+            import_site(files, SCHEMA, again)
+        except PowerCutError:
+            seen.append(cut)
+        monkeypatch.undo()
+        store.close()
+        keyfile = KeyFile.open(tmp_path / "keyfile", bytes(32))
+        people = People(tmp_path / "people.db", keyfile)
+        store = Store(tmp_path / "store", keyfile)
+        assert len(store.rows()) in {0, PEOPLE}
+        assert len(people) in {0, PEOPLE}
+        assert len(keyfile) in {0, PEOPLE}
+        if len(store.rows()):
+            assert_true_or_missing(store.table(store.rows()), truth)
+        rooms = Rooms(people, keyfile, store)
+    assert seen[0] == 0, "the first cut was in the way"
+    assert import_site(files, SCHEMA, rooms).people == PEOPLE
+    assert_true_or_missing(store.table(store.rows()), truth)
+    assert len(rooms.people) == len(rooms.keyfile) == PEOPLE

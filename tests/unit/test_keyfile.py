@@ -1,6 +1,8 @@
 """The key file and the key-encryption key."""
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +150,40 @@ def test_passphrase_file(tmp_path: Path) -> None:
         read_passphrase(path)
     path.chmod(0o600)
     assert read_passphrase(path) == b"secret words"
+
+
+def test_writers_of_the_same_file_never_lose_a_key(tmp_path: Path, keys: KeyFile) -> None:
+    """Each thread opens the file for itself, as a process would; locks are held by open file, not by thread."""
+
+    def issue(_worker: int) -> list[tuple[int, bytes]]:
+        own = KeyFile.open(tmp_path / "keyfile", KEK)
+        return [(slot, own.key(slot, "row")) for _ in range(8) for slot in own.new_many(3)]
+
+    with ThreadPoolExecutor(4) as pool:
+        issued = [entry for entries in pool.map(issue, range(4)) for entry in entries]
+    assert sorted(slot for slot, _ in issued) == list(range(4 * 8 * 3))
+    assert all(keys.key(slot, "row") == key for slot, key in issued)
+
+
+def test_a_reader_sees_whole_files_while_another_erases(tmp_path: Path, keys: KeyFile) -> None:
+    """The replaced file is overwritten with zeros: a reader must never take those for a file."""
+    keys.new_many(40)
+    kept, stop = keys.key(39, "row"), threading.Event()
+
+    def read(_reader: int) -> int:
+        own, reads = KeyFile.open(tmp_path / "keyfile", KEK), 0
+        while not stop.is_set():
+            assert own.key(39, "row") == kept
+            assert KeyFile.open(tmp_path / "keyfile", KEK).alive(np.array([39])).all()
+            reads += 1
+        return reads
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read, number) for number in range(2)]
+        try:
+            for slot in range(39):
+                keys.erase([slot])
+        finally:
+            stop.set()
+        assert all(reader.result() > 0 for reader in readers)
+    assert keys.alive(np.arange(40)).tolist() == [False] * 39 + [True]

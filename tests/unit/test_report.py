@@ -61,10 +61,12 @@ class Page(HTMLParser):
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Study]]:
     privacy = {"mode": "distributed", "epsilon_milli": 3000, "delta": "0.000001", "honest_minimum": 2}
     one = consortium(tmp_path_factory.mktemp("report"), privacy=privacy, title=f"Dose {HOSTILE}"[:200])
-    run = Run.start(one.folder, one.study, one.courier, one.events.append)
+    run = Run.start(one.folder, one.study, one.courier)
     run.go()
-    lines = [{"event": "attempt-failed", "round": 1, "attempt": 0, "seated": ["site-a"]}, *one.events]
-    (run.path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in lines))
+    with (run.path / "events.jsonl").open("a") as file:
+        for round_, seated in ((1, ["site-a", "site-b", "site-c"]), (2, ["site-a"])):
+            file.write(json.dumps({"event": "attempt-failed", "round": round_, "attempt": 0, "seated": seated}) + "\n")
+        file.write('{"event": "rou')
     one.close()
     yield run.path, one.study
 
@@ -82,7 +84,10 @@ def page(finished: tuple[Path, Study], out: Path, extra: dict[str, Any] | None =
 def test_everything_is_in_it(finished: tuple[Path, Study], facts: RunFacts, tmp_path: Path) -> None:
     _, study = finished
     extra = {
-        "comparison": {"site-a": {"alone": 9.127, "federated": 8.251, "pooled": 8.013, "patients": 120}},
+        "comparison": [
+            {"hospital": "site-a", "patients": 120, "fixed": 12.4, "alone": 9.127, "federated": 8.251, "pooled": 8.013},
+            {"hospital": "site-x", "patients": 90, "fixed": 12.5, "alone": 9.9, "federated": None, "pooled": 8.1},
+        ],
         "comparison_unit": "mg/week",
         "calibration": [{"predicted": 20.0, "observed": 21.5, "error": 1.0}, {"predicted": 40.0, "observed": 38.0}],
         "findings": [{"check": "receipts", "verdict": "ok", "party": "site-b", "what": "every intent has one"}],
@@ -95,7 +100,7 @@ def test_everything_is_in_it(finished: tuple[Path, Study], facts: RunFacts, tmp_
     expected = [study.hash, facts.state.run, facts.state.model, study.privacy.delta, *LIMITS, "Not a medical device"]
     expected += [step.fact.noise_multiplier for step in facts.plan.steps if isinstance(step.fact, NoisedSum)]
     expected += [f"{values[-1]:.6f}" for values in facts.coefficients.values()] + list(facts.coefficients)
-    expected += ["9.13", "8.25", "8.01", "every intent has one", "genopact/site-a", "0.51", "Generated patients."]
+    expected += ["9.13", "8.25", "8.01", "site-x", "12.4", "every intent has one", "genopact/site-a", "0.51", "Generated patients."]
     expected += ["Relatives", "k hospitals composes k times", "add or remove one patient", "honest", *facts.metrics]
     expected += [number(math.ceil(1000 * facts.spent[-1]) / 1000, 4), facts.checkpoint]
     for value in expected:
@@ -104,7 +109,7 @@ def test_everything_is_in_it(finished: tuple[Path, Study], facts: RunFacts, tmp_
 
 def test_nothing_is_loaded_and_nothing_runs(finished: tuple[Path, Study], tmp_path: Path) -> None:
     hostile = {
-        "comparison": {HOSTILE: {"alone": 9.0, "federated": 8.0}},
+        "comparison": [{"hospital": HOSTILE, "alone": 9.0, "federated": 8.0}],
         "comparison_unit": HOSTILE,
         "findings": [{"check": HOSTILE, "verdict": HOSTILE, "party": HOSTILE, "what": HOSTILE}],
         "verdict": HOSTILE,

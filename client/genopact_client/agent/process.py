@@ -11,7 +11,7 @@ from genopact_client.agent.socket import serve
 from genopact_client.site import Site
 from genopact_shared import __version__, canonical, statements
 
-GRACE_S = 30.0
+GRACE_S = 8.0
 """How long a request that is being answered may still take after a SIGTERM."""
 
 _log = structlog.get_logger()

@@ -24,7 +24,7 @@ def doctor(
     home: Home = HOME,
     passphrase_file: PassphraseFile = None,
 ) -> Answer:
-    """Examine the site; each problem comes with its solution. Exit 1 if there is one. Changes nothing."""
+    """Examine the site; each problem comes with its solution. Exit 1 if there is one."""
     with opened(home, passphrase_file) as site, working("Examining"):
         studies = (load_study(study),) if study else tuple(each.study for each in site.studies)
         checks = list(examine(Subject(site, card(home), studies, address, ca)))

@@ -1,5 +1,6 @@
 """agent, link and start: the site's processes."""
 
+import os
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ import typer
 from genopact_client.commands.opening import HOME, Home, PassphraseFile, opened, passphrase
 from genopact_client.installed import refuse_mixed
 from genopact_client.site import Site
+from genopact_shared.supervise import supervise
 from genopact_shared.terminal import Answer, command, configure_logging
 
 Address = Annotated[str, typer.Option("--address", envvar="GENOPACT_ADDRESS", help="host:port of the coordinator.")]
@@ -55,20 +57,30 @@ def link(
 
 def start(*, address: Address, ca: Certificates, home: Home = HOME, passphrase_file: PassphraseFile = None) -> Answer:
     """Run agent and link as two processes that are started again when they die. SIGTERM ends both."""
-    from genopact_client.supervisor import Child, supervise
-
     configure_logging()
     refuse_mixed()
     secret = passphrase(passphrase_file)
     Site.open(home, secret)  # a wrong passphrase is told at once, not again and again by a child
-    base = [sys.executable, "-m", "genopact_client.cli"]
-    children = (
-        Child("agent", [*base, "agent", "--home", str(home)], secret),
-        Child("link", [*base, "link", "--home", str(home), "--address", address, "--ca", str(ca)]),
-    )
-    with stopping() as stop:
-        supervise(children, stop)
+    base = (sys.executable, "-m", "genopact_client.cli")
+    with in_memory(secret) as path, stopping() as stop:
+        commands = {
+            "agent": (*base, "agent", "--home", str(home), "--passphrase-file", str(path)),
+            "link": (*base, "link", "--home", str(home), "--address", address, "--ca", str(ca)),
+        }
+        supervise(commands, stop)
     return Answer()
+
+
+@contextmanager
+def in_memory(secret: bytes) -> Iterator[Path]:
+    """A file that is on no disk and that only this account can read; it ends with this process."""
+    descriptor = os.memfd_create("passphrase")
+    try:
+        os.fchmod(descriptor, 0o600)
+        os.write(descriptor, secret)
+        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

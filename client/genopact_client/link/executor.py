@@ -16,6 +16,7 @@ from flwr.common.constant import SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
@@ -49,9 +50,7 @@ def run(config: ExecutorConfig, stop: threading.Event | None = None) -> None:
     )
     with (
         AgentChannel(config.socket, config.limit) as agent,
-        RuntimeHttpClient.from_server_address(
-            config.address, insecure=True, root_certificates=None, interceptors=[proof]
-        ) as client,
+        _client(config.address, proof) as client,
     ):
         answer = ask_agent(agent, config.patience, stop)
         while not stop.is_set():
@@ -66,9 +65,7 @@ def run(config: ExecutorConfig, stop: threading.Event | None = None) -> None:
 
 
 def _execute(address: str, token: str, answer: Callable[[bytes, float], bytes]) -> None:
-    with RuntimeHttpClient.from_server_address(
-        address, insecure=True, root_certificates=None, interceptors=[RuntimeTokenHttpInterceptor(token)]
-    ) as client:
+    with _client(address, RuntimeTokenHttpInterceptor(token)) as client:
         message, context, run_, fab = pull_task_input(client)
         with _heartbeats(client):
             try:
@@ -79,6 +76,11 @@ def _execute(address: str, token: str, answer: Callable[[bytes, float], bytes]) 
                 reply = b""
             push_message(client, reply_to(message, reply), context)
         push_task_output(client, context, SubStatus.COMPLETED, "")
+
+
+def _client(address: str, sign_in: ProtobufClientInterceptor) -> RuntimeHttpClient:
+    """Plain HTTP: this API is on loopback."""
+    return RuntimeHttpClient.from_server_address(address, insecure=True, root_certificates=None, interceptors=[sign_in])
 
 
 @contextmanager

@@ -56,8 +56,13 @@ def run(config: NodeConfig, stop: threading.Event | None = None) -> None:
         Fleet(config.address, root, key, config.key.with_suffix(".node")) as fleet,
     ):
         # Without this a stop would wait for an agent that trains for hours.
-        threading.Thread(target=lambda: (stop.wait(), agent.close()), name="stop", daemon=True).start()
+        threading.Thread(target=_close_when, args=(stop, agent), name="stop", daemon=True).start()
         Node(fleet, ask_agent(agent, config.patience, stop), stop).serve()
+
+
+def _close_when(stop: threading.Event, agent: AgentChannel) -> None:
+    stop.wait()
+    agent.close()
 
 
 def _signalled() -> threading.Event:

@@ -1,7 +1,7 @@
 """Who plays: hospitals with their files, held-out patients and policies; generated, or institutions of the real table."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,10 +10,11 @@ import numpy as np
 from genopact_shared import cohort
 from genopact_shared.recipes.protocol import Table
 
-SEED = 20_26
-HELD_OUT = 300
-REFUSING_EPSILON = 500
-"""The last hospital's limit: half of what the demo's study costs."""
+SEED = 2026
+PEOPLE = (220, 160, 300, 120)
+HELD_OUT = 1000
+REFUSING_EPSILON = 1000
+"""The last hospital's limit: a third of what the demo's study costs."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,15 @@ class Cast:
 def generated(folder: Path) -> Cast:
     """Four made-up hospitals; the last one refuses by policy."""
     players = []
-    for number, hospital in enumerate(cohort.HOSPITALS):
+    for number, (like, people) in enumerate(zip(cohort.HOSPITALS, PEOPLE, strict=True)):
+        hospital = replace(like, people=people)
         truth = cohort.write_site(folder / hospital.name, hospital, SEED + number)
         test = cohort.generate(HELD_OUT, SEED + 100 + number, hospital.mix, hospital.shift)
         last = number == len(cohort.HOSPITALS) - 1
         train, test = (without(table, hospital.lacks) for table in (truth, test))
         epsilon = REFUSING_EPSILON if last else 3000
         players.append(Player(hospital.name, folder / hospital.name, train, test, epsilon))
-    privacy = {"mode": "distributed", "epsilon_milli": 1000, "delta": "0.000001", "honest_minimum": 2}
+    privacy = {"mode": "distributed", "epsilon_milli": 3000, "delta": "0.000001", "honest_minimum": 2}
     return Cast(tuple(players), "synthetic", privacy)
 
 

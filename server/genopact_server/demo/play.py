@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table as Grid
+from rich.text import Text
 
 from genopact_server.demo.cast import Cast, Player, policy
 from genopact_server.demo.compare import Row, compare, read_model
@@ -169,7 +170,8 @@ class Play:
         return bool(opened["permitted"])
 
     def _say(self, scene: str, text: str) -> None:
-        self.console.print(f"[bold]{scene:12}[/bold] {text}  [dim]{time.monotonic() - self.began:5.1f} s[/dim]", highlight=False)
+        seconds = time.monotonic() - self.began
+        self.console.print(Text.assemble((f"{scene:12}", "bold"), f" {text}", (f"  {seconds:.0f} s", "dim")))
 
     def _progress(self, text: str, total: int) -> "_Step":
         return _Step(self.console, text, total)
@@ -193,7 +195,7 @@ class _Step:
 def grid(rows: list[Row]) -> Grid:
     """The comparison as a table."""
     table = Grid(title="Mean absolute error, mg/week, on held-out patients", title_justify="left")
-    for name in ("hospital", "patients", "35 mg for all", "alone", "federated, epsilon 1", "pooled"):
+    for name in ("hospital", "patients", "35 mg for all", "alone", "federated, private", "pooled"):
         table.add_column(name, justify="left" if name == "hospital" else "right")
     for row in rows:
         federated = "refused" if row.federated is None else f"{row.federated:.2f}"

@@ -109,7 +109,7 @@ class Control:
         """pending, starting, running, or how it finished: completed, failed, stopped."""
         with errors():
             run = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
-        return run.status.sub_status or run.status.status
+        return str(run.status.sub_status or run.status.status)
 
     def sites(self) -> list[SiteStatus]:
         """All registered sites."""

@@ -1,7 +1,7 @@
 """Flower's SuperLink from our own entry point: as shipped it lets anyone submit runs and register nodes.
 
 One public port (TLS): the Fleet API for registered nodes and the Control API for operators. One loopback port: the
-Runtime API for the executor, which needs the secret. Everything else is 404. Nothing is installed or executed for a run.
+Runtime API for the executor, which needs the secret. Everything else is 404. Nothing of a run is installed or executed.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-from unittest import mock
 
 import flwr.superlink.main as superlink
 import uvicorn
@@ -249,8 +248,13 @@ def _superlink(config: HostConfig) -> Asgi:
         runtime_dependency_install=False,
     )
     with _creating:  # Flower looks the manager up in its own module; there is no parameter for it
-        with mock.patch.object(superlink, "get_federation_manager", lambda **_: Studies(accounts, membership)):
+        name = "get_federation_manager"
+        shipped = getattr(superlink, name)
+        setattr(superlink, name, lambda **_: Studies(accounts, membership))
+        try:
             app = superlink.create_app(settings, SuperLinkLifespan)
+        finally:
+            setattr(superlink, name, shipped)
     app.user_middleware = [one for one in app.user_middleware if getattr(one.cls, "__name__", "") not in _IDLE]
     app.dependency_overrides[get_linkstate] = _own_name_only
     wrapped: Asgi = app

@@ -69,12 +69,10 @@ class Membership:
         self._write(registry, sites={**registry.sites, name: site})
 
     def set_study(self, study: str, sites: Iterable[str]) -> None:
-        """Name the members of a study; members are fixed by its hash, so naming others later is an error."""
+        """Say which registered sites take part in a study now; runs that go on see it at their next exchange."""
         registry, members = self.registry(), sorted(set(sites))
         if missing := [name for name in members if name not in registry.sites]:
             raise GenopactError("MEMBERSHIP_INVALID", f"not registered: {', '.join(missing)}")
-        if registry.studies.get(study, members) != members:
-            raise GenopactError("MEMBERSHIP_INVALID", "the study has other members")
         self._write(registry, studies={**registry.studies, study: members})
 
     def nodes(self, study: str) -> dict[str, int]:

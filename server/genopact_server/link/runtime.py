@@ -34,6 +34,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -58,13 +59,16 @@ def errors() -> Iterator[None]:
         raise GenopactError(code, str(status)) from error
 
 
+def _client(address: str, sign_in: ProtobufClientInterceptor) -> RuntimeHttpClient:
+    """Plain HTTP: this API is on loopback."""
+    return RuntimeHttpClient.from_server_address(address, insecure=True, root_certificates=None, interceptors=[sign_in])
+
+
 def acquire(address: str, secret: bytes) -> str | None:
     """The token of the oldest waiting run, if there is one. Raises LINK_UNREACHABLE, LINK_SIGN_IN, LINK_REFUSED."""
     proof = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={"/flwr.proto.Runtime/AcquireTask"})
     with (
-        RuntimeHttpClient.from_server_address(
-            address, insecure=True, root_certificates=None, interceptors=[proof]
-        ) as client,
+        _client(address, proof) as client,
         errors(),
     ):
         return client.AcquireTask(AcquireTaskRequest(supported_task_types={TaskType.SERVER_APP})).token or None
@@ -89,9 +93,7 @@ class RunGrid:
     """
 
     def __init__(self, address: str, token: str) -> None:
-        self._client = RuntimeHttpClient.from_server_address(
-            address, insecure=True, root_certificates=None, interceptors=[RuntimeTokenHttpInterceptor(token)]
-        )
+        self._client = _client(address, RuntimeTokenHttpInterceptor(token))
         self._arriving: dict[str, _Arrival] = {}
         self._ended, self._closed = threading.Event(), threading.Event()
         self._beat = threading.Thread(target=self._heartbeats, name="run-heartbeat", daemon=True)

@@ -47,10 +47,10 @@ class RunFacts:
 
     @cached_property
     def voided(self) -> list[int]:
-        """Voided attempts of each step of the plan; sites that had answered one have charged it."""
-        positions = {
-            (event["round"], event["attempt"]) for event in self.events if event.get("event") == "attempt-failed"
-        }
+        """Attempts of each step that were asked for and voided; sites that had answered one have charged it."""
+        failed = [event for event in self.events if event.get("event") == "attempt-failed"]
+        quorum = self.study.schedule.quorum
+        positions = {(event["round"], event["attempt"]) for event in failed if len(event["seated"]) >= quorum}
         return [sum(index == step.index for index, _ in positions) for step in self.plan.steps]
 
     @cached_property
@@ -93,7 +93,8 @@ def read(run_folder: Path, study: Study) -> RunFacts:
         raise GenopactError("RUN_UNKNOWN", str(run_folder))
     try:
         state = RunState.model_validate_json((run_folder / "state.json").read_bytes())
-        events = tuple(json.loads(line) for line in _text(run_folder / "events.jsonl").splitlines() if line.strip())
+        # Every line that was finished; a kill may leave half of one at the end.
+        events = tuple(map(json.loads, _text(run_folder / "events.jsonl").split("\n")[:-1]))
     except ValueError as error:
         raise GenopactError("RUN_STATE_BROKEN", str(run_folder)) from error
     if state.study != study.hash:
@@ -101,7 +102,8 @@ def read(run_folder: Path, study: Study) -> RunFacts:
     approvals = tuple(check_approval(text.encode(), study) for text in state.approvals.values())
     plan = plan_of(study, {each.site: each.planned_cohort for each in approvals})
     models = tuple(_model(path) for path in sorted(run_folder.glob("model-*.safetensors"))[: state.round + 1])
-    logs = {path.stem: len(unpack(path.read_bytes())) for path in sorted((run_folder / "sites").glob("*.log"))}
+    # A site's log comes with its checkpoint before the entries.
+    logs = {path.stem: len(unpack(path.read_bytes())) - 1 for path in sorted((run_folder / "sites").glob("*.log"))}
     checkpoint = _text(run_folder.parent.parent / "log" / "checkpoint")
     return RunFacts(study, state, events, approvals, plan, models or (plan.sums.initial(),), logs, checkpoint)
 

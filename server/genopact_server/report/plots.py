@@ -99,21 +99,21 @@ def groups(axes: "Axes", *, values: Mapping[str, tuple[float, float]], unit: str
 
 
 def comparison(axes: "Axes", *, rows: Mapping[str, Mapping[str, float]], unit: str) -> None:
-    """For each hospital: trained alone, together, and on pooled data."""
-    marks = {"alone": ("o", MUTED), "federated": ("o", ACCENT), "pooled": ("|", SECOND)}
+    """For each hospital: a fixed answer, trained alone, together, and on pooled data."""
+    marks = {"fixed": ("x", MUTED), "alone": ("o", MUTED), "federated": ("o", ACCENT), "pooled": ("|", SECOND)}
     names = list(rows)[::-1]
     for row, name in enumerate(names):
         known = [rows[name][kind] for kind in marks if kind in rows[name]]
         axes.plot([min(known), max(known)], [row, row], color=RULE, linewidth=2.5, zorder=1)
-        for kind, (mark, colour) in marks.items():
-            if kind in rows[name]:
-                label = kind if row == len(names) - 1 else None
-                style = {"markersize": 12, "markeredgewidth": 2.2} if mark == "|" else {"markersize": 7}
-                axes.plot(rows[name][kind], row, mark, color=colour, label=label, zorder=2, **style)
+    for kind, (mark, colour) in marks.items():
+        points = [(rows[name][kind], row) for row, name in enumerate(names) if kind in rows[name]]
+        if points:
+            style = {"markersize": 12, "markeredgewidth": 2.2} if mark == "|" else {"markersize": 7}
+            axes.plot(*zip(*points, strict=True), mark, color=colour, label=kind, zorder=2, **style)
     axes.set_yticks(range(len(names)), [short(name) for name in names], color=INK)
     axes.set_ylim(-0.5, len(names) - 0.5)
     axes.grid(visible=False, axis="y")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderpad=0, labelcolor=INK)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderpad=0, labelcolor=INK)
     axes.set_xlabel(short(unit, 70))
 
 

@@ -32,7 +32,8 @@ def write_report(run_folder: Path, study: Study, out: Path, extra: Mapping[str, 
         study: the study of the run.
         out: the HTML file.
         extra: what the coordinator's folder does not hold, each key optional:
-            `comparison`: hospital -> {alone, federated, pooled, patients}, an error each, in `comparison_unit`;
+            `comparison`: list of {hospital, patients, fixed, alone, federated, pooled}, an error each (or None);
+            `comparison_unit`: of these errors;
             `calibration`: list of {predicted, observed, error}; `calibration_unit`;
             `findings`: list of {check, verdict, party, what}, as an audit gives them; `verdict`;
             `checkpoints`: party -> checkpoint text; `attacks`: list of {name, result, guessing};
@@ -118,8 +119,7 @@ def _plots(facts: RunFacts, extra: Mapping[str, Any]) -> dict[str, str]:
         height = 0.7 + 0.42 * len(groups)
         plots["groups"] = draw("groups", "Error by reported race", (6.4, height), values=groups, unit=f"error, {unit}")
     if rows := _comparison(extra):
-        errors = {name: {k: v for k, v in row.items() if k != "patients"} for name, row in rows.items()}
-        shown = {"rows": errors, "unit": str(extra.get("comparison_unit", ""))}
+        shown = {"rows": rows, "unit": str(extra.get("comparison_unit", f"mean absolute error, {unit}"))}
         plots["comparison"] = draw("comparison", "Alone, federated, pooled", (6.4, 0.9 + 0.42 * len(rows)), **shown)
     if points := extra.get("calibration"):
         shown = {"points": points, "unit": str(extra.get("calibration_unit", unit))}
@@ -140,9 +140,9 @@ def _groups(facts: RunFacts) -> dict[str, tuple[float, float]]:
 
 def _comparison(extra: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Hospital -> its finite numbers."""
-    rows: Mapping[str, Mapping[str, Any]] = extra.get("comparison", {})
     return {
-        str(name): {kind: float(value) for kind, value in row.items() if _finite(value)} for name, row in rows.items()
+        str(row["hospital"]): {kind: value for kind, value in row.items() if _finite(value)}
+        for row in extra.get("comparison", ())
     }
 
 

@@ -1,0 +1,113 @@
+"""What was measured: `docs/results.json`, one row an id, and the table that is made of it.
+
+    from tests.benchmarks.record import record
+    record("demo-seconds", 74.2, "s", "<= 120", "make demo", seeds=(), note="nine processes")
+"""
+
+import datetime as dt
+import json
+import operator
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from genopact_shared import durable
+
+ROOT = Path(__file__).parents[2]
+RESULTS, TABLE = ROOT / "docs/results.json", ROOT / "docs/results.md"
+FIELDS = ("id", "value", "unit", "bar", "command", "seeds", "machine", "date", "commit", "note")
+COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "==": operator.eq}
+_BAR = re.compile(r"(<=|>=|<|>|==) (-?[0-9.]+)")
+HEAD = """# Results
+
+Each row names the command that measures it, its seeds, the machine and the commit. A bar that is not reached stands here
+as short. `tests/benchmarks/record.py` writes this page from `results.json`.
+
+"""
+
+
+def record(
+    id: str,  # noqa: A002 - the column's name
+    value: float,
+    unit: str,
+    bar: str,
+    command: str,
+    *,
+    seeds: Sequence[int],
+    note: str,
+    path: Path = RESULTS,
+) -> dict[str, Any]:
+    """Insert or replace the row `id`, write the table beside `path`, and return the row.
+
+    `bar` is a comparison with a number, such as "<= 120", or empty for a figure without one.
+
+    Raises:
+        ValueError: a bar of another form, or a value that is not finite.
+    """
+    verdict(value, bar)
+    row = {
+        "id": id, "value": value, "unit": unit, "bar": bar, "command": command, "seeds": list(seeds),
+        "machine": machine(), "date": dt.datetime.now(dt.UTC).date().isoformat(), "commit": commit(), "note": note,
+    }  # fmt: skip
+    rows = {old["id"]: old for old in load(path)} | {id: row}
+    text = json.dumps([rows[name] for name in sorted(rows)], indent=1, ensure_ascii=False, allow_nan=False)
+    durable.replace(path, (text + "\n").encode())
+    durable.replace(path.with_suffix(".md"), table(load(path)).encode())
+    return row
+
+
+def load(path: Path = RESULTS) -> list[dict[str, Any]]:
+    """All rows; ValueError for a row with other fields."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else []
+    for row in rows:
+        if set(row) != set(FIELDS):
+            raise ValueError(f"Expected the fields {', '.join(FIELDS)} in {row.get('id')}")
+    return rows
+
+
+def verdict(value: float, bar: str) -> str:
+    """met, short, or empty without a bar."""
+    if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN differs from itself
+        raise ValueError(f"Expected a finite value, got {value}")
+    if not bar:
+        return ""
+    form = _BAR.fullmatch(bar)
+    if form is None:
+        raise ValueError(f"Expected a bar such as '<= 120', got {bar!r}")
+    return "met" if COMPARE[form[1]](value, float(form[2])) else "short"
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """results.md."""
+    lines = [HEAD + "| what | value | bar | verdict | command | seeds | commit | date |", "|---|--:|--:|---|---|---|---|---|"]
+    for row in rows:
+        value = f"{row['value']:.6g} {row['unit']}".strip()
+        seeds = ", ".join(map(str, row["seeds"])) or "none"
+        cells = (row["id"], value, row["bar"] or "none", verdict(row["value"], row["bar"]) or "for information",
+                 f"`{row['command']}`", seeds, row["commit"][:12], row["date"])  # fmt: skip
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    notes = [f"* **{row['id']}**: {row['note']}" for row in rows if row["note"]]
+    machines = sorted({row["machine"] for row in rows})
+    lines += ["", *notes, "", *[f"Machine: {each}." for each in machines]] if rows else ["", "Nothing has been recorded yet."]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def machine() -> str:
+    """Cores, processor and memory; no host name."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", info.read_text("utf-8"), re.MULTILINE) if info.exists() else []
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return f"{os.cpu_count()} cores, {names[0] if names else platform.machine()}, {memory:.0f} GiB"
+
+
+def commit() -> str:
+    """The commit of the checkout, with `+` if files differ from it; `unknown` outside a checkout."""
+    outcome = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return outcome.stdout.strip() or "unknown"
