@@ -52,13 +52,17 @@ class Check:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is examined: an opened site, its card, the studies to look at, and where the coordinator is."""
+    """What is examined: an opened site, its card, a study instead of the approved ones, where the coordinator is."""
 
     site: Site
     card: Mapping[str, str]
-    studies: tuple[Study, ...] = ()
+    study: Study | None = None
     address: str | None = None
     ca: Path | None = None
+
+    def studies(self) -> list[Study]:
+        """The study that was named, else all that are approved."""
+        return [self.study] if self.study else [approved.study for approved in self.site.studies]
 
 
 class _Unsound(Exception):  # noqa: N818 - a finding on its way to a Check
@@ -238,13 +242,14 @@ def _studies(subject: Subject) -> str:
 
 def _budget(subject: Subject) -> str:
     """Who can still pay for the whole of each study; in tens."""
-    if not subject.studies:
+    studies = subject.studies()
+    if not studies:
         raise _Unsound("unknown", "no study to look at", "Name one with --study, or approve one.")
     with ledger_copy(subject.site) as ledger:
         spent, people = levels(ledger, len(subject.site.people)), len(subject.site.people)
     spent[frozenset()] = people - spent.total()
     limit, said = subject.site.policy.limits.lifetime_epsilon_milli, []
-    for study in subject.studies:
+    for study in studies:
         facts = [step.fact for step in plan_of(study, {study.parties[0].name: study.minimum_cohort}).steps]
         left = sum(n for level, n in spent.items() if can_pay(level, facts, limit, study.privacy.delta))
         if study.privacy.mode != "none" and left < study.minimum_cohort:
@@ -258,7 +263,7 @@ def _budget(subject: Subject) -> str:
 
 
 def _coordinator(subject: Subject) -> str:
-    addresses = [subject.address] if subject.address else sorted({each.coordinator.address for each in subject.studies})
+    addresses = [subject.address] if subject.address else sorted({each.coordinator.address for each in subject.studies()})
     if not addresses:
         raise _Unsound("unknown", "no address to try", "Name it with --address HOST:PORT.")
     for address in addresses:

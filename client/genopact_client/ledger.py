@@ -4,7 +4,6 @@ It stores facts, never epsilons: an accountant that is found wrong can be replac
 A reservation is durable before anything is drawn, and it counts as spent whether it is settled or not.
 """
 
-import math
 import struct
 import threading
 import zlib
@@ -143,14 +142,13 @@ class Ledger:
             (n,) bool. Rows with equal charges are evaluated once.
         """
         with self._mutex:
-            groups, inverse = np.unique(self._groups_of(rows), return_inverse=True)
-            charges = [Counter(self._groups[group]) for group in groups]
-        cost = [math.inf] * len(charges)
-        for i, charged in enumerate(charges):
+            groups = self._groups_of(rows)
+            charges = {group: Counter(self._groups[group]) for group in _present(groups)}
+        milli = np.full(max(charges, default=0) + 1, np.inf)
+        for group, charged in charges.items():
             charged[fact] += 1
-            cost[i] = epsilon_fast(charged, delta)
-        milli = np.ceil(np.array(cost, np.float64) * 1000)
-        return np.asarray(milli[inverse] <= lifetime_epsilon_milli, bool)
+            milli[group] = np.ceil(1000 * epsilon_fast(charged, delta))
+        return np.asarray(milli[groups] <= lifetime_epsilon_milli, bool)
 
     def _groups_of(self, rows: Rows) -> Rows:
         padded = np.append(self._group, 0)
@@ -174,9 +172,11 @@ class Ledger:
     def _charge(self, sequence: int, charge: Charge, rows: Rows) -> None:
         size = int(rows.max(initial=-1)) + 1
         self._group = np.pad(self._group, (0, max(0, size - len(self._group))))
-        before, inverse = np.unique(self._group[rows], return_inverse=True)
-        after = np.array([self._group_with(int(group), charge.fact) for group in before], np.int64)
-        self._group[rows] = after[inverse]
+        before = self._group[rows]
+        after = np.zeros(len(self._groups), np.int64)
+        for group in _present(before):
+            after[group] = self._group_with(group, charge.fact)
+        self._group[rows] = after[before]
         self._open[sequence] = charge
 
     def _group_with(self, group: int, fact: Fact) -> int:
@@ -189,15 +189,20 @@ class Ledger:
         return number
 
 
+def _present(groups: Rows) -> list[int]:
+    return [int(group) for group in np.flatnonzero(np.bincount(groups))]
+
+
 def _body(head: canonical.Json, rows: Rows | None = None) -> bytes:
     """length of head u32 | head, canonical JSON | zlib of one bit a row."""
     text = canonical.encode(head)
     bits = np.zeros(0, bool)
     if rows is not None:
-        if rows.dtype != np.int64 or len(np.unique(rows)) < len(rows) or rows.min(initial=0) < 0:
+        known = rows.dtype == np.int64 and rows.min(initial=0) >= 0
+        bits = np.zeros(int(rows.max(initial=-1)) + 1 if known else 0, bool)
+        bits[rows if known else []] = True
+        if not known or np.count_nonzero(bits) < len(rows):
             raise ValueError("Expected distinct int64 rows of at least 0")
-        bits = np.zeros(int(rows.max(initial=-1)) + 1, bool)
-        bits[rows] = True
     return struct.pack(">I", len(text)) + text + zlib.compress(np.packbits(bits).tobytes(), 1)
 
 

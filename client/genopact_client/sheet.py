@@ -46,7 +46,7 @@ class Sheet:
         return [
             *plain_words(self.study),
             f"  columns     {columns}",
-            "  stays       everything else, and this site's own term; a round that is repeated costs epsilon again",
+            "  repeats     a round that has to be repeated costs epsilon again",
             f"  policy      of {self.site} {VERDICTS[self.verdict.outcome]}",
             *(f"              {code}: {sentence}" for code, sentence in self.verdict.reasons.items()),
         ]

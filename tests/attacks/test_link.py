@@ -147,6 +147,17 @@ def test_the_runtime_api_cannot_be_opened_to_the_network(link: Federation) -> No
         Host(settings)
 
 
+def test_a_link_without_its_certificate_does_not_start(link: Federation) -> None:
+    with pytest.raises(GenopactError, match="LINK_CONFIG"):
+        Host(replace(link.config, state=link.folder / "other", private_key=link.folder / "none.key"))
+
+
+def test_secrets_for_loopback_do_not_go_to_a_proxy(link: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    assert runtime.acquire(f"127.0.0.1:{link.host.runtime_port}", link.config.secret) is None
+
+
 # --- accounts
 
 

@@ -45,7 +45,7 @@ class Setting:
 EXACT = Setting(None)
 SELECTION = (
     "clip, rate and shares: on generated cohorts (dose_tuning); feature coding, ridge penalty and site prior: compared "
-    "without noise on this table, about ten codings"
+    "without noise on this table, about fifteen codings"
 )
 DEFAULTS = DoseParameters()
 

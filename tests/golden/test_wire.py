@@ -16,6 +16,7 @@ from genopact_shared.study import load_study
 from genopact_shared.tlog.entries import unpack
 from genopact_shared.tlog.note import open_checkpoint
 from genopact_shared.tlog.proof import Proof
+from genopact_shared.tlog.tree import Tree
 from genopact_shared.wire import Reply, Request
 from tests.golden.wire_exchange import (
     EXPIRES,
@@ -95,8 +96,7 @@ def test_the_intent_is_in_the_log_that_comes_at_the_end() -> None:
     head = Proof.decode((step.proof or "").encode()).verify(intent, "genopact/site-a", key("site-a", "log").public)
     checkpoint, *entries = unpack(body)
     assert (head.size, entries[1], len(entries)) == (2, intent, 3)
-    last = open_checkpoint(checkpoint, "genopact/site-a", key("site-a", "log").public)
-    assert (last.size, last.root) == (3, Tree(map(leaf_hash, entries)).head().root)
+    assert open_checkpoint(checkpoint, "genopact/site-a", key("site-a", "log").public) == Tree.of(entries).head()
     assert finish.op == "finish"
     receipt = statements.parse(entries[2], [key("site-a").public])
     assert isinstance(receipt, statements.Receipt)

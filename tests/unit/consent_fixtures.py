@@ -71,6 +71,9 @@ class Keys:
             raise GenopactError("KEY_ERASED")
         return hashlib.sha256(f"{slot}{purpose}".encode()).digest()
 
+    def keys(self, slots: Iterable[int], purpose: str) -> list[bytes]:
+        return [self.key(slot, purpose) for slot in slots]
+
     def alive(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
         return np.array([0 <= slot < self.people and slot not in self.dead for slot in slots], bool)
 

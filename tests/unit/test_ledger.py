@@ -139,6 +139,16 @@ def test_a_failed_write_closes_the_ledger(ledger: Ledger, monkeypatch: pytest.Mo
     again.close()
 
 
+def test_what_could_not_be_synced_is_not_acknowledged(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_file: int) -> None:
+        raise OSError
+
+    monkeypatch.setattr("genopact_client.ledger_file.os.fsync", broken)
+    with pytest.raises(GenopactError, match="LEDGER_BROKEN"):
+        ledger.reserve(*ADDRESS, noised(), rows(1))
+    assert ledger.spent(1) == ()
+
+
 @pytest.mark.parametrize("count", [1, 7, 60])
 def test_the_fast_epsilon_is_that_of_loss_distributions(count: int) -> None:
     facts = [noised("9"), *[noised("12")] * (count - 1)]

@@ -80,8 +80,8 @@ def test_an_answer_may_end_with_another_code() -> None:
         ("POLICY_REFUSED", 1), ("SIGNATURE_INVALID", 1), ("COHORT_TOO_SMALL", 1), ("KEK_WRONG", 1), ("LOG_BROKEN", 1),
         ("STUDY_UNREADABLE", 2), ("STUDY_INVALID", 2), ("CONSENT_FILE_MISSING", 2), ("IMPORT_REFUSED", 2),
         ("SITE_MISSING", 2), ("KEY_EXISTS", 2), ("USAGE", 2), ("POLICY_EXAMPLE_FAILS", 2),
-        ("STORE_LOCKED", 3), ("LEDGER_LOCKED", 3), ("LINK_UNREACHABLE", 3), ("AGENT_UNREACHABLE", 3), ("QUORUM_LOST", 3),
-        ("INTERNAL", 4),
+        ("STORE_LOCKED", 3), ("LEDGER_LOCKED", 3), ("LINK_UNREACHABLE", 3), ("AGENT_UNREACHABLE", 3),
+        ("QUORUM_LOST", 3), ("INTERNAL", 4),
     ],
 )  # fmt: skip
 def test_exit_codes(code: str, wanted: int) -> None:
@@ -99,7 +99,8 @@ def test_every_error_says_cause_remedy_and_page(code: str) -> None:
     envelope = json.loads(invoke(raising(error), "--format", "json").stdout)
     assert envelope["status"] == "error"
     assert envelope["data"] == {
-        "code": code, "cause": fault.cause, "remedy": fault.remedy, "detail": "this one", "docs": f"docs/errors/{code}.md",
+        "code": code, "cause": fault.cause, "remedy": fault.remedy, "detail": "this one",
+        "docs": f"docs/errors/{code}.md",
     }  # fmt: skip
 
 

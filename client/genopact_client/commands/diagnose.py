@@ -26,8 +26,7 @@ def doctor(
 ) -> Answer:
     """Examine the site; each problem comes with its solution. Exit 1 if there is one."""
     with opened(home, passphrase_file) as site, working("Examining"):
-        studies = (load_study(study),) if study else tuple(each.study for each in site.studies)
-        checks = list(examine(Subject(site, card(home), studies, address, ca)))
+        checks = list(examine(Subject(site, card(home), load_study(study) if study else None, address, ca)))
     text = []
     for each in checks:
         text.append(f"{each.state:8} {each.name:14} {each.detail}")

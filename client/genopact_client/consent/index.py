@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genopact_client.consent.match import Decision, Outcome, match
-from genopact_client.consent.record import ConsentRecord, Withdrawal
+from genopact_client.consent.record import ConsentRecord, Provision, Withdrawal
 from genopact_shared.study import Purpose
 
 NO_CAP = np.iinfo(np.int64).max
 NO_RECORD, ERASED = -1, -2
+_UNDATED = tuple(sorted(Provision.model_fields.keys() - {"valid_from", "valid_until", "origin"}))
 _SILENT = {NO_RECORD: Decision(Outcome.deny, ("no_record",)), ERASED: Decision(Outcome.deny, ("erased",))}
 
 
@@ -32,7 +33,7 @@ class ColumnIndex:
         self.withdrawn = np.empty(0, np.int32)
         self.cap = np.empty(0, np.int64)
         self.start = self.stop = np.empty((0, 1), np.int32)
-        self._codes: dict[bytes, int] = {}
+        self._codes: dict[tuple[object, ...], int] = {}
         self._records: list[ConsentRecord] = []
 
     def __len__(self) -> int:
@@ -91,18 +92,12 @@ class ColumnIndex:
         return record.model_copy(update={"provisions": dated, "withdrawal": withdrawal})
 
     def _code(self, record: ConsentRecord) -> int:
-        undated = {"valid_from": dt.date.min, "valid_until": dt.date.max}
-        profile = record.model_copy(
-            update={
-                "provisions": tuple(p.model_copy(update=undated) for p in record.provisions),
-                "withdrawal": None,
-                "max_epsilon_milli": None,
-                "form": None,
-            }
+        answers = tuple(tuple(getattr(p, name) for name in _UNDATED) for p in record.provisions)
+        code = self._codes.setdefault(
+            (record.regime, record.status, record.modifiers, answers), len(self._records)
         )
-        code = self._codes.setdefault(profile.encode(), len(self._records))
         if code == len(self._records):
-            self._records.append(profile)
+            self._records.append(record)
         return code
 
 

@@ -175,6 +175,7 @@ class Registry:
             if head == self._head:
                 return
             self._head, self._index, self._leaves = None, ColumnIndex(), list[bytes]()
+            self._index.resize(max(len(self._people), head[0]))
             for entry in self._vault.entries():
                 self._place(entry.row, entry.leaf, entry.record)
         self._leaves += [silent_leaf(b"none", missing) for missing in range(len(self._leaves), head[0])]

@@ -27,7 +27,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
-from genopact_client.consent.record import ConsentRecord
+from genopact_client.consent.record import ConsentRecord, Status
 from genopact_shared.errors import GenopactError
 from genopact_shared.tlog.tree import Tree, leaf_hash
 
@@ -49,6 +49,10 @@ class PersonKeys(Protocol):
 
     def key(self, slot: int, purpose: Literal["consent"]) -> bytes:
         """The person's key; KEY_ERASED if there is none."""
+        ...
+
+    def keys(self, slots: Iterable[int], purpose: Literal["consent"]) -> list[bytes]:
+        """`key` for many people."""
         ...
 
     def alive(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -126,13 +130,13 @@ class Vault:
 
     def entries(self) -> Iterator[Entry]:
         """All entries in the order of rows, opened and checked; CONSENT_BROKEN."""
-        for stored in self._db.execute("SELECT row, version, leaf, sealed FROM consent ORDER BY row").fetchall():
-            yield self._opened(*stored)
+        rows = self._db.execute("SELECT row, version, leaf, sealed FROM consent ORDER BY row").fetchall()
+        return self._opened(rows)
 
     def entry(self, row: int) -> Entry | None:
         """The entry of one row; CONSENT_BROKEN."""
         rows = self._db.execute("SELECT row, version, leaf, sealed FROM consent WHERE row = ?", (row,)).fetchall()
-        return self._opened(*rows[0]) if rows else None
+        return next(self._opened(rows), None)
 
     def put(self, row: int, version: int, record: ConsentRecord | None) -> bytes:
         """Seal a version, or leave a tombstone for None; returns the leaf. Inside `writing`."""
@@ -140,9 +144,10 @@ class Vault:
             leaf, sealed = silent_leaf(b"erased", row, version), b""
         else:
             salt, nonce = os.urandom(SALT), os.urandom(NONCE)
-            leaf = _leaf(salt, row, version, record)
+            plain = salt + record.encode()
+            leaf = _leaf(plain, row, version, record.status)
             cipher = AESGCM(self._keys.key(row, "consent"))
-            sealed = nonce + cipher.encrypt(nonce, salt + record.encode(), _context(row, version))
+            sealed = nonce + cipher.encrypt(nonce, plain, _context(row, version))
         self._db.execute("INSERT OR REPLACE INTO consent VALUES (?, ?, ?, ?)", (row, version, leaf, sealed))
         return leaf
 
@@ -151,23 +156,25 @@ class Vault:
         busy, *_ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
 
-    def _opened(self, row: int, version: int, leaf: bytes, sealed: bytes) -> Entry:
-        record, expected = None, silent_leaf(b"erased", row, version)
-        if sealed:
-            try:
-                cipher = AESGCM(self._keys.key(row, "consent"))
-                plain = cipher.decrypt(sealed[:NONCE], sealed[NONCE:], _context(row, version))
-            except (InvalidTag, ValueError) as error:
-                raise GenopactError("CONSENT_BROKEN", f"row {row} does not open") from error
-            except GenopactError as error:
-                if error.code != "KEY_ERASED":
-                    raise
-                return Entry(row, version, leaf, sealed, None)
-            record = ConsentRecord.parse(plain[SALT:])
-            expected = _leaf(plain[:SALT], row, version, record)
-        if leaf != expected:
-            raise GenopactError("CONSENT_BROKEN", f"row {row} is not what was committed to")
-        return Entry(row, version, leaf, sealed, record)
+    def _opened(self, stored: list[tuple[int, int, bytes, bytes]]) -> Iterator[Entry]:
+        """Entries of database rows; a record whose key was erased has none."""
+        alive = self._keys.alive(np.array([row for row, *_ in stored], np.int64))
+        wanted = [row for (row, _, _, sealed), living in zip(stored, alive, strict=True) if sealed and living]
+        keys = dict(zip(wanted, self._keys.keys(wanted, "consent"), strict=True))
+        for row, version, leaf, sealed in stored:
+            record, expected = None, silent_leaf(b"erased", row, version)
+            if sealed and row not in keys:
+                expected = leaf
+            elif sealed:
+                try:
+                    plain = AESGCM(keys[row]).decrypt(sealed[:NONCE], sealed[NONCE:], _context(row, version))
+                except (InvalidTag, ValueError) as error:
+                    raise GenopactError("CONSENT_BROKEN", f"row {row} cannot be unsealed") from error
+                record = ConsentRecord.parse(plain[SALT:])
+                expected = _leaf(plain, row, version, record.status)
+            if leaf != expected:
+                raise GenopactError("CONSENT_BROKEN", f"row {row} is not what was committed to")
+            yield Entry(row, version, leaf, sealed, record)
 
 
 def silent_leaf(kind: Literal[b"none", b"erased"], row: int, version: int = 0) -> bytes:
@@ -183,9 +190,9 @@ def tree_root(leaves: Iterable[bytes]) -> bytes:
     return tree.head().root
 
 
-def _leaf(salt: bytes, row: int, version: int, record: ConsentRecord) -> bytes:
-    digest = sha256(record.encode()).digest()
-    return leaf_hash(salt + struct.pack(">QQ", row, version) + record.status.encode() + b"\x00" + digest)
+def _leaf(plain: bytes, row: int, version: int, status: Status) -> bytes:
+    salt, digest = plain[:SALT], sha256(plain[SALT:]).digest()
+    return leaf_hash(salt + struct.pack(">QQ", row, version) + status.encode() + b"\x00" + digest)
 
 
 def _context(row: int, version: int) -> bytes:

@@ -79,8 +79,10 @@ def _execute(address: str, token: str, answer: Callable[[bytes, float], bytes]) 
 
 
 def _client(address: str, sign_in: ProtobufClientInterceptor) -> RuntimeHttpClient:
-    """Plain HTTP: this API is on loopback."""
-    return RuntimeHttpClient.from_server_address(address, insecure=True, root_certificates=None, interceptors=[sign_in])
+    """Plain HTTP, for this API is on loopback; so the proxy that the environment may name must not see it."""
+    client = RuntimeHttpClient(f"http://{address}", interceptors=[sign_in])
+    client._client = httpx.Client(trust_env=False, timeout=30.0)
+    return client
 
 
 @contextmanager

@@ -71,6 +71,8 @@ def _errors() -> Iterator[None]:
             raise GenopactError("LINK_NODE_BUSY") from error
         code = "LINK_UNREACHABLE" if status in {502, 503, 504} else "LINK_REFUSED"
         raise GenopactError(code, str(status)) from error
+    except ValueError as error:
+        raise GenopactError("LINK_REFUSED", "not an answer of a SuperLink") from error
 
 
 class Fleet:
@@ -131,7 +133,7 @@ class Fleet:
         """The next request, or None. A malformed one is dropped: EXCHANGE_BROKEN or EXCHANGE_TOO_LARGE."""
         with _errors():
             answer = self._client.PullMessages(PullMessagesRequest(node=self._node))
-        if not answer.messages_list:
+        if not (answer.messages_list and answer.message_object_trees):
             return None
         metadata, tree = answer.messages_list[0].metadata, answer.message_object_trees[0]
         expires = metadata.created_at + metadata.ttl

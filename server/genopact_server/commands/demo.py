@@ -1,9 +1,9 @@
-"""`genopact demo`: the whole chain on this machine."""
+"""`genopact demo` and `genopact warfarin`: the whole chain on this machine."""
 
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,33 +11,67 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.terminal import Answer, command, human
 
 MARK = ".genopact-demo"
+Out = Annotated[Path, typer.Option(help="A folder for everything; a former demo in it is replaced.")]
+Show = Annotated[bool, typer.Option(help="Open the report in a browser, on a terminal.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     command(app, "demo", example="genopact demo")(demo)
+    command(app, "warfarin", example="genopact warfarin --data ../shared/data/iwpc_warfarin")(warfarin)
 
 
-def demo(
-    out: Annotated[Path, typer.Option(help="A folder for everything; a former demo in it is replaced.")] = Path("demo"),
-    show: Annotated[bool, typer.Option(help="Open the report in a browser, on a terminal.")] = True,
-) -> Answer:
+def demo(out: Out = Path("demo"), show: Show = True) -> Answer:  # noqa: FBT002 - an option
     """Four made-up hospitals and a coordinator: consent, approval, private training, withdrawal, audit, report.
 
     Needs no network and two minutes. Real processes, TLS on loopback; the patients are generated.
     """
     from genopact_server.demo.cast import generated
-    from genopact_server.demo.play import Play, open_report
+    from genopact_server.demo.play import Play
     from genopact_server.demo.stage import Stage
 
+    out = _fresh(out)
+    with Stage(out) as stage:
+        result = Play(stage, generated(out / "files"), human()).perform()
+    return _answer(result, out, show=show)
+
+
+def warfarin(
+    data: Annotated[Path, typer.Option(help="The folder of the public IWPC table.", exists=True, file_okay=False)],
+    study: Annotated[Path, typer.Option(help="The study file.", exists=True)] = Path("policies/studies/warfarin.yaml"),
+    out: Out = Path("demo-warfarin"),
+    show: Show = True,  # noqa: FBT002 - an option
+) -> Answer:
+    """The real table: its sixteen institutions in one process, then four of them as processes with TLS. Without noise."""
+    from genopact_server.demo.cast import INSTITUTIONS, institutions
+    from genopact_server.demo.play import Play
+    from genopact_server.demo.rehearsal import Rehearsal
+    from genopact_server.demo.stage import Stage
+
+    out = _fresh(out)
+    folders = [out / name for name in ("sixteen", "four")]
+    casts = [institutions(folders[0] / "files", data), institutions(folders[1] / "files", data, INSTITUTIONS)]
+    results = []
+    for folder, cast, play in zip(folders, casts, (Rehearsal, Play), strict=True):
+        with Stage(folder) as stage:
+            results.append(play(stage, cast, human(), study.resolve()).perform())
+    answer = _answer(results[1], folders[1], show=show)
+    return Answer({"sixteen": results[0], "four": results[1]}, answer.text, answer.next)
+
+
+def _fresh(out: Path) -> Path:
     out = out.resolve()
     if out.exists() and not (out / MARK).exists():
         raise GenopactError("DEMO_FOLDER", str(out))
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     (out / MARK).touch()
-    with Stage(out) as stage:
-        result = Play(stage, generated(out / "files"), human()).perform()
+    return out
+
+
+def _answer(result: dict[str, Any], out: Path, *, show: bool) -> Answer:
+    from genopact_server.demo.play import open_report
+
     if show and sys.stdout.isatty():
         open_report(result["report"])
     text = [f"report  {result['report']}", f"done in {result['seconds']} s"]

@@ -53,6 +53,33 @@ def generated(folder: Path) -> Cast:
     return Cast(tuple(players), "synthetic", privacy)
 
 
+INSTITUTIONS = (1, 7, 8, 21)
+"""The four of the sixteen that run as processes."""
+
+
+def institutions(folder: Path, data: Path, chosen: Sequence[int] = ()) -> Cast:
+    """Institutions of the real warfarin table (all of them by default): 70 % of each to train, the rest held out."""
+    from genopact_server.validation import iwpc
+
+    table, players = iwpc.load(data), []
+    training = table.splits[:, 0] > 0
+    for site in chosen or np.unique(table.sites).tolist():
+        own, name = table.sites == site, f"institution-{site:02d}"
+        (folder / name).mkdir(parents=True)
+        iwpc.write_csv(table, own & training, folder / name / "covariates.csv")
+        people = table.person[own & training].tolist()
+        (folder / name / "consent.csv").write_text("\n".join([",".join(cohort.CONSENT_COLUMNS), *map(_public, people), ""]))
+        train, test = table.table.take(own & training), table.table.take(own & ~training)
+        players.append(Player(name, folder / name, train, test, vcf=False))
+    return Cast(tuple(players), "public", {"mode": "none", "honest_minimum": 1})
+
+
+def _public(person: str) -> str:
+    """A consent line for a patient of a public, de-identified table: the terms of its release."""
+    terms = "active,GRU,,train;validate,public;nonprofit,never,*,genotype;drug;ehr,2009-01-01,2049-12-31,PUBLIC|PharmGKB"
+    return f"{person},{terms}"
+
+
 def without(table: Table, columns: Sequence[str]) -> Table:
     """The table of a hospital that lacks some columns."""
     return Table({name: column for name, column in table.columns.items() if name not in columns}, table.n)

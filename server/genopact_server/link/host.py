@@ -12,30 +12,24 @@ import os
 import secrets
 import signal
 import socket
+import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import flwr.superlink.main as superlink
 import uvicorn
-from fastapi import HTTPException, Request
-from flwr.common.constant import ACCESS_TOKEN_KEY, SUPERLINK_NODE_ID, TRANSPORT_TYPE_GRPC_RERE
-from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.supercore.auth.typing import AccountInfo
-from flwr.supercore.constant import ActionType
-from flwr.supercore.error import ApiErrorCode, FlowerError
-from flwr.supercore.typing import ActionContext
-from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+from flwr.common.constant import TRANSPORT_TYPE_GRPC_RERE
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.dependencies.linkstate import get_linkstate
-from flwr.superlink.federation import NoOpFederationManager
 
 from genopact_server.link.accounts import Accounts
 from genopact_server.link.gate import CONTROL, FLEET, RUNTIME, Asgi, Gate
 from genopact_server.link.membership import Membership
+from genopact_server.link.policy import SignIn, Studies, own_name_only
 from genopact_shared.errors import GenopactError
 
 _creating = threading.Lock()
@@ -68,69 +62,20 @@ class HostConfig:
 
     @property
     def secret(self) -> bytes:
-        """The secret that proves an executor; made when it is first asked for."""
+        """The secret that proves an executor; made when it is first asked for. Raises KEY_EXPOSED."""
         path = self.state / "runtime.secret"
-        with contextlib.suppress(FileExistsError):
+        if not path.exists():
             self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            handle, name = tempfile.mkstemp(dir=self.state)
+            with os.fdopen(handle, "wb") as file:
                 file.write(secrets.token_bytes(32))
+            # Host and executor may both come first; only one link succeeds, and it appears whole.
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(name)
+            Path(name).unlink()
         if path.stat().st_mode & 0o077:
             raise GenopactError("KEY_EXPOSED", str(path))
         return path.read_bytes()
-
-
-class SignIn(NoOpControlAuthnPlugin):
-    """Bearer tokens of the accounts file; without one, no Control request is read."""
-
-    def __init__(self, accounts: Accounts) -> None:
-        super().__init__()
-        self._accounts = accounts
-
-    def validate_tokens_in_metadata(
-        self, metadata: Sequence[tuple[str, str | bytes]]
-    ) -> tuple[bool, AccountInfo | None]:
-        """Whether the token is one of ours, and whose."""
-        token = dict(metadata).get(ACCESS_TOKEN_KEY, "")
-        account = self._accounts.of_token(token) if isinstance(token, str) and token else None
-        if account is None:
-            return False, None
-        return True, AccountInfo(flwr_aid=account.name, account_name=account.name)
-
-    def refresh_tokens(self, metadata: object) -> tuple[None, None]:  # noqa: ARG002
-        """Tokens are not refreshed."""
-        return None, None
-
-
-class Studies(NoOpFederationManager):
-    """A federation is a study hash; its nodes are the study's members; only operators command."""
-
-    def __init__(self, accounts: Accounts, membership: Membership) -> None:
-        super().__init__()
-        self._accounts, self._membership = accounts, membership
-
-    def exists(self, federation_id: str) -> bool:
-        """Whether the study is registered."""
-        return federation_id in self._membership.registry().studies
-
-    def has_member(self, flwr_aid: str, federation_id: str) -> bool:
-        """Whether the account may see and command the study's runs."""
-        return self.exists(federation_id) and self._accounts.is_operator(flwr_aid)
-
-    def filter_nodes(self, node_ids: set[int], federation_id: str) -> set[int]:
-        """Those of the nodes that are members, and the SuperLink itself, which Flower counts as a node."""
-        return node_ids & {SUPERLINK_NODE_ID, *self._membership.nodes(federation_id).values()}
-
-    def has_node(self, node_id: int, federation_id: str) -> bool:
-        """Whether the node is a member."""
-        return node_id in self._membership.nodes(federation_id).values()
-
-    def get_simulation_config(self, federation_id: str) -> None:
-        """Never a simulation."""
-
-    def can_execute(self, flwr_aid: str, action: ActionType, context: ActionContext) -> None:  # noqa: ARG002
-        """Operators may; raise for everybody else."""
-        if not self._accounts.is_operator(flwr_aid):
-            raise FlowerError(ApiErrorCode.FEDERATION_NOT_FOUND_OR_NO_PERMISSION, "not an operator")
 
 
 class _Server(uvicorn.Server):
@@ -149,13 +94,17 @@ class Host:
         if not ipaddress.ip_address(config.runtime_host).is_loopback:
             raise GenopactError("LINK_CONFIG", "runtime_host is not a loopback address")
         app = _superlink(config)
-        self._sockets = _listen(config.host, config.port), _listen(config.runtime_host, config.runtime_port)
-        self.port, self.runtime_port = (one.getsockname()[1] for one in self._sockets)
         certificate, key = str(config.certificate), str(config.private_key)
         public = uvicorn.Config(
             Gate(app, FLEET | CONTROL, config.membership), ssl_certfile=certificate, ssl_keyfile=key, **_UVICORN
         )
         local = uvicorn.Config(Gate(app, RUNTIME, config.membership), lifespan="off", **_UVICORN)
+        try:
+            public.load()
+        except OSError as error:  # ssl.SSLError is one
+            raise GenopactError("LINK_CONFIG", "certificate or private_key") from error
+        self._sockets = _listen(config.host, config.port), _listen(config.runtime_host, config.runtime_port)
+        self.port, self.runtime_port = (one.getsockname()[1] for one in self._sockets)
         self._servers = _Server(public), _Server(local)
         self._thread = threading.Thread(target=self._run, name="superlink", daemon=True)
 
@@ -163,7 +112,7 @@ class Host:
         self._thread.start()
         while not all(server.started for server in self._servers):
             if not self._thread.is_alive():
-                raise GenopactError("LINK_CONFIG", "certificate, key or database")
+                raise GenopactError("LINK_CONFIG", "the SuperLink did not start")
             self._thread.join(0.02)
         return self
 
@@ -256,22 +205,9 @@ def _superlink(config: HostConfig) -> Asgi:
         finally:
             setattr(superlink, name, shipped)
     app.user_middleware = [one for one in app.user_middleware if getattr(one.cls, "__name__", "") not in _IDLE]
-    app.dependency_overrides[get_linkstate] = _own_name_only
+    app.dependency_overrides[get_linkstate] = own_name_only
     wrapped: Asgi = app
     return wrapped
-
-
-async def _own_name_only(request: Request) -> object:
-    """Flower's state for a Fleet request, once it is sure that no site replies in the name of another.
-
-    Flower authenticates the node that sends a batch of replies, not the sender that each reply claims.
-    """
-    body = getattr(request.state, "protobuf_request", None)
-    if isinstance(body, PushMessagesRequest) and any(
-        message.metadata.src_node_id != body.node.node_id for message in body.messages_list
-    ):
-        raise HTTPException(401)
-    return get_linkstate(request)
 
 
 def _listen(host: str, port: int) -> socket.socket:

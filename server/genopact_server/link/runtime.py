@@ -57,11 +57,15 @@ def errors() -> Iterator[None]:
             raise GenopactError("LINK_SIGN_IN") from error
         code = "LINK_UNREACHABLE" if status in {502, 503, 504} else "LINK_REFUSED"
         raise GenopactError(code, str(status)) from error
+    except ValueError as error:
+        raise GenopactError("LINK_REFUSED", "not an answer of a SuperLink") from error
 
 
 def _client(address: str, sign_in: ProtobufClientInterceptor) -> RuntimeHttpClient:
-    """Plain HTTP: this API is on loopback."""
-    return RuntimeHttpClient.from_server_address(address, insecure=True, root_certificates=None, interceptors=[sign_in])
+    """Plain HTTP, for this API is on loopback; so the proxy that the environment may name must not see it."""
+    client = RuntimeHttpClient(f"http://{address}", interceptors=[sign_in])
+    client._client = httpx.Client(trust_env=False, timeout=30.0)
+    return client
 
 
 def acquire(address: str, secret: bytes) -> str | None:

@@ -80,7 +80,12 @@ def write_site_csv(folder: Path, site: int, out: Path) -> int:
         The number of patients.
     """
     cohort = load(folder)
-    own = np.flatnonzero(cohort.sites == site)
+    return write_csv(cohort, cohort.sites == site, out)
+
+
+def write_csv(cohort: Cohort, rows: NDArray[np.bool_], out: Path) -> int:
+    """The same for any patients of the cohort."""
+    own = np.flatnonzero(rows)
     table = cohort.table.take(own)
     cells = {column.name: _cells(column, table) for column in SCHEMA}
     cells = {"person": list(cohort.person[own])} | {name: texts for name, texts in cells.items() if any(texts)}

@@ -1,13 +1,16 @@
 """Recipe `dose-net`: a small network on the features of `dose`, for private steps at each site (mode local)."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from pydantic import Field
 
+from genopact_shared.recipes.dose import PRIOR_PATIENTS, PUBLIC_VARIANCE, SITE_PRIOR, Z80
 from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, SCHEMA, dose_mg, features, outcome
-from genopact_shared.recipes.protocol import Column, Floats, Table
+from genopact_shared.recipes.network import NetParameters
+from genopact_shared.recipes.protocol import Column, Floats, Model, Prediction, Table
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -17,8 +20,8 @@ HUBER_DELTA = 1.5
 """On the root scale, about one residual standard deviation."""
 
 
-class DoseNetParameters(Frozen):
-    """Width of the hidden layer, whether it is normalised (within a patient), and the seed of its first weights."""
+class DoseNetParameters(NetParameters):
+    """Training settings, width of the hidden layer, whether it is normalised (within a patient), and the seed of its first weights."""
 
     hidden: int = Field(default=16, ge=1, le=256)
     layer_norm: bool = False
@@ -69,13 +72,30 @@ class DoseNetRecipe:
         predicted = cast("Tensor", module(inputs)).squeeze(-1)
         return huber_loss(predicted, targets, reduction="none", delta=HUBER_DELTA)
 
-    def predict(self, module: "nn.Module", table: Table) -> Floats:
-        """(n,) mg/week."""
-        import torch
+    def fit_personal(self, module: "nn.Module", table: Table) -> Model:
+        """The site's own intercept and residual variance on the root scale, shrunk to none and to the public one."""
+        residual = outcome(table) - _root(module, table)
+        residual = residual[np.isfinite(residual)]
+        intercept = float(residual.sum()) / (len(residual) + SITE_PRIOR[0])
+        squares = float(((residual - intercept) ** 2).sum()) + PRIOR_PATIENTS * PUBLIC_VARIANCE
+        return {"intercept": np.array([intercept]), "variance": np.array([squares / (len(residual) + PRIOR_PATIENTS)])}
 
-        with torch.no_grad():
-            root = cast("Tensor", module(torch.from_numpy(features(table).astype(np.float32)))).squeeze(-1)
-        return dose_mg(root.numpy().astype(np.float64))
+    def predict(self, module: "nn.Module", personal: Model | None, table: Table) -> Prediction:
+        """mg/week."""
+        centre, variance = _root(module, table), PUBLIC_VARIANCE
+        if personal is not None:
+            centre, variance = centre + personal["intercept"], float(personal["variance"][0])
+        half = Z80 * math.sqrt(variance)
+        return Prediction(dose_mg(centre), dose_mg(centre - half), dose_mg(centre + half))
+
+
+def _root(module: "nn.Module", table: Table) -> Floats:
+    """(n,) predictions on the scale of `outcome`."""
+    import torch
+
+    with torch.no_grad():
+        root = cast("Tensor", module(torch.from_numpy(features(table).astype(np.float32)))).squeeze(-1)
+    return root.numpy().astype(np.float64)
 
 
 DOSE_NET = DoseNetRecipe()

@@ -180,11 +180,12 @@ class Recipe(Protocol):
         ...
 
 
-class SumRecipe(Recipe, Protocol):
-    """A model that is trained by released sums."""
+class Predictor(Protocol):
+    """What can be done with a finished model."""
 
-    def plan(self, parameters: Frozen, planned_total: int, epsilon_milli: int | None) -> SumPlan:
-        """The plan for `planned_total` patients (from the approvals, never counted) and a budget; None: no noise."""
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
         ...
 
     def fit_personal(self, model: Model, table: Table) -> Model:
@@ -193,6 +194,14 @@ class SumRecipe(Recipe, Protocol):
 
     def predict(self, model: Model, personal: Model | None, table: Table) -> Prediction:
         """Predictions for every row; the outcome column is not read."""
+        ...
+
+
+class SumRecipe(Recipe, Predictor, Protocol):
+    """A model that is trained by released sums."""
+
+    def plan(self, parameters: Frozen, planned_total: int, epsilon_milli: int | None) -> SumPlan:
+        """The plan for `planned_total` patients (from the approvals, never counted) and a budget; None: no noise."""
         ...
 
 
@@ -211,6 +220,10 @@ class NetRecipe(Recipe, Protocol):
         """(B,): one loss per patient that depends on that patient only, never reduced."""
         ...
 
-    def predict(self, module: "nn.Module", table: Table) -> Floats:
-        """(n,) predictions in the outcome's unit."""
+    def fit_personal(self, module: "nn.Module", table: Table) -> Model:
+        """The site's own term on the finished shared network; it never leaves the site."""
+        ...
+
+    def predict(self, module: "nn.Module", personal: Model | None, table: Table) -> Prediction:
+        """Predictions for every row; the outcome column is not read."""
         ...

@@ -1,0 +1,1 @@
+"""Private training steps on this site's patients."""
