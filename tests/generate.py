@@ -1,6 +1,6 @@
 """Writes what follows from the code: error pages, JSON Schemas, the table of results.
 
-    python -m tests.generate           or: make docs
+python -m tests.generate           or: make docs
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def page(code: str, fault: Fault) -> str:
 
 def index() -> str:
     """The list of all codes."""
-    head = "# Error codes\n\nOn the wire there is one refusal, SITE_UNAVAILABLE; every other code stays where it arose.\n\n"
+    head = "# Error codes\n\nOn the wire there is one refusal, SITE_UNAVAILABLE. All others stay where they arose.\n\n"
     rows = [f"| [{code}]({code}.md) | {fault.cause} |" for code, fault in sorted(CATALOGUE.items())]
     return head + "\n".join(["| code | what happened |", "|---|---|", *rows]) + "\n"
 

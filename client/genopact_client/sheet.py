@@ -46,7 +46,6 @@ class Sheet:
         return [
             *plain_words(self.study),
             f"  columns     {columns}",
-            "  repeats     a round that has to be repeated costs epsilon again",
             f"  policy      of {self.site} {VERDICTS[self.verdict.outcome]}",
             *(f"              {code}: {sentence}" for code, sentence in self.verdict.reasons.items()),
         ]

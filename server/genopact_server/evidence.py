@@ -21,7 +21,7 @@ def bundle_of(folder: Folder, run: str) -> Bundle:
         logs[file.stem] = ExportedLog(pack(entries), checkpoint)
     folder.close()
     approvals = tuple(text.encode() for text in state.approvals.values())
-    return Bundle(folder.study(state.study), approvals, logs, released=state.model if state.stage == "done" else None)
+    return Bundle(folder.study(state.study), approvals, logs, released=state.model if state.stage == "done" else None, run=run)
 
 
 def export_run(folder: Folder, run: str, out: Path) -> Path:

@@ -15,14 +15,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from pydantic import Field
 
+from genopact_server.aggregate import check_update, combine
 from genopact_server.folder import Folder
 from genopact_shared import canonical, durable, statements, wire
 from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import VerifyKey
 from genopact_shared.plan import Plan, plan_of
+from genopact_shared.privacy import accounting
 from genopact_shared.recipes.protocol import Model
-from genopact_shared.secagg import unmask
 from genopact_shared.study import Frozen, Study
 from genopact_shared.tlog.proof import Proof
 from genopact_shared.wire import Digest, Op, Reply, Request, RunId
@@ -41,7 +42,10 @@ class Courier(Protocol):
 
 
 class RunState(Frozen):
-    """Where a run stands. `attempt` is the next one of `round`, or the one whose frames are pending."""
+    """Where a run stands. `attempt` is the next one of `round`, or the one whose frames are pending.
+
+    `asked`: the planned step of every attempt at a release, used or void: what a patient has paid at most.
+    """
 
     study: Digest
     run: RunId
@@ -51,6 +55,7 @@ class RunState(Frozen):
     model: Digest
     aggregate: str | None = None
     seats: dict[str, str] = Field(default_factory=dict)
+    asked: tuple[int, ...] = ()
     stage: Literal["training", "finishing", "done"] = "training"
 
 
@@ -84,7 +89,7 @@ class Run:
             at=_now(), study=study.hash, run=state.run, sites=tuple(approvals), approvals=digests
         )
         run._note(opened)
-        run._save(model=run._keep_model(0, run.plan.sums.initial()))
+        run._save(model=run._keep_model(0, run.plan.course.initial()))
         return run
 
     @classmethod
@@ -135,6 +140,8 @@ class Run:
                 self._open()
             if len(self._state.seats) >= self.study.schedule.quorum:
                 seats = tuple(self._state.seats.values())
+                if not self._pending("step"):
+                    self._save(asked=(*self._state.asked, step.index))
                 answers = self._ask("step", self._state.seats, body=self._body(), seats=seats)
                 whole = set(answers) == set(self._state.seats)
                 if whole or (not step.masked and len(answers) >= self.study.schedule.quorum):
@@ -161,11 +168,8 @@ class Run:
         """Add up, advance the model, put it on record, and make the checkpoint."""
         index, before, model = self._state.round, self._state.model, self.model()
         step, sites = self.plan.steps[index], [site for site in self.plan.planned if site in answers]
-        bodies = [answers[site][2] for site in sites]
-        words = [wire.unpack(body, np.uint64)["sum"].astype(np.uint64) for body in bodies]
-        planned = sum(self.plan.planned.values()) / sum(self.plan.planned[site] for site in sites)
-        total = unmask(words) / step.scale * planned
-        model = self.plan.sums.advance(index, model, total)
+        updates = {site: answers[site][2] for site in sites}
+        update, model = combine(self.plan, index, model, updates)
         digest = self._keep_model(index + 1, model)
         aggregate = statements.Aggregate(
             at=_now(),
@@ -175,14 +179,14 @@ class Run:
             attempt=self._state.attempt,
             step=step.name,
             model_in=before,
-            receipts=tuple(canonical.digest(body) for body in bodies),
-            total=canonical.digest(wire.pack({"sum": total})),
+            receipts=tuple(canonical.digest(body) for body in updates.values()),
+            total=canonical.digest(wire.pack(update)),
             model_out=digest,
         )
         envelope = self._noted(aggregate) or self._note(aggregate)
         self._save(round=index + 1, attempt=0, model=digest, aggregate=envelope.decode())
         self._forget_pending()
-        metrics = self.plan.sums.metrics(model)
+        metrics = self.plan.course.metrics(model)
         last = {"event": "round", "round": index + 1, "of": len(self.plan.steps), "step": step.name}
         self._events(last | {"sites": sites, "seconds": round(seconds, 3), "metrics": metrics})
 
@@ -192,16 +196,16 @@ class Run:
         for site, (_, _, body) in answers.items():
             durable.replace(self.path / "sites" / f"{site}.log", body)
         self._forget_pending()
-        epsilon = None if self.study.privacy.mode == "none" else math.ceil(self.plan.epsilon * 1000)
-        counted = Counter(step.fact for step in self.plan.steps)
+        facts, delta = [self.plan.steps[index].fact for index in self._state.asked], self.study.privacy.delta
+        epsilon = None if self.study.privacy.mode == "none" else math.ceil(accounting.epsilon(facts, delta) * 1000)
         release = statements.Release(
             at=_now(),
             study=self._state.study,
             run=self._state.run,
             model=self._state.model,
             epsilon_milli=epsilon,
-            delta=self.study.privacy.delta,
-            mechanisms=tuple(statements.Charge(mechanism=fact, times=times) for fact, times in counted.items()),
+            delta=delta,
+            mechanisms=tuple(statements.Charge(mechanism=fact, times=times) for fact, times in Counter(facts).items()),
         )
         self._note(release)
         self._folder.log.checkpoint()
@@ -267,9 +271,7 @@ class Run:
         proof = (reply.proof or "").encode()
         Proof.decode(proof).verify(text, f"genopact/{reply.site}", VerifyKey.from_hex(party.log))
         durable.replace(self.path / "sites" / f"{reply.site}.proof", proof)
-        tensors = wire.unpack(body, np.uint64)
-        if set(tensors) != {"sum"} or tensors["sum"].shape != (step.dims,):
-            raise GenopactError("FRAME_INVALID", "not the planned sum")
+        check_update(step, self.model(), body)
 
     def _pending(self, op: Op) -> dict[str, bytes]:
         prefix = self._prefix(op)

@@ -36,9 +36,10 @@ def decode(data: bytes) -> Json:
     """
     try:
         value = json.loads(data, parse_float=_no_float, parse_constant=_no_float)
+        canonical = encode(value)
     except (ValueError, RecursionError) as error:
         raise GenopactError("CANONICAL_INVALID", "not JSON") from error
-    if encode(value) != data:
+    if canonical != data:
         raise GenopactError("CANONICAL_INVALID", "not in canonical form")
     return value
 

@@ -63,7 +63,9 @@ class Privacy(Frozen):
     """The privacy contract. Unit: one patient of one site, add/remove adjacency.
 
     `honest_minimum` is the number of sites whose noise is guaranteed to be in every sum: each site's share has
-    variance sigma^2 / honest_minimum, whoever answers.
+    variance sigma^2 / honest_minimum, whoever answers. `epsilon_milli` is never exceeded: it covers the plan and
+    `spare_attempts` repetitions of its costliest release, which a void attempt (a site or a process that fails in
+    mid-round) uses up.
     """
 
     mode: Mode
@@ -71,6 +73,7 @@ class Privacy(Frozen):
     epsilon_milli: int | None = Field(default=None, gt=0, le=20_000)
     delta: str = "0.000001"
     honest_minimum: int = Field(default=1, ge=1)
+    spare_attempts: int = Field(default=0, ge=0, le=100)
 
     @field_validator("delta")
     @classmethod
@@ -89,6 +92,8 @@ class Privacy(Frozen):
             raise ValueError("epsilon_milli is required, except in mode none, which has none")
         if self.mode == "distributed" and self.honest_minimum < 2:
             raise ValueError("distributed noise needs honest_minimum of at least 2")
+        if self.mode != "distributed" and self.honest_minimum != 1:
+            raise ValueError("honest_minimum is 1 where each site adds all the noise itself, or none")
         return self
 
 

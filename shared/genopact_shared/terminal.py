@@ -108,6 +108,8 @@ def main(app: typer.Typer, program: str) -> None:
         sys.exit(app(prog_name=program, standalone_mode=False))
     except click.ClickException as error:
         sys.exit(_fail(GenopactError("USAGE", error.format_message()), "json", ""))
+    except click.Abort:
+        sys.exit(_fail(GenopactError("USAGE", "nobody agreed"), "json", ""))
 
 
 def human() -> Console:

@@ -17,7 +17,7 @@ from threading import Event, Thread
 
 import httpx
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
@@ -396,12 +396,13 @@ def test_a_site_cannot_reply_for_another(link: Federation) -> None:
     [
         {"genopact": ConfigRecord({"envelope": b"x", "num-examples": 3})},
         {"genopact": ConfigRecord({"envelope": b"x"}), "metrics": ConfigRecord({"loss": 0.5})},
-        {"other": ConfigRecord({"envelope": b"x"})},
+        {"genopact": ConfigRecord({"envelope": "text"})},
+        {"genopact": MetricRecord({"loss": 0.5})},
         {},
     ],
 )
 def test_a_reply_with_anything_beside_the_envelope_does_not_count(
-    link: Federation, content: dict[str, ConfigRecord], monkeypatch: pytest.MonkeyPatch
+    link: Federation, content: dict[str, ConfigRecord | MetricRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def reply_to(message: Message, envelope: bytes) -> Message:
         honest = {"genopact": ConfigRecord({"envelope": envelope})}

@@ -1,11 +1,12 @@
 """What was measured: `docs/results.json`, one row an id, and the table that is made of it.
 
-    from tests.benchmarks.record import record
-    record("demo-seconds", 74.2, "s", "<= 120", "make demo", seeds=(), note="nine processes")
+from tests.benchmarks.record import record
+record("demo-seconds", 74.2, "s", "<= 120", "make demo", seeds=(), note="nine processes")
 """
 
 import datetime as dt
 import json
+import math
 import operator
 import os
 import platform
@@ -24,8 +25,8 @@ COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator
 _BAR = re.compile(r"(<=|>=|<|>|==) (-?[0-9.]+)")
 HEAD = """# Results
 
-Each row names the command that measures it, its seeds, the machine and the commit. A bar that is not reached stands here
-as short. `tests/benchmarks/record.py` writes this page from `results.json`.
+Each row names the command that measures it, its seeds, the machine and the commit. A bar that is not reached stands
+here as short. `tests/benchmarks/record.py` writes this page from `results.json`.
 
 """
 
@@ -71,7 +72,7 @@ def load(path: Path = RESULTS) -> list[dict[str, Any]]:
 
 def verdict(value: float, bar: str) -> str:
     """met, short, or empty without a bar."""
-    if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN differs from itself
+    if not math.isfinite(value):
         raise ValueError(f"Expected a finite value, got {value}")
     if not bar:
         return ""
@@ -83,7 +84,10 @@ def verdict(value: float, bar: str) -> str:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """results.md."""
-    lines = [HEAD + "| what | value | bar | verdict | command | seeds | commit | date |", "|---|--:|--:|---|---|---|---|---|"]
+    lines = [
+        HEAD + "| what | value | bar | verdict | command | seeds | commit | date |",
+        "|---|--:|--:|---|---|---|---|---|",
+    ]
     for row in rows:
         value = f"{row['value']:.6g} {row['unit']}".strip()
         seeds = ", ".join(map(str, row["seeds"])) or "none"
@@ -92,7 +96,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     notes = [f"* **{row['id']}**: {row['note']}" for row in rows if row["note"]]
     machines = sorted({row["machine"] for row in rows})
-    lines += ["", *notes, "", *[f"Machine: {each}." for each in machines]] if rows else ["", "Nothing has been recorded yet."]
+    lines += (
+        ["", *notes, "", *[f"Machine: {each}." for each in machines]]
+        if rows
+        else ["", "Nothing has been recorded yet."]
+    )
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -105,9 +113,12 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The commit of the checkout, with `+` if files differ from it; `unknown` outside a checkout."""
-    outcome = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return outcome.stdout.strip() or "unknown"
+    """The newest commit that changed more than docs, `+` if such files differ from it; `unknown` outside a checkout."""
+    code = [".", ":!docs"]
+    newest, changed = (
+        subprocess.run(
+            ["git", *each, "--", *code], cwd=ROOT, capture_output=True, text=True, check=False
+        ).stdout.strip()
+        for each in (["log", "-1", "--format=%H"], ["status", "--porcelain"])
+    )
+    return (newest or "unknown") + ("+" if changed else "")

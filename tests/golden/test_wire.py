@@ -36,7 +36,7 @@ from tests.golden.wire_exchange import (
 )
 from tests.integration.hospital import POLICY
 
-STUDY_HASH = "cab628f48b45abaadaf31bd848ddd9a5e1bc3db6896c8b0eb115fbdaee9dc432"
+STUDY_HASH = "fde887e8a4d0dec534a3582ef93963bc777df41d268da71b971db3e31eb36ecc"
 FRAMES = ("open.request", "open.reply", "step.request", "step.reply", "finish.request", "finish.reply")
 
 

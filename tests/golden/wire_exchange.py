@@ -1,6 +1,6 @@
 """One whole exchange of site-a with fixed keys, nonces and times: what tests/golden/wire/ freezes.
 
-    python -m tests.golden.wire_exchange      writes it again, after a deliberate change of the format
+python -m tests.golden.wire_exchange      writes it again, after a deliberate change of the format
 """
 
 import hashlib
@@ -100,7 +100,15 @@ def exchange() -> dict[str, bytes]:
 
 
 def _step_reply(asked: bytes, approval: bytes, log: Log) -> bytes:
-    work = {"study": STUDY.hash, "run": RUN, "round": 0, "attempt": 0, "site": "site-a", "at": NOW, "step": "gradient-1"}
+    work = {
+        "study": STUDY.hash,
+        "run": RUN,
+        "round": 0,
+        "attempt": 0,
+        "site": "site-a",
+        "at": NOW,
+        "step": "gradient-1",
+    }
     work["request"] = canonical.digest(wire.split(asked)[0])
     model_in = canonical.digest(wire.pack(MODEL))
     intent = statements.sign(

@@ -112,7 +112,7 @@ def step_request(desk: Desk, key: SigningKey, opened: bytes, attempt: int = 0) -
 
     study, envelope = approved(desk)
     identity = Site.open(desk.home, PASSPHRASE.encode()).identity.public
-    model = plan_of(study, {"site-a": statements_of(envelope, study)}).sums.initial()
+    model = plan_of(study, {"site-a": statements_of(envelope, study)}).course.initial()
     wire.unseal(Reply, opened, identity)
     seat = wire.split(opened)[0].decode()
     return request(desk, key, "step", attempt, seats=(seat,), content=wire.pack(model))
@@ -125,8 +125,8 @@ def statements_of(envelope: str, study: Study) -> int:
 
 
 def sockets(pid: int) -> set[str]:
-    links = (Path(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd"))
-    targets = (os.readlink(link) for link in links if link.is_symlink())
+    links = Path(f"/proc/{pid}/fd").iterdir()
+    targets = (str(link.readlink()) for link in links if link.is_symlink())
     return {target[8:-1] for target in targets if target.startswith("socket:")}
 
 
@@ -142,7 +142,7 @@ def network(pid: int) -> set[str]:
 
 def children(pid: int) -> dict[str, int]:
     """Name of the command -> pid of the direct children."""
-    found = {}
+    found: dict[str, int] = {}
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         words = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
         found |= {word.decode(): int(child) for word in words if word in (b"agent", b"link")}
@@ -284,5 +284,3 @@ def test_a_link_without_its_key_or_certificate_is_refused(desk: Desk) -> None:
     assert done.code == "LINK_CONFIG"
     (desk.home / "link" / "node.key").chmod(0o644)
     assert desk("link", "--address", "127.0.0.1:1", "--ca", "x", keys=False).code == "KEY_EXPOSED"
-
-

@@ -252,8 +252,6 @@ def _intend(site: Site, at: int) -> None:
 def test_a_seeded_fault_is_found_with_its_remedy(
     seed: Callable[[Desk], Any], check: str, expected: str, desk: Desk
 ) -> None:
-    _, sound = examined(desk)
-    assert sound[check]["state"] != "problem"
     seed(desk)
     ended, checks = examined(desk)
     found = checks[check]
@@ -271,6 +269,13 @@ def test_a_store_that_somebody_holds_without_an_agent(desk: Desk) -> None:
     finally:
         site.store.close()
     assert checks["store"]["state"] == "unknown"
+
+
+def test_a_fault_without_a_name_is_a_problem_too(desk: Desk) -> None:
+    (desk.home / "people.db").write_bytes(b"not a database" * 400)
+    ended, checks = examined(desk)
+    assert (ended, list(checks)) == (1, list(CHECKS))
+    assert checks["consent"]["code"] == "INTERNAL"
 
 
 def test_a_damaged_key_file_does_not_stop_the_other_checks(desk: Desk) -> None:
@@ -292,6 +297,8 @@ def test_the_coordinator_is_told_from_a_firewall_and_from_a_stranger(desk: Desk,
         _, unnamed = examined(desk, "--address", address)
     assert "--ca" in stranger["coordinator"]["remedy"]
     assert (stranger["coordinator"]["state"], unnamed["coordinator"]["state"]) == ("problem", "unknown")
+    _, checks = examined(desk, "--address", "127.0.0.1:1", "--ca", tmp_path / "none.pem")
+    assert "authority's file" in checks["coordinator"]["remedy"]
     _, checks = examined(desk, "--address", "nonsense")
     assert checks["coordinator"]["state"] == "problem"
 
@@ -307,6 +314,6 @@ def test_two_distributions_are_a_problem(desk: Desk, tmp_path: Path, monkeypatch
 
 
 def test_a_full_disk_is_a_problem(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genopact_client.doctor.FREE_BYTES", 1 << 62)
+    monkeypatch.setattr("genopact_client.doctor.folder.FREE_BYTES", 1 << 62)
     _, checks = examined(desk)
     assert checks["disk"]["state"] == "problem"

@@ -1,6 +1,8 @@
 """The whole chain without a network: approvals, rounds, charges, logs, withdrawal, resume."""
 
+import base64
 import datetime as dt
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,16 +11,21 @@ import pytest
 
 from genopact_client.agent.exchange import Exchange
 from genopact_server.rounds import Run
-from genopact_shared import statements
+from genopact_shared import statements, wire
 from genopact_shared.decision import Opening, verify_opening
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
+from genopact_shared.privacy.accounting import epsilon_fast
 from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.recipes import RECIPES
 from genopact_shared.recipes.protocol import SumPlan
 from tests.integration.hospital import Consortium, DirectCourier, outcomes
 
 Make = Callable[..., Consortium]
+
+
+def canonical_payload(frame: bytes) -> bytes:
+    return base64.b64decode(json.loads(wire.split(frame)[0])["payload"])
 
 
 def start(one: Consortium, courier: DirectCourier | None = None) -> Run:
@@ -205,3 +212,31 @@ def test_a_study_nobody_approved_does_not_start(consortium: Make) -> None:
     )
     with pytest.raises(GenopactError, match="SIGNATURE_INVALID"):
         one.folder.accept(one.study, envelope)
+
+
+def test_a_study_never_costs_more_than_its_epsilon_however_often_it_is_tried(consortium: Make) -> None:
+    """Void attempts use up the spares; then sites refuse, and the patients have paid no more than was signed."""
+    one = consortium(schedule={"quorum": 3, "deadline_s": 20, "attempts": 4})
+
+    class Deaf(DirectCourier):
+        def exchange(self, requests: Mapping[str, bytes], deadline: float) -> dict[str, bytes]:
+            replies = super().exchange(requests, deadline)
+            if any(b'"step"' in canonical_payload(frame) for frame in requests.values()):
+                replies.pop("site-c", None)
+            return replies
+
+    run = start(one, Deaf(one.courier.sites))
+    with pytest.raises(GenopactError, match="QUORUM_LOST"):
+        run.go()
+    for each in one.hospitals.values():
+        spent = each.site.ledger.spent(0)
+        assert epsilon_fast(spent, "0.000001") <= 1.0
+
+
+def test_a_second_run_of_a_spent_study_is_refused(consortium: Make) -> None:
+    one = consortium()
+    start(one).go()
+    with pytest.raises(GenopactError, match="QUORUM_LOST"):
+        start(one).go()
+    for each in one.hospitals.values():
+        assert epsilon_fast(each.site.ledger.spent(0), "0.000001") <= 1.0

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from typer.testing import CliRunner
 from genopact_client.cli import build
 from genopact_client.site import Site
 from genopact_server.rounds import Run
-from genopact_shared import canonical
+from genopact_shared import canonical, statements
 from genopact_shared.approval import check_approval
 from genopact_shared.keys import SigningKey, VerifyKey
 from genopact_shared.study import load_study
@@ -51,7 +53,9 @@ def agent_at_work(desk: Desk) -> Iterator[Site]:
 
 
 def contents(home: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in sorted(home.rglob("*")) if path.is_file() and path.suffix != ".lock"}
+    return {
+        str(path): path.read_bytes() for path in sorted(home.rglob("*")) if path.is_file() and path.suffix != ".lock"
+    }
 
 
 def commands() -> list[tuple[str, click.Command]]:
@@ -80,6 +84,27 @@ def test_each_command_explains_itself_with_an_example_of_itself(name: str, comma
     shown = " ".join(CliRunner().invoke(build(), [*name.split(), "--help"]).stdout.replace("│", " ").split())
     assert f"Example: genopact-site {name}" in shown
     assert command.help
+
+
+def told() -> list[list[str]]:
+    """Every `genopact-site` command of docs and deployment files, in words."""
+    root = Path(__file__).parents[2]
+    files = [root / "README.md", *root.glob("docs/**/*.md"), *root.glob("deploy/**/*")]
+    texts = [path.read_text("utf-8").replace("\\\n", " ") for path in files if path.is_file()]
+    lines = [
+        line for text in texts for line in re.findall(r"^[ $A-Za-z=/]*genopact-site ([a-z].*)$", text, re.MULTILINE)
+    ]
+    return [line.partition(" #")[0].split() for line in lines]
+
+
+def test_docs_and_units_use_commands_and_options_that_exist() -> None:
+    known = {name: {opt for each in command.params for opt in each.opts} for name, command in commands()}
+    assert len(told()) > 5
+    for words in told():
+        name = next((each for each in (" ".join(words[:2]), words[0]) if each in known), None)
+        assert name, words
+        used = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert used <= known[name] | {"--help"}, words
 
 
 # --- init
@@ -117,7 +142,8 @@ def test_the_card_is_printed_again(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (["Site A"], "USAGE"), (["x" * 41], "USAGE"), (["../up"], "USAGE"), (["site-a", "--recipe", "none"], "RECIPE_UNKNOWN"),
+        (["Site A"], "USAGE"), (["x" * 41], "USAGE"), (["../up"], "USAGE"),
+        (["site-a", "--recipe", "none"], "RECIPE_UNKNOWN"),
     ],
 )  # fmt: skip
 def test_init_refuses_and_makes_nothing(words: list[str], code: str, tmp_path: Path) -> None:
@@ -318,7 +344,12 @@ def test_the_first_policy_denies_everything(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "code"),
-    [(None, "STUDY_UNREADABLE"), ("{", "STUDY_UNREADABLE"), ("a: 1\na: 2", "STUDY_UNREADABLE"), ("a: 1", "STUDY_INVALID")],
+    [
+        (None, "STUDY_UNREADABLE"),
+        ("{", "STUDY_UNREADABLE"),
+        ("a: 1\na: 2", "STUDY_UNREADABLE"),
+        ("a: 1", "STUDY_INVALID"),
+    ],
 )
 def test_a_bad_study_file_is_named(text: str | None, code: str, desk: Desk) -> None:
     path = desk.folder / "bad.yaml"
@@ -494,6 +525,23 @@ def test_an_opening_that_was_changed_proves_nothing(after_run: tuple[Desk, str])
     assert (done.exit, done.code) == (1, "SIGNATURE_INVALID")
 
 
+def test_the_log_can_be_read_while_it_grows(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry and a checkpoint between the copies of the two files must not look like a broken log."""
+    copyfile = shutil.copyfile
+    with agent_at_work(desk) as site:
+
+        def meanwhile(source: Path, target: Path) -> None:
+            copyfile(source, target)
+            root = statements.RegistryRoot(at=1, site="site-a", root=os.urandom(32).hex())
+            site.log.append(statements.sign(root, site.identity))
+            site.log.checkpoint()
+
+        monkeypatch.setattr(shutil, "copyfile", meanwhile)
+        for _ in range(3):
+            assert desk("log", "show").exit == 0
+        assert site.log.size == 6
+
+
 # --- what is installed
 
 
@@ -524,6 +572,9 @@ def test_two_distributions_in_one_environment_are_refused(
 def test_neither_command_line_nor_agent_loads_what_it_does_not_need() -> None:
     """Start-up time, and: the process with the data has no courier in it."""
     heavy = ("flwr", "httpx", "requests", "torch", "sklearn", "matplotlib", "opacus", "pysam", "dp_accounting")
-    code = f"import sys, genopact_client.cli, genopact_client.agent.process; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
+    code = "import sys, genopact_client.cli, genopact_client.agent.process"
+    code += f"; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
     assert done.stdout.strip() == "[]"

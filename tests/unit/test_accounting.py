@@ -1,6 +1,7 @@
 """Noise from budgets and epsilon from facts, against independent computations."""
 
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -52,6 +53,33 @@ def test_composition_of_two_accountants_agrees() -> None:
     assert accounting.epsilon([plan], "0.00001") == pytest.approx(second.get_epsilon(delta=1e-5), rel=0.02)
 
 
+@settings(max_examples=8, deadline=None)
+@given(st.integers(300, 8000), st.sampled_from(["0.05", "0.25", "0.5", "1.0"]), st.integers(1, 200))
+def test_the_least_noise_of_sampled_steps(epsilon_milli: int, rate: str, steps: int) -> None:
+    """Within the budget, by Opacus' PRV accountant too; a thousandth less noise is not."""
+    from opacus.accountants import PRVAccountant
+
+    multiplier = accounting.sgd_noise_multiplier(epsilon_milli, "0.000001", rate, steps)
+    less = str(Decimal(multiplier) - Decimal("0.001"))
+    plan, cheaper = (
+        SampledSgd(noise_multiplier=z, clip="1", sampling_rate=rate, steps=steps) for z in (multiplier, less)
+    )
+    budget = epsilon_milli / 1000
+    assert accounting.epsilon([plan], "0.000001") <= budget
+    assert multiplier == "0.2" or accounting.epsilon([cheaper], "0.000001") > budget
+    second = PRVAccountant()
+    second.history = [(float(multiplier), float(rate), steps)]
+    if Decimal(multiplier) > 1:
+        assert second.get_epsilon(delta=1e-6) == pytest.approx(budget, rel=0.02)
+
+
+def test_rounds_of_a_plan_cost_what_all_their_steps_cost() -> None:
+    multiplier = accounting.sgd_noise_multiplier(2000, "0.000001", "0.25", 40)
+    rounds = [SampledSgd(noise_multiplier=multiplier, clip="1", sampling_rate="0.25", steps=4)] * 10
+    assert 1.99 < accounting.epsilon(rounds, "0.000001") <= 2.0
+    assert accounting.epsilon(rounds[1:], "0.000001") < 1.95
+
+
 def test_anything_unprotected_costs_everything() -> None:
     assert accounting.epsilon([fact("8"), Unprotected(dims=1, scale=1)], "0.000001") == math.inf
     assert accounting.epsilon([], "0.000001") == 0.0
@@ -83,9 +111,30 @@ def test_skellam_values_have_the_moments_of_their_distribution(variance: float) 
     assert abs((values**4).mean() / variance**2 / kurtosis - 1) < 0.25
 
 
+@pytest.mark.parametrize("sd", [1e-3, 1.0, 3e7])
+def test_gaussian_values_follow_the_normal_distribution(sd: float) -> None:
+    n = 100_001
+    values = noise.gaussian(sd, n) / sd
+    assert values.shape == (n,)
+    assert abs(values.mean()) < 6 / math.sqrt(n)
+    assert abs(values.var() - 1) < 6 * math.sqrt(2 / n)
+    assert abs((values**4).mean() - 3) < 6 * math.sqrt(96 / n)
+    assert stats.kstest(values, "norm").pvalue > 1e-6
+    half = (n + 1) // 2  # where the cosines end and the sines begin
+    assert abs(np.corrcoef(values[: half - 1], values[half:])[0, 1]) < 6 / math.sqrt(half)
+    assert abs(np.corrcoef(values[: half - 1] ** 2, values[half:] ** 2)[0, 1]) < 6 / math.sqrt(half)
+
+
+@pytest.mark.parametrize("sd", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_deviation_that_is_none_is_refused(sd: float) -> None:
+    with pytest.raises(ValueError, match="deviation"):
+        noise.gaussian(sd, 1)
+
+
 def test_noise_is_never_repeated() -> None:
     assert len({noise.keystream(32) for _ in range(50)}) == 50
     assert (noise.skellam(1e6, 64) != noise.skellam(1e6, 64)).any()
+    assert not np.intersect1d(noise.gaussian(1.0, 64), noise.gaussian(1.0, 64)).size
 
 
 @pytest.mark.parametrize("variance", [0.0, -1.0, float("nan"), 2.0**37])

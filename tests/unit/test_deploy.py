@@ -1,10 +1,12 @@
 """The hardening is in the files, the commands in them exist, and the service manager accepts them."""
 
 import configparser
+import ctypes.util
 import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +146,9 @@ def test_the_service_manager_accepts_the_units(path: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="no systemd-analyze")
-@pytest.mark.parametrize(("path", "most"), [(AGENT, 15), (LINK, 30), (DEPLOY / "systemd/genopact-coordinator.service", 30)])
+@pytest.mark.parametrize(
+    ("path", "most"), [(AGENT, 15), (LINK, 30), (DEPLOY / "systemd/genopact-coordinator.service", 30)]
+)
 def test_exposure_stays_low(path: Path, most: int) -> None:
     """systemd's own score, in tenths: 0 is closed, 100 open."""
     outcome = subprocess.run(
@@ -152,3 +156,55 @@ def test_exposure_stays_low(path: Path, most: int) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert outcome.returncode == 0, outcome.stdout[-400:] + outcome.stderr
+
+
+UNIX_ONLY = """
+import ctypes, errno, socket, sys
+from pathlib import Path
+
+class Compare(ctypes.Structure):
+    _fields_ = [("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64)]
+
+lib = ctypes.CDLL(sys.argv[2])
+lib.seccomp_init.restype, lib.seccomp_init.argtypes = ctypes.c_void_p, [ctypes.c_uint32]
+lib.seccomp_load.argtypes = [ctypes.c_void_p]
+add = lib.seccomp_rule_add_array
+add.argtypes = [ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint, ctypes.POINTER(Compare)]
+rules = lib.seccomp_init(0x7FFF0000)
+other = Compare(0, 1, socket.AF_UNIX, 0)
+call = lib.seccomp_syscall_resolve_name(b"socket")
+assert add(rules, 0x00050000 | errno.EAFNOSUPPORT, call, 1, ctypes.byref(other)) == 0
+assert lib.seccomp_load(rules) == 0
+for family in (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK):
+    try:
+        socket.socket(family, socket.SOCK_DGRAM)
+    except OSError:
+        continue
+    sys.exit("a socket that is not a unix socket")
+
+from genopact_client.agent.socket import serve
+from genopact_client.link.socket import AgentChannel
+
+path = Path(sys.argv[1])
+server = serve(path, lambda request: request[::-1], lambda: b"")
+with AgentChannel(path) as channel:
+    assert channel.exchange(b"ab" * 1_000_000, 30.0) == b"ba" * 1_000_000
+server.stop(0).wait()
+print("answered")
+"""
+
+
+@pytest.mark.skipif(ctypes.util.find_library("seccomp") is None, reason="no libseccomp")
+def test_the_agents_socket_needs_no_other_family(tmp_path: Path) -> None:
+    """RestrictAddressFamilies=AF_UNIX, put in force by the same kernel filter: the agent still answers."""
+    command = [
+        sys.executable,
+        "-c",
+        UNIX_ONLY,
+        str(tmp_path / "run/agent.sock"),
+        str(ctypes.util.find_library("seccomp")),
+    ]
+    folders = os.pathsep.join(sys.path)
+    environment = {**os.environ, "PYTHONPATH": folders}
+    outcome = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert outcome.stdout == "answered\n", outcome.stderr[-600:]

@@ -1,10 +1,12 @@
 """Recipe `dose-net`: one loss per patient, isolated gradients, the same first weights everywhere."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from genopact_shared.recipes.dose import DoseParameters
+from genopact_shared.recipes.dose import PUBLIC_VARIANCE, SITE_PRIOR, DoseParameters
 from genopact_shared.recipes.dose_features import FEATURES, OUTCOME
 from genopact_shared.recipes.dose_net import DOSE_NET, HUBER_DELTA, DoseNetParameters
 from tests.unit.dose_tables import changed, random_table
@@ -29,7 +31,7 @@ def test_starts_at_the_fixed_dose_from_the_seed_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     other = DOSE_NET.module(DoseNetParameters(seed=1))
     assert not torch.equal(next(first.parameters()), next(other.parameters()))
-    assert np.allclose(DOSE_NET.predict(first, random_table(5, 1)), 35.0, rtol=1e-6)
+    assert np.allclose(DOSE_NET.predict(first, None, random_table(5, 1)).value, 35.0, rtol=1e-6)
 
 
 def test_tensors_hold_the_patients_with_an_outcome() -> None:
@@ -67,3 +69,23 @@ def test_a_patient_moves_only_their_own_loss(parameters: DoseNetParameters) -> N
 def test_refuses_parameters_of_another_recipe() -> None:
     with pytest.raises(ValueError, match="DoseNetParameters"):
         DOSE_NET.module(DoseParameters())
+
+
+def test_the_sites_own_term_is_a_shrunk_mean_residual() -> None:
+    module, table = DOSE_NET.module(DoseNetParameters()), random_table(60, 5, missing=0.0)
+    personal = DOSE_NET.fit_personal(module, table)
+    residuals = [math.sqrt(dose) - math.sqrt(35.0) for dose in table.number(OUTCOME)]
+    intercept = sum(residuals) / (60 + SITE_PRIOR[0])
+    squares = sum((residual - intercept) ** 2 for residual in residuals)
+    assert personal["intercept"][0] == pytest.approx(intercept, rel=1e-5)
+    assert personal["variance"][0] == pytest.approx((squares + 100 * PUBLIC_VARIANCE) / 160, rel=1e-5)
+    alone, shared = (DOSE_NET.predict(module, term, random_table(3, 6)) for term in (personal, None))
+    assert np.allclose(np.sqrt(alone.value) - np.sqrt(shared.value), intercept, rtol=1e-4)
+    assert (alone.low < alone.value).all()
+    assert (alone.value < alone.high).all()
+
+
+def test_a_site_without_outcomes_keeps_the_shared_network() -> None:
+    module = DOSE_NET.module(DoseNetParameters())
+    personal = DOSE_NET.fit_personal(module, random_table(0, 7))
+    assert personal == {"intercept": np.zeros(1), "variance": np.full(1, PUBLIC_VARIANCE)}

@@ -44,7 +44,14 @@ def test_the_table_says_what_is_short(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "bar", "expected"),
-    [(1, "<= 1", "met"), (1, "< 1", "short"), (2, ">= 1.5", "met"), (1, "> 1", "short"), (0.5, "== 0.5", "met"), (1, "", "")],
+    [
+        (1, "<= 1", "met"),
+        (1, "< 1", "short"),
+        (2, ">= 1.5", "met"),
+        (1, "> 1", "short"),
+        (0.5, "== 0.5", "met"),
+        (1, "", ""),
+    ],
 )
 def test_bars(value: float, bar: str, expected: str) -> None:
     assert verdict(value, bar) == expected

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -58,17 +57,17 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Study]]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study]:
     privacy = {"mode": "distributed", "epsilon_milli": 3000, "delta": "0.000001", "honest_minimum": 2}
     one = consortium(tmp_path_factory.mktemp("report"), privacy=privacy, title=f"Dose {HOSTILE}"[:200])
     run = Run.start(one.folder, one.study, one.courier)
     run.go()
     with (run.path / "events.jsonl").open("a") as file:
-        for round_, seated in ((1, ["site-a", "site-b", "site-c"]), (2, ["site-a"])):
-            file.write(json.dumps({"event": "attempt-failed", "round": round_, "attempt": 0, "seated": seated}) + "\n")
         file.write('{"event": "rou')
+    state = json.loads((run.path / "state.json").read_text())
+    (run.path / "state.json").write_text(json.dumps(state | {"asked": [0, 1, 1, 2, 3, 4]}))
     one.close()
-    yield run.path, one.study
+    return run.path, one.study
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +99,17 @@ def test_everything_is_in_it(finished: tuple[Path, Study], facts: RunFacts, tmp_
     expected = [study.hash, facts.state.run, facts.state.model, study.privacy.delta, *LIMITS, "Not a medical device"]
     expected += [step.fact.noise_multiplier for step in facts.plan.steps if isinstance(step.fact, NoisedSum)]
     expected += [f"{values[-1]:.6f}" for values in facts.coefficients.values()] + list(facts.coefficients)
-    expected += ["9.13", "8.25", "8.01", "site-x", "12.4", "every intent has one", "genopact/site-a", "0.51", "Generated patients."]
+    expected += [
+        "9.13",
+        "8.25",
+        "8.01",
+        "site-x",
+        "12.4",
+        "every intent has one",
+        "genopact/site-a",
+        "0.51",
+        "Generated patients.",
+    ]
     expected += ["Relatives", "k hospitals composes k times", "add or remove one patient", "honest", *facts.metrics]
     expected += [number(math.ceil(1000 * facts.spent[-1]) / 1000, 4), facts.checkpoint]
     for value in expected:
@@ -121,7 +130,9 @@ def test_nothing_is_loaded_and_nothing_runs(finished: tuple[Path, Study], tmp_pa
     }
     text = page(finished, tmp_path / "report.html", hostile)
     parsed = Page(text)
-    assert not {"script", "img", "iframe", "object", "embed", "link", "base", "form", "audio", "video"} & set(parsed.tags)
+    assert not {"script", "img", "iframe", "object", "embed", "link", "base", "form", "audio", "video"} & set(
+        parsed.tags
+    )
     for tag, name, value in parsed.attributes:
         assert not name.startswith("on"), (tag, name)
         if name in {"src", "href", "xlink:href", "srcset", "action", "data", "poster", "background"}:
@@ -136,10 +147,11 @@ def test_nothing_is_loaded_and_nothing_runs(finished: tuple[Path, Study], tmp_pa
 
 def test_a_voided_attempt_is_counted_as_spent(facts: RunFacts) -> None:
     steps = [step.fact for step in facts.plan.steps]
-    assert facts.voided == [0, 1, 0, 0, 0]
+    assert facts.attempts == [1, 2, 1, 1, 1]
     assert facts.spent[-1] == pytest.approx(epsilon([*steps, steps[1]], facts.study.privacy.delta), rel=2e-3)
     assert facts.spent[-1] > facts.plan.epsilon
     assert facts.spent == sorted(facts.spent)
+    assert facts.spent_now == facts.spent[-1]
 
 
 def test_noise_is_that_of_every_planned_site(facts: RunFacts) -> None:
@@ -155,11 +167,36 @@ def test_a_report_of_an_unfinished_run(finished: tuple[Path, Study], tmp_path: P
     copy.mkdir(parents=True)
     for file in ("state.json", "model-0000.safetensors", "model-0001.safetensors"):
         (copy / file).write_bytes((path / file).read_bytes())
-    state = json.loads((copy / "state.json").read_text()) | {"round": 1, "stage": "training"}
+    state = json.loads((copy / "state.json").read_text()) | {"round": 1, "stage": "training", "asked": [0]}
     (copy / "state.json").write_text(json.dumps(state))
     text = page((copy, study), tmp_path / "report.html")
     assert "run in progress" in text
-    assert len(read(copy, study).models) == 2
+    facts = read(copy, study)
+    assert len(facts.models) == 2
+    assert facts.spent_now == facts.spent[0] < facts.spent[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"privacy": {"mode": "none", "honest_minimum": 1}}, ["No noise was added", "unbounded", "moments"]),
+        (
+            {
+                "privacy": {"mode": "local", "epsilon_milli": 4000, "honest_minimum": 1},
+                "recipe": {"name": "dose-net", "version": 1, "parameters": {"rounds": 2, "hidden": 4}},
+            },
+            ["Each site adds all the noise itself", "round-2 (4 steps, rate 0.5)", "No metrics have been released"],
+        ),
+    ],
+)
+def test_other_modes(tmp_path: Path, changes: dict[str, Any], expected: list[str]) -> None:
+    one = consortium(tmp_path, sites=2, **changes)
+    run = Run.start(one.folder, one.study, one.courier)
+    run.go()
+    one.close()
+    text = Page(page((run.path, one.study), tmp_path / "report.html")).text
+    for value in [*expected, one.study.hash]:
+        assert value in text, value
 
 
 def test_another_study_or_no_run_is_refused(finished: tuple[Path, Study], tmp_path: Path) -> None:

@@ -153,6 +153,13 @@ def test_a_usage_error_for_people_is_on_stderr(
     assert "--nonsense" in out.err
 
 
+def test_a_no_is_an_envelope_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["prog", "group", "act", "--format", "json"])
+    with pytest.raises(SystemExit) as ended:
+        terminal.main(app_of(raising(typer.Abort())), "prog")
+    assert (ended.value.code, json.loads(capsys.readouterr().out)["data"]["detail"]) == (2, "nobody agreed")
+
+
 def test_main_ends_with_the_answers_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["--format", "json"]):
         monkeypatch.setattr(sys, "argv", ["prog", "group", "act", *arguments])

@@ -16,19 +16,25 @@ from genopact_client.agent.cohort import Cohort, eligible
 from genopact_client.agent.runs import RunRecord, Runs
 from genopact_client.consent.match import Outcome
 from genopact_client.release import kernel
-from genopact_client.release.private import Released
+from genopact_client.release.private import Private, Released
 from genopact_client.site import Site
 from genopact_client.studies import Approved
+from genopact_client.train.private_sgd import PrivateSgd
 from genopact_shared import canonical, durable, statements, wire
 from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import VerifyKey
 from genopact_shared.plan import Plan, PlannedStep, plan_of
+from genopact_shared.privacy import accounting
+from genopact_shared.privacy.accounting import Fact
+from genopact_shared.recipes.network import NetPlan
 from genopact_shared.recipes.protocol import Model, Table
-from genopact_shared.secagg import MaskKey
+from genopact_shared.secagg import MaskKey, Words
 from genopact_shared.study import Study
 from genopact_shared.tlog.entries import pack as pack_entries
 from genopact_shared.wire import Reply, Request
+
+Mask = Callable[[int], Words] | None
 
 _log = structlog.get_logger()
 MAX_CLOCK_S = 7 * 86_400
@@ -123,24 +129,31 @@ class Exchange:
         key = self._mask_keys.get(request.run)
         if key is None or peers.get(self._site.name) != key.public:
             raise GenopactError("MASK_KEY_LOST")
+        self._check_budget(study, step)
         cohort = eligible(self._site, study, step, int(self._clock()))
         position = {"round": request.round, "attempt": request.attempt, "model_in": request.body, "reply": None}
-        record = self._runs.put(record.model_copy(update=position))
+        record = self._runs.put(record.model_copy(update=position | {"taken": (*record.taken, step.index)}))
         sequence = self._site.ledger.reserve(
             study.hash, request.run, request.round, request.attempt, step.fact, cohort.rows
         )
         intent, proof = self._log_intent(admitted, step, cohort)
         context = {"study": study.hash, "run": request.run, "round": request.round, "attempt": request.attempt}
-        released = kernel.release_sum(
-            cohort.table.derive(lambda table: plan.sums.contribution(step.index, _model(admitted.body), table)),
-            step,
-            step.fact,
-            (lambda size: key.mask(self._site.name, peers, context, size)) if step.masked else None,
-        )
+        mask = (lambda size: key.mask(self._site.name, peers, context, size)) if step.masked else None
+        released = self._released(plan, step, _model(admitted.body), cohort.table, mask)
         self._log_receipt(admitted, step, intent, released)
         self._runs.put(record.model_copy(update={"reply": canonical.digest(released.body)}))
         self._site.ledger.settle(sequence)
         return self._seal(admitted, released.body, intent=intent.decode(), proof=proof.decode())
+
+    def _released(self, plan: Plan, step: PlannedStep, model: Model, table: Private[Table], mask: Mask) -> Released:
+        """Compute inside the box, and leave it by the kernel's door for this kind of step."""
+        if isinstance(plan.course, NetPlan):
+            steps = PrivateSgd(plan.course, step.fact, self._site.name)
+            change = table.derive(lambda each: steps(model, each))
+            return kernel.release_model(change, step.fact, steps.done)
+        course = plan.course
+        rows = table.derive(lambda each: course.contribution(step.index, model, each))
+        return kernel.release_sum(rows, step, step.fact, mask)
 
     def _finish(self, admitted: Admitted) -> bytes:
         """Keep the final model, fit the site's own term on it, and hand over the exchanged log."""
@@ -168,11 +181,22 @@ class Exchange:
             raise GenopactError("RUN_UNKNOWN")
         return record
 
+    def _check_budget(self, study: Study, step: PlannedStep) -> None:
+        """The study's epsilon holds for all its runs and attempts at this site. Raises STUDY_BUDGET_SPENT."""
+        facts: list[Fact] = [step.fact]
+        if study.privacy.epsilon_milli is None:
+            return
+        for record in self._runs.of_study(study.hash):
+            steps = _plan(study, record.approvals).steps
+            facts += [steps[index].fact for index in record.taken]
+        if accounting.epsilon_fast(facts, study.privacy.delta) > study.privacy.epsilon_milli / 1000:
+            raise GenopactError("STUDY_BUDGET_SPENT")
+
     def _check_model(self, admitted: Admitted, record: RunRecord, plan: Plan) -> None:
         """The model is the initial one, rebuilt here, or what the last aggregate made of the model this site saw."""
         request = admitted.request
         if request.round == 0:
-            linked = request.aggregate is None and admitted.body == wire.pack(plan.sums.initial())
+            linked = request.aggregate is None and admitted.body == wire.pack(plan.course.initial())
         else:
             last = statements.parse((request.aggregate or "").encode(), [admitted.study.coordinator_key])
             linked = (

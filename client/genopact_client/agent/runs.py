@@ -11,13 +11,17 @@ from genopact_shared.wire import Digest, RunId
 
 
 class RunRecord(Frozen):
-    """One run. `round` and `attempt`: the last position taken, -1 before the first; `reply`: digest of what was sent there."""
+    """One run. `round` and `attempt`: the last position taken, -1 before the first; `reply`: digest of what was sent there.
+
+    `taken`: the planned step of each attempt, sent or not, in order: what the run has cost at most.
+    """
 
     study: Digest
     run: RunId
     approvals: tuple[str, ...]
     round: int = -1
     attempt: int = -1
+    taken: tuple[int, ...] = ()
     model_in: Digest | None = None
     reply: Digest | None = None
 
@@ -51,6 +55,11 @@ class Runs:
             return RunRecord.model_validate_json(path.read_bytes()) if path.exists() else None
         except ValidationError as error:
             raise GenopactError("RUN_STATE_BROKEN", str(path)) from error
+
+    def of_study(self, study: str) -> list[RunRecord]:
+        """All runs of a study."""
+        found = (self.get(path.stem) for path in self._path.glob("*.json"))
+        return [record for record in found if record is not None and record.study == study]
 
     def put(self, record: RunRecord) -> RunRecord:
         """Make a record durable; returns it."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from genopact_client.commands.opening import HOME, Home, PassphraseFile, card, confirmed, keyless, opened
 from genopact_client.sheet import sheet
@@ -50,7 +51,7 @@ def approve(
     """Agree to a study: sign its hash with the approver's key and write the approval for the coordinator."""
     study = load_study(file)
     with opened(home, passphrase_file) as site:
-        found = sheet(study, card(home), site.policy)
+        found = sheet(study, card(home) | site.card(), site.policy)
         for line in found.lines():
             human().print(line)
         if not found.permitted:
@@ -90,7 +91,7 @@ def _planned(site: Site, study: Study, wanted: int | None) -> int:
     return planned
 
 
-def rows_of(site: Site) -> "np.typing.NDArray[np.int64]":
+def rows_of(site: Site) -> NDArray[np.int64]:
     """Who has a record and a key, from the manifest alone: the agent may hold the store. (n,)"""
     signer = SigningKey.from_seed(site.keyfile.site_key("store-manifest"))
     rows = np.flatnonzero(manifest.load(site.home / "store" / "manifest.dsse", signer).version_of_rows())

@@ -4,7 +4,7 @@ import datetime as dt
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -42,10 +42,13 @@ def import_files(
     passphrase_file: PassphraseFile = None,
 ) -> Answer:
     """Check covariates and genotypes and seal them, or list everything that is wrong with them and change nothing."""
-    from genopact_client.ingest.importer import Files, import_site
+    from genopact_client.ingest.importer import Files, Rooms, import_site
 
     with opened(home, passphrase_file) as site:
-        done = import_site(Files(table, tuple(vcf or ()), build), _schema(site), site, dry_run=dry_run, console=human())
+        rooms = cast("Rooms", site)  # a cached property is a property to Python, not to every type checker
+        done = import_site(
+            Files(table, tuple(vcf or ()), build), _schema(site), rooms, dry_run=dry_run, console=human()
+        )
     counts = {
         name: getattr(done, name)
         for name in ("people", "new", "erased", "strangers", "generation", "observed", "notes")

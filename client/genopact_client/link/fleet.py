@@ -15,9 +15,9 @@ from typing import Self
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
 from flwr.app.message import remove_content_from_message
-from flwr.common.serde import message_to_proto
+from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fab_pb2 import GetFabRequest
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest, PushMessagesRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
@@ -27,23 +27,18 @@ from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
-    iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from genopact_client.link.message import envelope_of, reply_to
+from genopact_client.link.message import reply_to
 from genopact_client.link.nodekey import public_pem
-from genopact_shared.channel import LIMIT
+from genopact_shared.channel import unpack
 from genopact_shared.errors import GenopactError
 
 BEAT = 10.0
 """Seconds between heartbeats; the coordinator counts a node as offline after two that are missing."""
-
-_SLACK = 1 << 16
-"""What Flower wraps around an envelope, in bytes, at most."""
 
 
 @dataclass(frozen=True)
@@ -135,17 +130,15 @@ class Fleet:
             answer = self._client.PullMessages(PullMessagesRequest(node=self._node))
         if not (answer.messages_list and answer.message_object_trees):
             return None
-        metadata, tree = answer.messages_list[0].metadata, answer.message_object_trees[0]
-        expires = metadata.created_at + metadata.ttl
-        objects = self._pull(metadata.run_id, tree, expires)
-        try:
-            message = inflate_object_from_contents(tree.object_id, objects)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise GenopactError("EXCHANGE_BROKEN", "not a message") from error
-        if not isinstance(message, Message):
-            raise GenopactError("EXCHANGE_BROKEN", "not a message")
+        message, tree = message_from_proto(answer.messages_list[0]), answer.message_object_trees[0]
         message.metadata.__dict__["_message_id"] = tree.object_id
-        return Delivery(message.metadata.run_id, envelope_of(message), expires, message)
+        expires = message.metadata.created_at + message.metadata.ttl
+        content = self._pull(message.metadata.run_id, tree, expires)
+        try:
+            envelope = unpack(ConfigRecord.inflate(content))
+        except (ValueError, KeyError, TypeError) as error:
+            raise GenopactError("EXCHANGE_BROKEN", "not a record") from error
+        return Delivery(message.metadata.run_id, envelope, expires, message)
 
     def bundle(self, run_id: int) -> tuple[bytes, str]:
         """The app bundle of a run and the SHA-256 that the run declares for it."""
@@ -191,19 +184,21 @@ class Fleet:
                 if not self._client.SendNodeHeartbeat(request).success:
                     self._online.clear()
 
-    def _pull(self, run_id: int, tree: ObjectTree, expires: float) -> dict[str, bytes]:
-        """All objects of a message. The coordinator announces a message before its objects have arrived."""
-        objects: dict[str, bytes] = {}
-        for object_id in dict.fromkeys(item.object_id for item in iterate_object_tree(tree)):
-            request = PullObjectRequest(node=self._node, run_id=run_id, object_id=object_id)
-            objects[object_id] = _until(lambda request=request: self._object(request), expires)  # type: ignore[misc]
-            if sum(map(len, objects.values())) > LIMIT + _SLACK:
-                raise GenopactError("EXCHANGE_TOO_LARGE")
+    def _pull(self, run_id: int, tree: ObjectTree, expires: float) -> bytes:
+        """The one record of a message; what Flower wraps around it is not needed.
+
+        The coordinator announces a message before its objects have arrived.
+        """
+        records = [record for child in tree.children for record in child.children]
+        if len(tree.children) != 1 or len(records) != 1 or records[0].children:
+            raise GenopactError("EXCHANGE_BROKEN", "a courier message has one record")
+        request = PullObjectRequest(node=self._node, run_id=run_id, object_id=records[0].object_id)
+        content = _until(lambda: self._object(request), expires)
         with _errors():
             self._client.ConfirmMessageReceived(
                 ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=tree.object_id)
             )
-        return objects
+        return content
 
     def _object(self, request: PullObjectRequest) -> bytes | None:
         with _errors():

@@ -30,9 +30,12 @@ def export(
 def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle: zip file or folder.", show_default=False)],
     study: Annotated[str | None, typer.Option(help="The study's hash as you know it from an approver.")] = None,
+    saved: Annotated[
+        list[Path] | None, typer.Option(help="PARTY.checkpoint that you kept from an earlier audit; repeatable.")
+    ] = None,
 ) -> Answer:
     """Check a bundle, offline. Exit code 0: nothing contradicts the study; 1: violated; 2: cannot tell."""
     from genopact_server.audit.verify import verify_path
 
-    report = verify_path(bundle, study_hash=study)
+    report = verify_path(bundle, [(path.stem, path.read_bytes()) for path in saved or ()], study)
     return Answer(json.loads(report.json()), report.text().splitlines(), exit=Exit(report.exit_code))

@@ -49,7 +49,7 @@ def generated(folder: Path) -> Cast:
         train, test = (without(table, hospital.lacks) for table in (truth, test))
         epsilon = REFUSING_EPSILON if last else 3000
         players.append(Player(hospital.name, folder / hospital.name, train, test, epsilon))
-    privacy = {"mode": "distributed", "epsilon_milli": 3000, "delta": "0.000001", "honest_minimum": 2}
+    privacy = {"mode": "distributed", "epsilon_milli": 3000, "delta": "0.000001", "honest_minimum": 2, "spare_attempts": 1}
     return Cast(tuple(players), "synthetic", privacy)
 
 

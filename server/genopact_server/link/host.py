@@ -14,17 +14,22 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import anyio.to_thread
 import flwr.superlink.main as superlink
 import uvicorn
+from fastapi import Request
 from flwr.common.constant import TRANSPORT_TYPE_GRPC_RERE
+from flwr.supercore.dependencies.runtime import get_runtime_handlers, get_runtime_state
+from flwr.supercore.protobuf.translation import get_protobuf_request
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.dependencies.linkstate import get_linkstate
+from flwr.superlink.routers.fleet.router import get_enable_supernode_auth
 
 from genopact_server.link.accounts import Accounts
 from genopact_server.link.gate import CONTROL, FLEET, RUNTIME, Asgi, Gate
@@ -131,6 +136,8 @@ class Host:
 
     def _run(self) -> None:
         async def both() -> None:
+            # SQLite has one writer, and threads that wait for it sleep longer than the writes take.
+            anyio.to_thread.current_default_thread_limiter().total_tokens = 2
             pairs = zip(self._servers, self._sockets, strict=True)
             await asyncio.gather(*(server.serve([one]) for server, one in pairs))
 
@@ -205,9 +212,20 @@ def _superlink(config: HostConfig) -> Asgi:
         finally:
             setattr(superlink, name, shipped)
     app.user_middleware = [one for one in app.user_middleware if getattr(one.cls, "__name__", "") not in _IDLE]
+    looks = (get_protobuf_request, get_runtime_state, get_runtime_handlers, get_enable_supernode_auth)
+    app.dependency_overrides.update({one: _inline(one) for one in looks})
     app.dependency_overrides[get_linkstate] = own_name_only
     wrapped: Asgi = app
     return wrapped
+
+
+def _inline(dependency: Callable[[Request], object]) -> Callable[[Request], Awaitable[object]]:
+    """The same, without a hop to another thread for a look into a dictionary."""
+
+    async def call(request: Request) -> object:
+        return dependency(request)
+
+    return call
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 import httpx
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID, SubStatus
 from flwr.common.serde import message_to_proto
@@ -138,7 +138,10 @@ class RunGrid:
                 )
             )
             objects = {key: value for message in batch for key, value in get_all_nested_objects(message).items()}
-            for object_id in dict.fromkeys(answer.objects_to_push):
+            # Records last: a node that has its record confirms the message, which ends the upload of the rest.
+            for object_id in sorted(
+                set(answer.objects_to_push), key=lambda one: isinstance(objects[one], ConfigRecord)
+            ):
                 request = PushObjectRequest(
                     node=_SUPERLINK,
                     run_id=self.run_id,
@@ -151,11 +154,12 @@ class RunGrid:
         return list(answer.message_ids)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Replies to `message_ids` that have arrived completely; a broken one is missing for ever."""
-        waiting = [one for one in message_ids if one not in self._arriving]
+        """Replies to `message_ids` that have arrived completely since the last call; other replies are forgotten."""
+        wanted = set(message_ids)
+        self._arriving = {one: arrival for one, arrival in self._arriving.items() if one in wanted}
         with self._speaking():
-            if waiting:
-                answer = self._client.PullMessages(PullAppMessagesRequest(message_ids=waiting))
+            if announced := wanted - set(self._arriving):
+                answer = self._client.PullMessages(PullAppMessagesRequest(message_ids=announced))
                 for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
                     ids = list(dict.fromkeys(item.object_id for item in iterate_object_tree(tree)))
                     metadata = proto.metadata

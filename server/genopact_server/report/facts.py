@@ -15,7 +15,7 @@ from genopact_shared import wire
 from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import Plan, PlannedStep, plan_of
-from genopact_shared.privacy.accounting import epsilon_fast
+from genopact_shared.privacy.accounting import Fact, epsilon_fast
 from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.recipes.dose_features import FEATURES
 from genopact_shared.recipes.protocol import Metrics, Model
@@ -45,25 +45,30 @@ class RunFacts:
         told = {event["round"]: event for event in self.events if event.get("event") == "round"}
         return [told[number] for number in sorted(told)]
 
-    @cached_property
-    def voided(self) -> list[int]:
-        """Attempts of each step that were asked for and voided; sites that had answered one have charged it."""
-        failed = [event for event in self.events if event.get("event") == "attempt-failed"]
-        quorum = self.study.schedule.quorum
-        positions = {(event["round"], event["attempt"]) for event in failed if len(event["seated"]) >= quorum}
-        return [sum(index == step.index for index, _ in positions) for step in self.plan.steps]
+    @property
+    def attempts(self) -> list[int]:
+        """How often each step of the plan was asked for; sites that answered a void attempt have charged it."""
+        return [self.state.asked.count(step.index) for step in self.plan.steps]
 
     @cached_property
     def spent(self) -> list[float]:
-        """Epsilon after each step of the plan for a patient who took part in all so far, voided attempts included."""
-        facts = [step.fact for step, more in zip(self.plan.steps, self.voided, strict=True) for _ in range(1 + more)]
-        ends = np.cumsum([1 + more for more in self.voided]).tolist()
-        return [epsilon_fast(facts[:end], self.study.privacy.delta) for end in ends]
+        """Epsilon after each step for a patient of every attempt; steps to come count once."""
+        facts: list[Fact] = []
+        spent = []
+        for step, attempts in zip(self.plan.steps, self.attempts, strict=True):
+            facts += [step.fact] * max(1, attempts)
+            spent.append(epsilon_fast(facts, self.study.privacy.delta))
+        return spent
+
+    @property
+    def spent_now(self) -> float:
+        """Epsilon for a patient of every attempt so far."""
+        return epsilon_fast([self.plan.steps[index].fact for index in self.state.asked], self.study.privacy.delta)
 
     @property
     def metrics(self) -> Metrics:
         """The metrics that the current model carries."""
-        return self.plan.sums.metrics(self.models[-1])
+        return self.plan.course.metrics(self.models[-1])
 
     @property
     def coefficients(self) -> dict[str, list[float]]:
@@ -77,10 +82,10 @@ class RunFacts:
         return {name: table[:, index].tolist() for index, name in enumerate(names)}
 
     def noise(self, step: PlannedStep) -> float | None:
-        """Standard deviation of all the noise in a step's total with every planned site in it, in the recipe's units."""
+        """Standard deviation of the noise in a step's total with every planned site in it, in the recipe's units."""
         if not isinstance(step.fact, NoisedSum):
             return None
-        return math.sqrt(step.share_variance * len(self.plan.planned)) / step.scale
+        return math.sqrt(step.share_variance * len(self.plan.planned)) / step.fact.scale
 
 
 def read(run_folder: Path, study: Study) -> RunFacts:
@@ -105,7 +110,7 @@ def read(run_folder: Path, study: Study) -> RunFacts:
     # A site's log comes with its checkpoint before the entries.
     logs = {path.stem: len(unpack(path.read_bytes())) - 1 for path in sorted((run_folder / "sites").glob("*.log"))}
     checkpoint = _text(run_folder.parent.parent / "log" / "checkpoint")
-    return RunFacts(study, state, events, approvals, plan, models or (plan.sums.initial(),), logs, checkpoint)
+    return RunFacts(study, state, events, approvals, plan, models or (plan.course.initial(),), logs, checkpoint)
 
 
 def _model(path: Path) -> Model:

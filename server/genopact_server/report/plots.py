@@ -32,7 +32,8 @@ def draw(name: str, label: str, size: tuple[float, float], **data: Any) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
+    style: Any = _STYLE | {"svg.hashsalt": name}
+    with mpl.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
         PLOTS[name](figure.add_subplot(), **data)
         return _svg(figure, label)
@@ -81,7 +82,7 @@ def burn_down(axes: "Axes", *, spent: Sequence[float], done: int, budget: float)
 
 
 def groups(axes: "Axes", *, values: Mapping[str, tuple[float, float]], unit: str) -> None:
-    """A measure and one standard deviation of privacy noise for each group; those that noise drowns are said, not drawn."""
+    """A measure and one standard deviation of privacy noise for each group that the noise does not drown."""
     names = list(values)[::-1]
     for row, name in enumerate(names):
         value, noise = values[name]
@@ -108,7 +109,7 @@ def comparison(axes: "Axes", *, rows: Mapping[str, Mapping[str, float]], unit: s
     for kind, (mark, colour) in marks.items():
         points = [(rows[name][kind], row) for row, name in enumerate(names) if kind in rows[name]]
         if points:
-            style = {"markersize": 12, "markeredgewidth": 2.2} if mark == "|" else {"markersize": 7}
+            style: dict[str, Any] = {"markersize": 12, "markeredgewidth": 2.2} if mark == "|" else {"markersize": 7}
             axes.plot(*zip(*points, strict=True), mark, color=colour, label=kind, zorder=2, **style)
     axes.set_yticks(range(len(names)), [short(name) for name in names], color=INK)
     axes.set_ylim(-0.5, len(names) - 0.5)
@@ -122,7 +123,7 @@ def calibration(axes: "Axes", *, points: Sequence[Mapping[str, float]], unit: st
     ends = [value for point in points for value in (point["predicted"], point["observed"])]
     axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
     for point in points:
-        bar = {"yerr": point["error"], "capsize": 3} if "error" in point else {}
+        bar: dict[str, Any] = {"yerr": point["error"], "capsize": 3} if "error" in point else {}
         axes.errorbar(point["predicted"], point["observed"], fmt="o", color=ACCENT, markersize=5, **bar)
     axes.set_xlabel(f"predicted, {short(unit)}")
     axes.set_ylabel(f"observed, {short(unit)}")

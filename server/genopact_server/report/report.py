@@ -1,4 +1,4 @@
-"""One self-contained HTML file about a run: model card, privacy statement, plots, provenance, and what none of it proves."""
+"""One self-contained HTML file about a run: model card, privacy statement, plots, provenance, limits."""
 
 import math
 import platform
@@ -12,15 +12,15 @@ from genopact_server.audit.findings import LIMITS
 from genopact_server.report.facts import RunFacts, read
 from genopact_server.report.plots import PLOTS, draw
 from genopact_shared import __version__, durable
-from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.recipes.dose import ERROR_BOUND_MG
 from genopact_shared.recipes.protocol import Table
 from genopact_shared.study import Study
 
-UNIT = {"dose": "mg/week"}
+UNIT = {"dose": "mg/week", "dose-net": "mg/week"}
 MEANING = {
     "dose": "Ridge regression of the square root of the weekly warfarin dose on twelve clinical and genetic features. "
-    "For research on starting doses of adults whose stable dose is sought; not for dosing a patient."
+    "For research on starting doses of adults whose stable dose is sought; not for dosing a patient.",
+    "dose-net": "A small neural network for the weekly warfarin dose from the same features. For research only.",
 }
 
 
@@ -82,9 +82,8 @@ def _epsilon(facts: RunFacts) -> dict[str, float | None]:
     budget = facts.study.privacy.epsilon_milli
     if budget is None:
         return {"spent": math.inf, "plan": math.inf, "budget": None}
-    spent = facts.spent[facts.state.round - 1] if facts.state.round else 0.0
     return {
-        "spent": math.ceil(1000 * spent) / 1000,
+        "spent": math.ceil(1000 * facts.spent_now) / 1000,
         "plan": math.ceil(1000 * facts.plan.epsilon) / 1000,
         "budget": budget / 1000,
     }
@@ -93,15 +92,14 @@ def _epsilon(facts: RunFacts) -> dict[str, float | None]:
 def _steps(facts: RunFacts) -> list[dict[str, Any]]:
     """One row a release of the plan."""
     rows = []
-    for step, voided, spent in zip(facts.plan.steps, facts.voided, facts.spent, strict=True):
-        fact, told = step.fact, next((each for each in facts.rounds if each["round"] == step.index + 1), {})
-        noised = isinstance(fact, NoisedSum)
-        rows.append({
-            "round": step.index + 1, "name": step.name, "dims": fact.dims, "scale": fact.scale,
-            "clip": fact.clip if noised else None, "multiplier": fact.noise_multiplier if noised else None,
-            "noise": facts.noise(step), "honest": fact.honest_minimum if noised else None, "masked": step.masked,
-            "spent": spent, "voided": voided, "sites": told.get("sites", []), "seconds": told.get("seconds"),
-        })  # fmt: skip
+    for step, attempts, spent in zip(facts.plan.steps, facts.attempts, facts.spent, strict=True):
+        told: dict[str, Any] = next((each for each in facts.rounds if each["round"] == step.index + 1), {})
+        about = step.fact.model_dump()
+        row = {"round": step.index + 1, "name": step.name, "noise": facts.noise(step), "masked": step.masked}
+        row |= {key: about.get(key) for key in ("dims", "clip", "noise_multiplier", "sampling_rate", "steps")}
+        rows.append(
+            row | {"spent": spent, "attempts": attempts, "sites": told.get("sites", []), "seconds": told.get("seconds")}
+        )
     return rows
 
 

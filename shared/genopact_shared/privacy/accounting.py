@@ -60,23 +60,24 @@ def epsilon(facts: Iterable[Fact], delta: str) -> float:
     Assumptions: the plan was fixed beforehand; each fact's patient took part in it at most once.
     """
     counted = Counter(facts)
-    if not counted:
-        return 0.0
-    if any(isinstance(fact, Unprotected) for fact in counted):
+    protected = {fact: times for fact, times in counted.items() if not isinstance(fact, Unprotected)}
+    if len(protected) < len(counted):
         return math.inf
+    if not protected:
+        return 0.0
     from dp_accounting.pld import privacy_loss_distribution as pld
 
     # Sampled steps take ten times as long; the coarser grid adds about 1e-4 to epsilon and never takes anything away.
-    grid = 1e-3 if any(isinstance(fact, SampledSgd) for fact in counted) else 1e-4
+    grid = 1e-3 if any(isinstance(fact, SampledSgd) for fact in protected) else 1e-4
     total, penalty = None, 0.0
-    for fact, times in counted.items():
+    for fact, times in protected.items():
         rate, steps = (1.0, 1) if isinstance(fact, NoisedSum) else (float(fact.sampling_rate), fact.steps)
         one = pld.from_gaussian_mechanism(
             float(fact.noise_multiplier), sampling_prob=rate, value_discretization_interval=grid
         ).self_compose(steps * times)
         total = one if total is None else total.compose(one)
         penalty += times * skellam_penalty(fact)
-    assert total is not None  # noqa: S101 - counted is not empty
+    assert total is not None  # noqa: S101 - there is a fact
     return float(total.get_epsilon_for_delta(float(delta))) + penalty
 
 

@@ -21,7 +21,10 @@ HUBER_DELTA = 1.5
 
 
 class DoseNetParameters(NetParameters):
-    """Training settings, width of the hidden layer, whether it is normalised (within a patient), and the seed of its first weights."""
+    """Training settings, width of the hidden layer, whether it is normalised (within a patient), seed of its weights.
+
+    The defaults were chosen on generated cohorts alone: 1,300 patients of four sites, epsilon 1 to 8.
+    """
 
     hidden: int = Field(default=16, ge=1, le=256)
     layer_norm: bool = False

@@ -1,0 +1,62 @@
+"""Checks of what is outside this process: the agent's socket, the coordinator's port."""
+
+import socket
+import ssl
+import stat
+from pathlib import Path
+
+from genopact_client.doctor.subject import Subject, Unsound
+from genopact_shared.errors import CATALOGUE, GenopactError
+
+TIMEOUT_S = 5.0
+
+
+def agent(subject: Subject) -> str:
+    """Somebody answers on the agent's socket."""
+    from genopact_client.link.socket import AgentChannel
+
+    path = subject.site.home / "run" / "agent.sock"
+    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
+        raise Unsound("unknown", "no agent runs", "Start it with genopact-site start or genopact-site agent.")
+    with AgentChannel(path) as channel:
+        try:
+            return f"answers: {channel.health(TIMEOUT_S).decode()}"
+        except GenopactError as error:
+            raise Unsound("problem", "a socket is there, but nobody answers", CATALOGUE[error.code].remedy) from error
+
+
+def coordinator(subject: Subject) -> str:
+    """TCP and TLS to the one host and port that the link needs."""
+    addresses = [subject.address] if subject.address else [each.coordinator.address for each in subject.studies()]
+    if not addresses:
+        raise Unsound("unknown", "no address to try", "Name it with --address HOST:PORT.")
+    context = _context(subject.ca) if subject.ca else None
+    for address in sorted(set(addresses)):
+        _greet(address, context)
+    if context is None:
+        detail = f"{', '.join(addresses)} can be reached, but no certificate was checked"
+        raise Unsound("unknown", detail, "Name the authority with --ca.")
+    return f"TLS to {', '.join(addresses)}"
+
+
+def _context(ca: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(ca))
+    except OSError as error:
+        raise Unsound(
+            "problem", f"{ca} holds no certificate", "Ask the coordinator for its authority's file."
+        ) from error
+
+
+def _greet(address: str, context: ssl.SSLContext | None) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), TIMEOUT_S) as plain:
+            if context:
+                context.wrap_socket(plain, server_hostname=host).close()
+    except ssl.SSLError as error:
+        remedy = "Check --ca, the name in --address and this machine's clock."
+        raise Unsound("problem", f"{address}: its certificate is not of this authority", remedy) from error
+    except (OSError, ValueError) as error:
+        remedy = "Allow outgoing TCP to this one host and port; ask the coordinator if it runs."
+        raise Unsound("problem", f"{address} does not answer", remedy) from error

@@ -1,0 +1,56 @@
+"""What the doctor examines, and what a check says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from genopact_client.copies import log_copy
+from genopact_client.site import Site
+from genopact_shared import statements
+from genopact_shared.keys import VerifyKey
+from genopact_shared.study import Study
+
+State = Literal["ok", "problem", "unknown"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor; `code` is that of the error, if one was raised."""
+
+    name: str
+    state: State
+    detail: str
+    remedy: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is examined: an opened site, its card, a study instead of the approved ones, where the coordinator is."""
+
+    site: Site
+    card: Mapping[str, str]
+    study: Study | None = None
+    address: str | None = None
+    ca: Path | None = None
+
+    def studies(self) -> list[Study]:
+        """The study that was named, else all that are approved."""
+        return [self.study] if self.study else [approved.study for approved in self.site.studies]
+
+
+class Unsound(Exception):  # noqa: N818
+    """A finding on its way to a Check."""
+
+    def __init__(self, state: State, detail: str, remedy: str) -> None:
+        super().__init__(detail)
+        self.state: State = state
+        self.detail, self.remedy = detail, remedy
+
+
+def logged(subject: Subject) -> list[statements.Statement]:
+    """Every entry of the exchanged log, its signature checked."""
+    keys = [VerifyKey.from_hex(subject.card[use]) for use in ("identity", "approver")]
+    with log_copy(subject.site) as log:
+        return [statements.parse(entry, keys) for entry in log.entries()]

@@ -1,0 +1,106 @@
+"""`make results`: every row of docs/results.json, measured again unless it stands for this commit.
+
+    python -m tests.benchmarks.results [--again] [chain.1 chain.5 ...]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.benchmarks import record
+
+ROOT = record.ROOT
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One command that gives rows: ids with unit, bar and seeds."""
+
+    module: str
+    rows: dict[str, tuple[str, str]]
+    seeds: Sequence[int] = ()
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """As a person types it."""
+        return " ".join(["python -m", self.module, *self.arguments])
+
+    def run(self) -> dict[str, dict[str, Any]]:
+        """Row id -> value and note, from the JSON lines or the JSON object that the command prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", self.module, *self.arguments],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"{self.command} failed:\n{done.stderr[-2000:]}")
+        found = list(objects(done.stdout))
+        named = {each["id"]: each for each in found if "id" in each}
+        return named or {next(iter(self.rows)): found[-1]}
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    """The JSON objects in a text, which may hold other lines."""
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while (at := text.find("{", at)) >= 0:
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError:
+            at += 1
+        else:
+            found.append(value)
+    return found
+
+
+MEASURES = (
+    Measure("tests.benchmarks.wheel", {"chain.8": ("", "== 1")}),
+    Measure("tests.benchmarks.attacks", {"chain.7": ("", "== 1")}),
+    Measure("tests.benchmarks.kills", {"chain.6": ("", "== 1")}),
+    Measure(
+        "tests.benchmarks.iwpc_rows",
+        {"chain.2": ("mg/week", "<= 0.05"), "chain.3": ("% of the gain", ">= 95"), "chain.4": ("% at epsilon 1", "<= 1")},
+        seeds=range(20),
+    ),
+    Measure("tests.benchmarks.round_overhead", {"chain.5": ("s a round", "<= 2"), "chain.5.peer": ("x wall", ">= 8")}),
+    Measure("tests.benchmarks.demo", {"chain.1": ("s", "<= 120")}, seeds=(2026,)),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is missing; a command that fails is reported, and the others go on."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*")
+    parser.add_argument("--again", action="store_true")
+    asked = parser.parse_args(arguments)
+    known = {row["id"]: row["commit"] for row in record.load()}
+    failed = 0
+    for measure in MEASURES:
+        wanted = [name for name in measure.rows if not asked.rows or name in asked.rows]
+        if not wanted or (not asked.again and all(known.get(name) == record.commit() for name in wanted)):
+            continue
+        print(f"{', '.join(wanted)}: {measure.command}", flush=True)
+        try:
+            found = measure.run()
+        except (RuntimeError, IndexError) as error:
+            print(error, file=sys.stderr)
+            failed += 1
+            continue
+        _record(measure, found, wanted, print)
+    return int(failed > 0)
+
+
+def _record(measure: Measure, found: dict[str, dict[str, Any]], wanted: Sequence[str], say: Callable[[str], None]) -> None:
+    for name in wanted:
+        unit, bar = measure.rows[name]
+        row = found[name]
+        note = row.get("note", "")
+        kept = record.record(name, row["value"], unit, bar, measure.command, seeds=measure.seeds, note=note)
+        say(f"  {name} = {kept['value']} {unit} ({record.verdict(kept['value'], bar)})")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
