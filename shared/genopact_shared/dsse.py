@@ -30,8 +30,8 @@ def verify(envelope: bytes, payload_type: str, keys: Iterable[VerifyKey], thresh
     """
     outer = canonical.decode(envelope)
     try:
-        payload, kind = base64.b64decode(outer["payload"], validate=True), outer["payloadType"]
-        signatures = [base64.b64decode(entry["sig"], validate=True) for entry in outer["signatures"]]
+        payload, kind = _unb64(outer["payload"]), outer["payloadType"]
+        signatures = [_unb64(entry["sig"]) for entry in outer["signatures"]]
     except (KeyError, TypeError, AttributeError, binascii.Error, ValueError) as error:
         raise GenopactError("ENVELOPE_INVALID", "not a DSSE envelope") from error
     if kind != payload_type or set(outer) != {"payload", "payloadType", "signatures"}:
@@ -49,6 +49,19 @@ def _holds(key: VerifyKey, signature: bytes, message: bytes) -> bool:
     except GenopactError:
         return False
     return True
+
+
+def signer_ids(envelope: bytes) -> list[str]:
+    """The key ids that a verified envelope names, in their order: hints outside the signature."""
+    return [str(entry["keyid"]) for entry in canonical.decode(envelope)["signatures"]]
+
+
+def _unb64(text: str) -> bytes:
+    """Decode base64 in its one canonical spelling: another spelling would be another digest of the same message."""
+    data = base64.b64decode(text, validate=True)
+    if _b64(data) != text:
+        raise ValueError("not canonical base64")
+    return data
 
 
 def _b64(data: bytes) -> str:

@@ -107,6 +107,9 @@ def split(frame: bytes) -> tuple[bytes, bytes]:
 def parse_envelope(kind: type[M], envelope: bytes, *keys: VerifyKey) -> M:
     """The message of an envelope that one of `keys` signed, its body apart."""
     payload = dsse.verify(envelope, TYPES[kind], keys)
+    named = dsse.signer_ids(envelope)
+    if len(named) != 1 or named[0] not in {key.key_id for key in keys}:
+        raise GenopactError("ENVELOPE_INVALID", "a message has one signature, under its key's own id")
     try:
         return kind.model_validate_json(payload)
     except ValidationError as error:
