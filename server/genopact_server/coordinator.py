@@ -29,7 +29,7 @@ _log = structlog.get_logger()
 
 
 def create(home: Path, name: str, address: str) -> Folder:
-    """A new coordinator at `address` (host:port): keys, certificate, an operator account whose token stays in the folder."""
+    """A new coordinator at `address` (host:port): keys, certificate, an operator whose token stays in the folder."""
     folder = Folder.create(home, name, address)
     certificates.issue(home / "tls", split_address(address)[0])
     durable.replace(home / "operator.token", host_config(folder).accounts.add(OPERATOR, "operator").encode())
@@ -126,7 +126,9 @@ def carry_on(folder: Folder, study_hash: str, courier: Courier) -> None:
 
 def runs_of(folder: Folder, study_hash: str) -> list[dict[str, Any]]:
     """States of the study's runs, oldest first."""
-    files = sorted((folder.home / "runs").glob("*/state.json"), key=lambda path: (path.parent / "pending").stat().st_ctime)
+    files = sorted(
+        (folder.home / "runs").glob("*/state.json"), key=lambda path: (path.parent / "pending").stat().st_ctime
+    )
     states: list[dict[str, Any]] = [json.loads(path.read_bytes()) for path in files]
     return [state for state in states if state["study"] == study_hash]
 

@@ -1,4 +1,4 @@
-"""From a finished run to an audit bundle: the study, the approvals, the coordinator's log and those the sites handed over."""
+"""From a finished run to an audit bundle: study, approvals, the coordinator's log and those the sites handed over."""
 
 from pathlib import Path
 
@@ -21,7 +21,9 @@ def bundle_of(folder: Folder, run: str) -> Bundle:
         logs[file.stem] = ExportedLog(pack(entries), checkpoint)
     folder.close()
     approvals = tuple(text.encode() for text in state.approvals.values())
-    return Bundle(folder.study(state.study), approvals, logs, released=state.model if state.stage == "done" else None, run=run)
+    return Bundle(
+        folder.study(state.study), approvals, logs, released=state.model if state.stage == "done" else None, run=run
+    )
 
 
 def export_run(folder: Folder, run: str, out: Path) -> Path:

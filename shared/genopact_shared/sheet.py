@@ -1,6 +1,5 @@
 """A study file in plain words: what a hospital, a researcher or an auditor reads before agreeing."""
 
-import math
 from collections.abc import Iterator, Mapping
 
 from genopact_shared.plan import plan_of
@@ -26,19 +25,23 @@ def sheet(study: Study, planned: Mapping[str, int] | None = None) -> Iterator[st
     plan = plan_of(study, planned)
     yield f"{study.title}  ({study.name})"
     yield f"  identity    {study.hash}"
-    yield f"  purpose     {PERMISSIONS[purpose.permission]}{': ' if purpose.diseases else ''}{', '.join(purpose.diseases)}"
+    diseases = f": {', '.join(purpose.diseases)}" if purpose.diseases else ""
+    yield f"  purpose     {PERMISSIONS[purpose.permission]}{diseases}"
     yield f"  uses        {', '.join(purpose.uses)} by {', '.join(purpose.organisations)} organisations"
-    yield f"              {'commercial use' if purpose.commercial else 'no commercial use'}; in {', '.join(purpose.regions)}"
+    yield f"              {'' if purpose.commercial else 'no '}commercial use; in {', '.join(purpose.regions)}"
     yield f"  data        {', '.join(purpose.data)}; outcome {study.outcome}"
     yield f"  recipe      {study.recipe.name} version {study.recipe.version}, installed here; no code is received"
     yield f"  privacy     {MODES[privacy.mode]}"
-    if math.isinf(plan.epsilon):
+    if privacy.epsilon_milli is None:
         yield "  cost        not limited: nothing protects a single patient"
     else:
-        yield f"  cost        epsilon {plan.epsilon:.3f} at delta {privacy.delta} for a patient of one site, once for the whole study"
-    yield f"  releases    {', '.join(step.name for step in plan.steps)}: one sum over all patients each"
-    yield f"  schedule    {len(plan.steps)} rounds, at least {study.schedule.quorum} of {len(study.parties)} sites in each"
+        yield f"  cost        for a patient of one site, epsilon at most {privacy.epsilon_milli / 1000:g} for the whole study,"
+        yield f"              {plan.epsilon:.3f} if no attempt fails, at delta {privacy.delta}"
+    what = "the change of a model" if plan.steps[0].kind == "model" else "a sum over patients"
+    yield f"  releases    {', '.join(step.name for step in plan.steps)}: {what} each"
+    yield f"  schedule    {len(plan.steps)} rounds, each with {study.schedule.quorum} of {len(study.parties)} sites at least"
     yield f"  sites       {', '.join(party.name for party in study.parties)}; coordinator {study.coordinator.name}"
-    yield f"  leaves      those sums, clipped{'' if privacy.mode == 'none' else ' and noised'}; status codes; log entries without counts"
+    how = "" if privacy.mode == "none" else ", clipped and noised"
+    yield f"  leaves      those releases{how}; status codes; log entries without counts"
     yield "  never       genotypes, phenotypes, names, identifiers, consents, counts, error texts"
     yield f"  expires     {study.expires}; released to {study.release}"

@@ -18,7 +18,7 @@ LIMIT_S = 600
 
 
 def leave_the_network() -> None:
-    """Move this process to a network namespace of its own that has loopback only. Raises OSError where that is denied."""
+    """Move this process to a network namespace with loopback only. Raises OSError where that is denied."""
     if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "unshare")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
@@ -29,7 +29,17 @@ def main() -> dict[str, Any]:
     """The row: seconds by the wall, interpreter start to exit."""
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "d"
-        command = [sys.executable, "-m", "genopact_server.cli", "demo", "--out", str(out), "--no-show", "--format", "json"]
+        command = [
+            sys.executable,
+            "-m",
+            "genopact_server.cli",
+            "demo",
+            "--out",
+            str(out),
+            "--no-show",
+            "--format",
+            "json",
+        ]
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(Path(temporary) / "cold"), "MPLCONFIGDIR": temporary}
         began = time.monotonic()
         done = subprocess.run(

@@ -1,6 +1,6 @@
 """`make results`: every row of docs/results.json, measured again unless it stands for this commit.
 
-    python -m tests.benchmarks.results [--again] [chain.1 chain.5 ...]
+python -m tests.benchmarks.results [--again] [chain.1 chain.5 ...]
 """
 
 import argparse
@@ -62,7 +62,11 @@ MEASURES = (
     Measure("tests.benchmarks.kills", {"chain.6": ("", "== 1")}),
     Measure(
         "tests.benchmarks.iwpc_rows",
-        {"chain.2": ("mg/week", "<= 0.05"), "chain.3": ("% of the gain", ">= 95"), "chain.4": ("% at epsilon 1", "<= 1")},
+        {
+            "chain.2": ("mg/week", "<= 0.05"),
+            "chain.3": ("% of the gain", ">= 95"),
+            "chain.4": ("% at epsilon 1", "<= 1"),
+        },
         seeds=range(20),
     ),
     Measure("tests.benchmarks.round_overhead", {"chain.5": ("s a round", "<= 2"), "chain.5.peer": ("x wall", ">= 8")}),
@@ -93,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(failed > 0)
 
 
-def _record(measure: Measure, found: dict[str, dict[str, Any]], wanted: Sequence[str], say: Callable[[str], None]) -> None:
+def _record(
+    measure: Measure, found: dict[str, dict[str, Any]], wanted: Sequence[str], say: Callable[[str], None]
+) -> None:
     for name in wanted:
         unit, bar = measure.rows[name]
         row = found[name]

@@ -18,6 +18,5 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_the_study_ends_by_itself_and_nobody_is_charged_too_little_or_twice(running: Town, victim: str) -> None:
     outcome = running.survive(victim)
-    print(outcome)
     assert outcome.problems() == []
     assert outcome.samples > 3 * len(running.books)

@@ -41,9 +41,9 @@ VICTIMS = ("agent", "link", "superlink", "executor")
 PEOPLE = {"site-a": 60, "site-b": 80, "site-c": 100}
 WATCHED = "site-b"
 """The site whose agent or link is killed, and whose step is under way when the coordinator's processes are."""
-STEPS = 16
+STEPS = 10
 FROM_ROUND = 2
-PAIRS = {"agent": b"agent", "link": b"link", "superlink": b"link", "executor": b"executor"}
+ROLES = {"agent": b"agent", "link": b"link", "superlink": b"link", "executor": b"executor"}
 Facts = Counter[Fact]
 
 
@@ -62,7 +62,7 @@ def children(supervisor: int) -> dict[bytes, int]:
     for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
         with suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            found |= {role: int(pid) for role in set(PAIRS.values()) if role in words[:5]}
+            found |= {role: int(pid) for role in set(ROLES.values()) if role in words[:5]}
     return found
 
 
@@ -149,10 +149,7 @@ class Outcome:
         """What must not be; empty after a good end."""
         found = list(self.faults)
         found += [f"{self.overcharge} charges too many"] if not 0 <= self.overcharge <= 1 else []
-        unknown = {f"{f.check} {f.verdict}" for f in self.report.findings if f.verdict != "ok"}
-        # A given-up attempt leaves one question, whether its sums were seen; nothing else may be open.
-        excused = {"epsilon unknown", "claim unknown"} if self.voided else set()
-        return found + sorted(unknown - excused)
+        return found + [f"{f.check}: {f.party}: {f.what}" for f in self.report.findings if f.verdict != "ok"]
 
 
 @dataclass
@@ -192,12 +189,18 @@ class Town:
         )
 
     def _study(self, name: str) -> Study:
-        privacy = {"mode": "distributed", "epsilon_milli": 500, "delta": "0.000001", "honest_minimum": 2, "spare_attempts": 2}
+        privacy: dict[str, Any] = {
+            "mode": "distributed",
+            "epsilon_milli": 500,
+            "delta": "0.000001",
+            "honest_minimum": 2,
+        }
+        privacy["spare_attempts"] = 2  # what a kill may void; without any the study could not be finished
         shares = [1000 // STEPS] * (STEPS - 1) + [1000 - (STEPS - 1) * (1000 // STEPS)]
         recipe = {"name": "dose", "version": 1, "parameters": {"step_shares_milli": shares}}
         parties = [each.party for each in self.hospitals.values()]
-        schedule = {"quorum": 3, "deadline_s": 15}
-        study = study_of(self.hub, parties, name=name, recipe=recipe, privacy=privacy, schedule=schedule)
+        sections = {"recipe": recipe, "privacy": privacy, "schedule": {"quorum": 3, "deadline_s": 25}}
+        study = study_of(self.hub, parties, name=name, **sections)
         for each in self.hospitals.values():
             self.hub.accept(study, each.approve(study))
         return study
@@ -215,7 +218,7 @@ class Town:
             assert state["stage"] in ("none", "training"), "every step was over before the kill"
             if state["round"] < FROM_ROUND or not self._working(state):
                 return False
-            pid = children(self.supervisors[owner])[PAIRS[victim]]
+            pid = children(self.supervisors[owner])[ROLES[victim]]
             os.kill(pid, signal.SIGSTOP)
             now = self._state(study)
             if now["round"] == state["round"] and (victim != "agent" or self._working(now)):
@@ -285,7 +288,8 @@ class Town:
         keys = [self.hub.identity.public, *(each.approver.public for each in self.hospitals.values())]
         stated = [statements.parse(entry, keys) for entry in self.hub.log.entries()]
         self.hub.close()
-        return {body for each in stated if isinstance(each, statements.Aggregate) and each.run == run for body in each.receipts}
+        aggregates = [each for each in stated if isinstance(each, statements.Aggregate) and each.run == run]
+        return {body for each in aggregates for body in each.receipts}
 
     def _audit(self, study: Study, run: str) -> Report:
         path = self.folder / f"{study.name}.zip"

@@ -136,7 +136,9 @@ def study_of(folder: Folder, parties: Sequence[Mapping[str, str]], **changes: An
         },
         "outcome": "weekly_dose_mg",
         "recipe": {"name": "dose", "version": 1},
-        "privacy": {"mode": "distributed", "epsilon_milli": 1000, "delta": "0.000001", "honest_minimum": 2, "spare_attempts": 1},
+        "privacy": {
+            "mode": "distributed", "epsilon_milli": 1000, "delta": "0.000001", "honest_minimum": 2, "spare_attempts": 1,
+        },
         "schedule": {"quorum": 3 if mode == "distributed" else 1, "deadline_s": 20},
         "expires": "2049-12-31",
         "coordinator": folder.card,

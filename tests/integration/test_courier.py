@@ -3,11 +3,12 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from flwr.app import Message
 
 from genopact_client import app as client_app
 from genopact_client.link import nodekey
@@ -160,6 +161,25 @@ def test_the_client_app_is_the_same_handler_without_a_network() -> None:
     try:
         courier = GridCourier(LocalGrid(client_app.app), lambda: {"alpha": 11, "beta": 12})
         assert courier.exchange({"alpha": b"x", "beta": b"no", "gamma": b"x"}, 5.0) == {"alpha": b"local:x"}
+    finally:
+        client_app.register(None)
+
+
+def test_a_reply_counts_only_from_the_node_that_was_asked() -> None:
+    class Swapping(LocalGrid):
+        """A SuperLink that hands each site's reply over as the other's."""
+
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            ids = list(message_ids)
+            replies = super().pull_messages(ids)
+            for reply, one in zip(replies, reversed(ids), strict=True):
+                reply.metadata.__dict__["_reply_to_message_id"] = one
+            return replies
+
+    client_app.register(lambda request: request)
+    try:
+        courier = GridCourier(Swapping(client_app.app), lambda: {"alpha": 11, "beta": 12})
+        assert courier.exchange({"alpha": b"x", "beta": b"y"}, 5.0) == {}
     finally:
         client_app.register(None)
 

@@ -97,7 +97,7 @@ def test_every_answer_has_an_intent_and_a_receipt_in_the_sites_log(consortium: M
 
 
 class Dying(DirectCourier):
-    """Delivers to some sites, then the process dies: at the `fatal`-th exchange, after `delivered` sites have answered."""
+    """At the `fatal`-th exchange the process dies, after `delivered` sites have answered."""
 
     def __init__(self, sites: Mapping[str, Callable[[bytes], bytes]], fatal: int, delivered: int) -> None:
         super().__init__(sites)

@@ -162,6 +162,7 @@ def test_one_exchange_at_a_time_and_health_meanwhile(path: Path) -> None:
             for thread in threads:
                 thread.start()
             assert agent.health(10) == b"alive"
+            release.wait(0.5)  # long enough for a second exchange to come in, were it let in
             release.set()
             for thread in threads:
                 thread.join()

@@ -33,16 +33,14 @@ def test_order_of_keys_does_not_matter(value: dict[str, int]) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b'{"a":1,"a":1}', b'{"b":1,"a":2}', b"1.0", b"1e3", b"NaN", b'{"a": 1}', b"9007199254740993", b"[" * 994 + b"]" * 994]
-    + [b'{"a":' * 994 + b"1" + b"}" * 994, b"\xff"],
+    [
+        b"", b"{", b'{"a":1,"a":1}', b'{"b":1,"a":2}', b"1.0", b"1e3", b"NaN", b'{"a": 1}', b"9007199254740993", b"\xff",
+        b"[" * 9994 + b"]" * 9994, b'{"a":' * 994 + b"1" + b"}" * 994,
+    ],
 )  # fmt: skip
 def test_anything_else_is_refused_with_a_code(data: bytes) -> None:
-    try:
-        value = canonical.decode(data)
-    except GenopactError as error:
-        assert error.code == "CANONICAL_INVALID"
-    else:
-        assert canonical.encode(value) == data
+    with pytest.raises(GenopactError, match="CANONICAL_INVALID"):
+        canonical.decode(data)
 
 
 @pytest.mark.parametrize("value", [1.5, {"a": [0.1]}, {1: "a"}, 2**60])
@@ -56,9 +54,9 @@ def test_an_envelope_holds_for_its_bytes_type_and_key_only(payload: bytes, kind:
     key, other = SigningKey.generate(), SigningKey.generate()
     envelope = dsse.sign(kind, payload, key)
     assert dsse.verify(envelope, kind, [other.public, key.public]) == payload
-    for wrong in (lambda: dsse.verify(envelope, kind, [other.public]), lambda: dsse.verify(envelope, kind + "x", [key.public])):
+    for wrong_kind, wrong_key in ((kind, other), (kind + "x", key)):
         with pytest.raises(GenopactError):
-            wrong()
+            dsse.verify(envelope, wrong_kind, [wrong_key.public])
 
 
 def test_a_threshold_counts_keys_not_signatures() -> None:

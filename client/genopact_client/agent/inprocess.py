@@ -1,4 +1,4 @@
-"""An agent without a process of its own, for rehearsals on one machine. It is loaded by name; no other room imports it."""
+"""An agent without a process of its own, for rehearsals on one machine; loaded by name, imported by no other room."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -27,7 +27,9 @@ def init(
         f"Coordinator {name} in {home}",
         f"Give the sites {home / 'tls' / 'ca.pem'}; {home / 'operator.token'} lets its owner submit runs: keep it.",
     ]
-    return Answer({"card": folder.card, "ca": str(home / "tls" / "ca.pem")}, text, f"genopact coordinator start --home {home}")
+    return Answer(
+        {"card": folder.card, "ca": str(home / "tls" / "ca.pem")}, text, f"genopact coordinator start --home {home}"
+    )
 
 
 @command(app, "start", example="genopact coordinator start --home coordinator")
@@ -72,7 +74,9 @@ def sites(home: Home = HOME) -> Answer:
     """List the enrolled sites and whether their links are online."""
     with coordinator.control(_existing(home)) as control:
         found = {site.name: site.online for site in control.sites()}
-    return Answer({"sites": found}, [f"{name:24} {'online' if online else 'offline'}" for name, online in found.items()])
+    return Answer(
+        {"sites": found}, [f"{name:24} {'online' if online else 'offline'}" for name, online in found.items()]
+    )
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def warfarin(
     out: Out = Path("demo-warfarin"),
     show: Show = True,  # noqa: FBT002 - an option
 ) -> Answer:
-    """The real table: its sixteen institutions in one process, then four of them as processes with TLS. Without noise."""
+    """The real table, without noise: its sixteen institutions in one process, then four as processes with TLS."""
     from genopact_server.demo.cast import INSTITUTIONS, institutions
     from genopact_server.demo.play import Play
     from genopact_server.demo.rehearsal import Rehearsal

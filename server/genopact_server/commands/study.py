@@ -34,7 +34,11 @@ def compose(
     whole = {**body, "coordinator": Folder(home).card, "parties": parties}
     study = parse_study(json.dumps(whole).encode())
     out.write_text(yaml.safe_dump(whole, sort_keys=False), "utf-8")
-    return Answer({"study": study.hash, "file": str(out)}, [f"Wrote {out}", f"identity {study.hash}"], f"genopact study check {out}")
+    return Answer(
+        {"study": study.hash, "file": str(out)},
+        [f"Wrote {out}", f"identity {study.hash}"],
+        f"genopact study check {out}",
+    )
 
 
 @command(app, "check", example="genopact study check study.yaml")
@@ -76,14 +80,20 @@ def run(
 def watch(file: StudyFile, home: Home = HOME) -> Answer:
     """Follow the study's run until it ends or pauses."""
     state = _watch(Folder(home), load_study(file).hash, set())
-    return Answer(state, [f"run {state['run']}: {state['stage']}, round {state['round']}"], f"genopact study report {state['run']}")
+    return Answer(
+        state,
+        [f"run {state['run']}: {state['stage']}, round {state['round']}"],
+        f"genopact study report {state['run']}",
+    )
 
 
 @command(app, "report", example="genopact study report RUN --out report.html")
 def report(
     run: Annotated[str, typer.Argument(help="The run.", show_default=False)],
     home: Home = HOME,
-    out: Annotated[Path | None, typer.Option(help="Where to write it.", show_default="report.html in the run's folder")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write it.", show_default="report.html in the run's folder")
+    ] = None,
     extra: Annotated[Path | None, typer.Option(help="A comparison that genopact demo wrote.")] = None,
 ) -> Answer:
     """Write the run's report: one self-contained HTML file."""

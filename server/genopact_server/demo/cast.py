@@ -1,4 +1,4 @@
-"""Who plays: hospitals with their files, held-out patients and policies; generated, or institutions of the real table."""
+"""Who plays: hospitals with their files, held-out patients and policies; generated, or of the real table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +49,13 @@ def generated(folder: Path) -> Cast:
         train, test = (without(table, hospital.lacks) for table in (truth, test))
         epsilon = REFUSING_EPSILON if last else 3000
         players.append(Player(hospital.name, folder / hospital.name, train, test, epsilon))
-    privacy = {"mode": "distributed", "epsilon_milli": 3000, "delta": "0.000001", "honest_minimum": 2, "spare_attempts": 1}
+    privacy = {
+        "mode": "distributed",
+        "epsilon_milli": 3000,
+        "delta": "0.000001",
+        "honest_minimum": 2,
+        "spare_attempts": 1,
+    }
     return Cast(tuple(players), "synthetic", privacy)
 
 
@@ -68,7 +74,9 @@ def institutions(folder: Path, data: Path, chosen: Sequence[int] = ()) -> Cast:
         (folder / name).mkdir(parents=True)
         iwpc.write_csv(table, own & training, folder / name / "covariates.csv")
         people = table.person[own & training].tolist()
-        (folder / name / "consent.csv").write_text("\n".join([",".join(cohort.CONSENT_COLUMNS), *map(_public, people), ""]))
+        (folder / name / "consent.csv").write_text(
+            "\n".join([",".join(cohort.CONSENT_COLUMNS), *map(_public, people), ""])
+        )
         train, test = table.table.take(own & training), table.table.take(own & ~training)
         players.append(Player(name, folder / name, train, test, vcf=False))
     return Cast(tuple(players), "public", {"mode": "none", "honest_minimum": 1})
@@ -76,7 +84,9 @@ def institutions(folder: Path, data: Path, chosen: Sequence[int] = ()) -> Cast:
 
 def _public(person: str) -> str:
     """A consent line for a patient of a public, de-identified table: the terms of its release."""
-    terms = "active,GRU,,train;validate,public;nonprofit,never,*,genotype;drug;ehr,2009-01-01,2049-12-31,PUBLIC|PharmGKB"
+    terms = (
+        "active,GRU,,train;validate,public;nonprofit,never,*,genotype;drug;ehr,2009-01-01,2049-12-31,PUBLIC|PharmGKB"
+    )
     return f"{person},{terms}"
 
 

@@ -71,7 +71,9 @@ class Play:
                 self.result.setdefault("consents", []).append(consented["changed"])
                 step()
         people, consents = sum(self.result["people"]), sum(self.result["consents"])
-        self._say("hospitals", f"{len(self.cast.players)}, {people} people from VCF and CSV, {consents} consents, all sealed")
+        self._say(
+            "hospitals", f"{len(self.cast.players)}, {people} people from VCF and CSV, {consents} consents, all sealed"
+        )
 
     def approvals(self) -> None:
         """One study file with everybody's keys; each hospital reads it and approves, or its policy refuses."""
@@ -82,7 +84,9 @@ class Play:
         arguments = ("study", "compose", "template.yaml", *cards, "--out", "study.yaml", "--home", "hub")
         self.result["study"] = self.stage.run(COORDINATOR, *arguments)["study"]
         with ThreadPoolExecutor(2) as pool:
-            answers = dict(zip((p.name for p in self.cast.players), pool.map(self._approve, self.cast.players), strict=True))
+            answers = dict(
+                zip((p.name for p in self.cast.players), pool.map(self._approve, self.cast.players), strict=True)
+            )
         approved = [name for name, answer in answers.items() if "file" in answer]
         refused = {name: answer for name, answer in answers.items() if "file" not in answer}
         self.result |= {"approved": approved, "refused": sorted(refused)}
@@ -99,7 +103,10 @@ class Play:
             arguments = ("--address", self.result["address"], "--ca", "hub/tls/ca.pem", "--home", name)
             self.stage.serve(name, SITE, "start", *arguments, "--passphrase-file", "passphrase")
         wait_until(self._online, 60, "the links did not come online")
-        self._say("sites", f"{len(self.result['approved'])} agents without network, {len(self.result['approved'])} links without data")
+        self._say(
+            "sites",
+            f"{len(self.result['approved'])} agents without network, {len(self.result['approved'])} links without data",
+        )
         state = self._train("--until-round", str(self.pause))
         leaver = self.cast.players[0]
         self.result |= {"run": state["run"], "leaver": self._consenting(leaver)}
@@ -109,13 +116,16 @@ class Play:
         self._train()
 
     def audit(self) -> None:
-        """The bundle verifies offline; the openings of the decisions show the patient before, and not after, the withdrawal."""
+        """The bundle verifies offline; opened decisions show the patient before, and not after, the withdrawal."""
         self.verify()
         before, after = (self._permitted(number) for number in (self.pause - 1, self.pause))
         if (before, after) != (True, False):
             raise GenopactError("DEMO_FAILED", "the withdrawal did not take effect in the next round")
         self.result["withdrawn_in_next_round"] = False
-        self._say("opening", f"the opened decision roots show the patient in round {self.pause}, not in round {self.pause + 1}")
+        self._say(
+            "opening",
+            f"the opened decision roots show the patient in round {self.pause}, not in round {self.pause + 1}",
+        )
 
     def verify(self) -> None:
         """The bundle, verified by a command that asks nobody."""
@@ -128,7 +138,10 @@ class Play:
         """The table, and the report with it."""
         run = self.folder / "hub" / "runs" / self.result["run"]
         shared = read_model(max(run.glob("model-*.safetensors")))
-        terms = {name: self.folder / name / "runs" / self.result["run"] / "personal.safetensors" for name in self.result["approved"]}
+        terms = {
+            name: self.folder / name / "runs" / self.result["run"] / "personal.safetensors"
+            for name in self.result["approved"]
+        }
         personal = {name: read_model(path) for name, path in terms.items()}
         train, test = ({p.name: getattr(p, part) for p in self.cast.players} for part in ("train", "test"))
         rows = compare(train, test, shared, personal)
@@ -143,7 +156,9 @@ class Play:
     def _found(self, player: Player) -> tuple[dict[str, Any], dict[str, Any]]:
         site = ("--home", player.name, "--passphrase-file", "passphrase")
         self.stage.run(SITE, "init", player.name, "--kind", self.cast.kind, *site)
-        durable.replace(self.folder / player.name / "policy.yaml", policy(player, str(self.cast.privacy["mode"])).encode())
+        durable.replace(
+            self.folder / player.name / "policy.yaml", policy(player, str(self.cast.privacy["mode"])).encode()
+        )
         source = player.folder.relative_to(self.folder)
         vcf = ("--vcf", f"{source}/genotypes.vcf.gz") if player.vcf else ()
         imported = self.stage.run(SITE, "import", "--table", f"{source}/covariates.csv", *vcf, *site)
@@ -167,8 +182,14 @@ class Play:
         lines = (player.folder / "consent.csv").read_text("utf-8").splitlines()
         names = lines[0].split(",")
         people = [dict(zip(names, line.split(","), strict=True)) for line in lines[1:]]
-        wide = (p for p in people if p["status"] == "active" and p["permission"] in ("GRU", "HMB") and "train" in p["uses"])
-        return next(p["person"] for p in wide if p["valid_until"] > "2030" and "genotype" in p["data"] and "nonprofit" in p["org_types"])
+        wide = (
+            p for p in people if p["status"] == "active" and p["permission"] in ("GRU", "HMB") and "train" in p["uses"]
+        )
+        return next(
+            p["person"]
+            for p in wide
+            if p["valid_until"] > "2030" and "genotype" in p["data"] and "nonprofit" in p["org_types"]
+        )
 
     def _permitted(self, round_: int) -> bool:
         name = self.cast.players[0].name

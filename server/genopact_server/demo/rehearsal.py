@@ -20,7 +20,8 @@ class Direct:
         self._agents = agents
 
     def exchange(self, requests: Mapping[str, bytes], deadline: float) -> dict[str, bytes]:
-        """See `rounds.Courier`."""
+        """See `rounds.Courier`; nothing here is late."""
+        del deadline
         return {site: self._agents[site](frame) for site, frame in requests.items()}
 
 
