@@ -12,7 +12,7 @@ from genopact_shared.errors import GenopactError
 def replace(path: Path, data: bytes) -> None:
     """Put `data` at `path`, fsynced, readable by its owner only; a crash leaves the old file or the new one."""
     new = path.with_name(path.name + ".new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -75,7 +75,7 @@ class SigningKey:
 
     def save(self, path: Path) -> None:
         """Write the seed to a new file that only its owner reads."""
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
             file.write(self.seed().hex() + "\n")
 
     @classmethod

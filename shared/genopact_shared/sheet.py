@@ -35,11 +35,11 @@ def sheet(study: Study, planned: Mapping[str, int] | None = None) -> Iterator[st
     if privacy.epsilon_milli is None:
         yield "  cost        not limited: nothing protects a single patient"
     else:
-        yield f"  cost        for a patient of one site, epsilon at most {privacy.epsilon_milli / 1000:g} for the whole study,"
+        yield f"  cost        for a patient of one site, epsilon at most {privacy.epsilon_milli / 1000:g} in all,"
         yield f"              {plan.epsilon:.3f} if no attempt fails, at delta {privacy.delta}"
     what = "the change of a model" if plan.steps[0].kind == "model" else "a sum over patients"
     yield f"  releases    {', '.join(step.name for step in plan.steps)}: {what} each"
-    yield f"  schedule    {len(plan.steps)} rounds, each with {study.schedule.quorum} of {len(study.parties)} sites at least"
+    yield f"  schedule    {len(plan.steps)} rounds of {study.schedule.quorum} sites at least, of {len(study.parties)}"
     yield f"  sites       {', '.join(party.name for party in study.parties)}; coordinator {study.coordinator.name}"
     how = "" if privacy.mode == "none" else ", clipped and noised"
     yield f"  leaves      those releases{how}; status codes; log entries without counts"

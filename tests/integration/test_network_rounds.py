@@ -1,5 +1,6 @@
 """The recipe `dose-net` through the whole chain without a network: private steps, charges, averages, the audit."""
 
+import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genopact_client.release import kernel
+from genopact_client.release.private import Private, Released
 from genopact_server.audit.bundle import export
 from genopact_server.audit.verify import verify_path
 from genopact_server.evidence import bundle_of
 from genopact_server.rounds import Run
 from genopact_shared import cohort, wire
+from genopact_shared.privacy.accounting import Fact
 from genopact_shared.privacy.mechanisms import SampledSgd, Unprotected
 from genopact_shared.recipes.dose_features import OUTCOME
 from tests.integration.hospital import MIXES, Consortium
@@ -80,28 +84,31 @@ def test_a_site_that_misses_a_round_is_left_out_of_its_mean(consortium: Make) ->
     assert len(one.hospitals["site-b"].site.ledger.spent(0)) == 1
 
 
-def test_a_site_that_sends_no_change_of_the_model_is_refused(
-    consortium: Make, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("change", [np.ravel, lambda values: values * np.nan, lambda values: values[:1]])
+def test_what_is_no_change_of_the_model_is_refused(
+    consortium: Make, monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any]
 ) -> None:
-    """Signed and logged as it should be, but not what the plan says."""
-    from genopact_client.release import kernel
+    """Signed and logged as it should be, but not what was planned."""
+    one = consortium(recipe=RECIPE | {"parameters": {"rounds": 1, "local_steps": 1}}, privacy=LOCAL)
+    real, hostile = kernel.release_model, one.hospitals["site-b"].site
 
-    one, calls = consortium(recipe=RECIPE | {"parameters": {"rounds": 1, "local_steps": 1}}, privacy=LOCAL), [0]
-    real = kernel.wire.pack
+    def release(delta: Private[Any], reserved: Fact, done: Fact) -> Released:
+        good = real(delta, reserved, done)
+        if not hostile.ledger.open_reservations():
+            return good
+        tensors = wire.unpack(good.body, np.float64)
+        return Released(wire.pack({name: change(values) for name, values in tensors.items()}), done)
 
-    def pack(tensors: Any) -> bytes:
-        calls[0] += 1
-        return real(tensors if calls[0] > 1 else {name: values.ravel() for name, values in tensors.items()})
-
-    run = start(one)
-    monkeypatch.setattr(kernel.wire, "pack", lambda tensors: pack(tensors) if "0.weight" in tensors else real(tensors))
-    run.go()
-    assert [event["code"] for event in one.events if event["event"] == "reply-refused"] == ["FRAME_INVALID"]
+    monkeypatch.setattr(kernel, "release_model", release)
+    start(one).go()
+    refused = [(event["site"], event["code"]) for event in one.events if event["event"] == "reply-refused"]
+    assert refused == [("site-b", "FRAME_INVALID")]
+    assert [event["sites"] for event in one.events if event["event"] == "round"] == [["site-a", "site-c"]]
 
 
 def test_the_bytes_of_a_reply_do_not_tell_how_many_took_part(consortium: Make) -> None:
     one = consortium(recipe=RECIPE | {"parameters": {"rounds": 1, "local_steps": 2}}, privacy=LOCAL)
-    one.hospitals["site-b"].site.registry.withdraw(3, "no_new_use", __import__("datetime").date.today())
+    one.hospitals["site-b"].site.registry.withdraw(3, "no_new_use", dt.datetime.now(dt.UTC).date())
     start(one).go()
     sizes = {len(reply) for _, _, reply in one.courier.carried[3:6]}
     assert len(sizes) == 1

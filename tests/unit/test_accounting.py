@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 from scipy.special import ive
 
+from genopact_shared.errors import GenopactError
 from genopact_shared.privacy import accounting, noise
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 
@@ -53,10 +54,12 @@ def test_composition_of_two_accountants_agrees() -> None:
     assert accounting.epsilon([plan], "0.00001") == pytest.approx(second.get_epsilon(delta=1e-5), rel=0.02)
 
 
-@settings(max_examples=8, deadline=None)
-@given(st.integers(300, 8000), st.sampled_from(["0.05", "0.25", "0.5", "1.0"]), st.integers(1, 200))
+@pytest.mark.parametrize(
+    ("epsilon_milli", "rate", "steps"),
+    [(300, "0.25", 50), (1000, "0.5", 40), (3000, "0.5", 40), (8000, "0.05", 100), (2000, "1.0", 10)],
+)
 def test_the_least_noise_of_sampled_steps(epsilon_milli: int, rate: str, steps: int) -> None:
-    """Within the budget, by Opacus' PRV accountant too; a thousandth less noise is not."""
+    """Within the budget, a thousandth less noise is not, and Opacus' PRV accountant (error 0.01) agrees."""
     from opacus.accountants import PRVAccountant
 
     multiplier = accounting.sgd_noise_multiplier(epsilon_milli, "0.000001", rate, steps)
@@ -65,12 +68,19 @@ def test_the_least_noise_of_sampled_steps(epsilon_milli: int, rate: str, steps: 
         SampledSgd(noise_multiplier=z, clip="1", sampling_rate=rate, steps=steps) for z in (multiplier, less)
     )
     budget = epsilon_milli / 1000
-    assert accounting.epsilon([plan], "0.000001") <= budget
-    assert multiplier == "0.2" or accounting.epsilon([cheaper], "0.000001") > budget
+    assert accounting.epsilon([plan], "0.000001") <= budget < accounting.epsilon([cheaper], "0.000001")
     second = PRVAccountant()
     second.history = [(float(multiplier), float(rate), steps)]
-    if Decimal(multiplier) > 1:
-        assert second.get_epsilon(delta=1e-6) == pytest.approx(budget, rel=0.02)
+    assert second.get_epsilon(delta=1e-6) == pytest.approx(budget, rel=0.005, abs=0.02)
+
+
+def test_a_generous_budget_still_gets_some_noise() -> None:
+    assert accounting.sgd_noise_multiplier(20_000, "0.0001", "0.001", 1) == "0.2"
+
+
+def test_a_budget_that_no_noise_can_keep_is_refused() -> None:
+    with pytest.raises(GenopactError, match="PLAN_IMPOSSIBLE"):
+        accounting.sgd_noise_multiplier(1, "0.0000000000000000000000000001", "1.0", 100_000)
 
 
 def test_rounds_of_a_plan_cost_what_all_their_steps_cost() -> None:

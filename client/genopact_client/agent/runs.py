@@ -13,7 +13,8 @@ from genopact_shared.wire import Digest, RunId
 class RunRecord(Frozen):
     """One run. `round` and `attempt`: the last position taken, -1 before the first.
 
-    `reply`: digest of what was sent there. `taken`: the planned step of each attempt, sent or not, in order: what the run has cost at most.
+    `reply`: digest of what was sent there. `taken`: the planned step of each attempt, sent or not, in
+    order: what the run has cost at most.
     """
 
     study: Digest

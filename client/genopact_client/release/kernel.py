@@ -42,7 +42,7 @@ def release_sum(
         Adding or removing one patient changes the unmasked integers before noise by at most clip * scale in L2 norm.
         Together with the shares of honest_minimum sites the noise has the standard deviation that `reserved` states.
     Assumptions:
-        Row i depends on patient i alone and on public or released values: the recipe's contract, tested by perturbation.
+        Row i depends on patient i alone and on public or released values: the recipe's contract, tested so.
 
     Raises:
         GenopactError: KERNEL_REFUSED when reservation, plan and data disagree; RANGE_EXCEEDED.

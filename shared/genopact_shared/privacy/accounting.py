@@ -21,7 +21,7 @@ MIN_SGD_MULTIPLIER_MILLI = 200
 
 
 def gaussian_delta(epsilon: float, mu: float) -> float:
-    """delta(epsilon) of mu-GDP: the exact curve of composed full-batch Gaussian sums (Balle and Wang, 2018, theorem 8)."""
+    """delta(epsilon) of mu-GDP, the exact curve of composed Gaussian sums (Balle and Wang, 2018, theorem 8)."""
     from scipy.special import log_ndtr
 
     first = log_ndtr(mu / 2 - epsilon / mu)

@@ -84,7 +84,7 @@ def _survival(variance: float) -> NDArray[np.float64]:
 
 
 def _log_pmf(k: NDArray[np.float64], variance: float) -> NDArray[np.float64]:
-    """log P(X = k) = log(exp(-v) I_k(v)): exactly for small v, by Debye's uniform expansion (DLMF 10.41.3) for large."""
+    """log P(X = k) = log(exp(-v) I_k(v)): exact for small v, Debye's uniform expansion (DLMF 10.41.3) for large."""
     from scipy.special import ive
 
     if variance < 1e4:
