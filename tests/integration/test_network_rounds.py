@@ -58,8 +58,9 @@ def test_a_network_learns_with_privacy_pays_for_it_and_passes_the_audit(consorti
 
 
 def test_without_noise_it_learns_more(consortium: Make, tmp_path: Path) -> None:
-    private, public = consortium(sites=4, recipe=RECIPE, privacy=LOCAL | {"epsilon_milli": 300}), consortium(
-        sites=4, recipe=RECIPE, privacy=OPEN
+    private, public = (
+        consortium(sites=4, recipe=RECIPE, privacy=LOCAL | {"epsilon_milli": 300}),
+        consortium(sites=4, recipe=RECIPE, privacy=OPEN),
     )
     noisy, exact = start(private), start(public)
     assert error(exact, exact.go()) < error(noisy, noisy.go())

@@ -95,7 +95,8 @@ def test_the_template_is_closed(tmp_path: Path) -> None:
     policy = load(tmp_path, SitePolicy.template("site-x"))
     assert policy.site == "site-x"
     for mode in ("distributed", "local", "none"):
-        privacy = {"mode": mode, "honest_minimum": 2} | ({} if mode == "none" else {"epsilon_milli": 1})
+        privacy: dict[str, Any] = {"mode": mode, "honest_minimum": 2 if mode == "distributed" else 1}
+        privacy |= {} if mode == "none" else {"epsilon_milli": 1}
         verdict = policy.judge(study(privacy=privacy))
         assert verdict.outcome.name == "deny"
         assert {"permission", "disease", "use", "region", "data", "recipe", "mode", "release"} <= verdict.reasons.keys()

@@ -1,0 +1,172 @@
+"""Plans of both kinds: they follow from the study and the planned cohorts alone, and stay within the budget."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genopact_server.aggregate import check_update, combine
+from genopact_shared import wire
+from genopact_shared.errors import GenopactError
+from genopact_shared.keys import SigningKey
+from genopact_shared.plan import MODEL_SCALE, Plan, plan_of
+from genopact_shared.privacy import accounting
+from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
+from genopact_shared.recipes import NETWORKS
+from genopact_shared.recipes.network import NetPlan, load, shapes
+from genopact_shared.recipes.protocol import Model
+from genopact_shared.study import Study, parse_study
+
+PLANNED = {"site-a": 100, "site-b": 300, "site-c": 50}
+NETWORK = {"name": "dose-net", "version": 1, "parameters": {"rounds": 5, "local_steps": 3}}
+LOCAL = {"mode": "local", "epsilon_milli": 2000}
+
+
+def key() -> str:
+    return SigningKey.generate().public.hex
+
+
+def study(**changes: Any) -> Study:
+    parties = [{"name": name, "identity": key(), "log": key(), "approver": key()} for name in PLANNED]
+    body = {
+        "schema": "genopact.study/1", "name": "warfarin", "title": "Weekly dose", "contact": "study office",
+        "purpose": {
+            "permission": "HMB", "uses": ["train"], "organisations": ["public"], "commercial": False,
+            "regions": ["DE"], "data": ["drug"],
+        },
+        "outcome": "weekly_dose_mg", "recipe": {"name": "dose", "version": 1},
+        "privacy": {"mode": "distributed", "epsilon_milli": 1000, "honest_minimum": 2},
+        "schedule": {"quorum": 3}, "expires": "2049-12-31", "parties": parties,
+        "coordinator": {"name": "coordinator", "identity": key(), "log": key(), "address": "127.0.0.1:8000"},
+        **changes,
+    }  # fmt: skip
+    return parse_study(json.dumps(body).encode())
+
+
+def network(**privacy: Any) -> Plan:
+    return plan_of(study(recipe=NETWORK, privacy=LOCAL | privacy), PLANNED)
+
+
+def test_a_plan_of_sums_spends_its_budget_on_noised_sums() -> None:
+    plan = plan_of(study(), PLANNED)
+    assert 0.98 < plan.epsilon <= 1.0
+    assert [step.index for step in plan.steps] == list(range(len(plan.steps)))
+    for step in plan.steps:
+        assert (step.kind, step.masked) == ("sum", True)
+        assert isinstance(step.fact, NoisedSum)
+        noise = float(step.fact.noise_multiplier) * float(step.fact.clip) * step.fact.scale
+        assert step.share_variance == pytest.approx(noise**2 / 2)
+
+
+def test_a_plan_of_a_network_spends_its_budget_on_rounds_of_sampled_steps() -> None:
+    plan = network()
+    assert 0.99 * 2 < plan.epsilon <= 2.0
+    assert len(plan.steps) == 5
+    (fact,) = {step.fact for step in plan.steps}
+    assert isinstance(fact, SampledSgd)
+    assert (fact.steps, fact.sampling_rate, fact.clip) == (3, "0.5", "1.0")
+    assert all((step.kind, step.masked, step.share_variance) == ("model", False, 0.0) for step in plan.steps)
+
+
+def test_spare_attempts_are_paid_for_beforehand() -> None:
+    for plan in (network(spare_attempts=2), plan_of(study(privacy=LOCAL | {"spare_attempts": 2}), PLANNED)):
+        dearest = max((step.fact for step in plan.steps), key=lambda fact: accounting.epsilon([fact], plan.delta))
+        whole = accounting.epsilon([*(step.fact for step in plan.steps), dearest, dearest], plan.delta)
+        assert plan.epsilon < 0.98 * 2 < whole <= 2.0
+
+
+def test_without_a_budget_nothing_is_protected_and_the_plan_says_so() -> None:
+    plan = plan_of(study(recipe=NETWORK, privacy={"mode": "none"}), PLANNED)
+    weights = sum(values.size for values in plan.course.initial().values())
+    assert plan.steps[0].fact == Unprotected(dims=weights, scale=MODEL_SCALE)
+    assert plan.epsilon == float("inf")
+
+
+def test_every_party_computes_the_same_plan() -> None:
+    first = study(recipe=NETWORK, privacy=LOCAL)
+    one = plan_of(first, PLANNED)
+    accounting.sgd_noise_multiplier.cache_clear()
+    other = plan_of(parse_study(first.canonical), dict(PLANNED))
+    assert one.steps == other.steps
+    assert wire.pack(one.course.initial()) == wire.pack(other.course.initial())
+
+
+def test_a_network_is_not_trained_under_masks() -> None:
+    with pytest.raises(GenopactError, match="STUDY_INVALID"):
+        study(recipe=NETWORK)
+    refused = study(recipe=NETWORK, privacy=LOCAL)
+    masked = refused.model_copy(update={"privacy": refused.privacy.model_copy(update={"mode": "distributed"})})
+    with pytest.raises(GenopactError, match="PLAN_IMPOSSIBLE"):
+        plan_of(masked, PLANNED)
+
+
+# --- what the coordinator makes of updates
+
+
+def changes(model: Model, *sites: str) -> dict[str, Model]:
+    rng = np.random.default_rng(0)
+    return {site: {name: rng.normal(size=values.shape) for name, values in model.items()} for site in sites}
+
+
+def test_changes_are_averaged_by_planned_cohort() -> None:
+    plan = network()
+    model = plan.course.initial()
+    given = changes(model, "site-a", "site-c")
+    update, after = combine(plan, 0, model, {site: wire.pack(each) for site, each in given.items()})
+    for name, values in model.items():
+        mean = (100 * given["site-a"][name] + 50 * given["site-c"][name]) / 150
+        assert np.allclose(update[name], mean)
+        assert np.allclose(after[name], values + mean)
+
+
+def test_sums_are_scaled_up_to_everybody_who_was_planned() -> None:
+    plan = plan_of(study(privacy=LOCAL), PLANNED)
+    fact = plan.steps[0].fact
+    assert isinstance(fact, NoisedSum)
+    words = np.full(fact.dims, (1 << 64) - 3 * fact.scale, dtype=np.uint64)  # -3
+    update, after = combine(
+        plan, 0, plan.course.initial(), {s: wire.pack({"sum": words}) for s in ("site-a", "site-c")}
+    )
+    assert np.allclose(update["sum"], -6.0 * 450 / 150)
+    assert shapes(after) == shapes(plan.course.initial())
+
+
+def test_only_what_was_planned_is_combined() -> None:
+    sums, net = plan_of(study(privacy=LOCAL), PLANNED), network()
+    zeros = net.course.initial()
+    fact = sums.steps[0].fact
+    assert isinstance(fact, NoisedSum)
+    check_update(net.steps[0], zeros, wire.pack(zeros))
+    check_update(sums.steps[0], {}, wire.pack({"sum": np.zeros(fact.dims, dtype=np.uint64)}))
+    first = next(iter(zeros))
+    wrong = [
+        {**zeros, "more": np.zeros(1)},
+        {name: values for name, values in zeros.items() if name != first},
+        {**zeros, first: zeros[first].T},
+        {**zeros, first: zeros[first] * np.inf},
+        {**zeros, first: zeros[first] + np.nan},
+    ]
+    for model in wrong:
+        with pytest.raises(GenopactError, match="FRAME_INVALID"):
+            check_update(net.steps[0], zeros, wire.pack(model))
+    words: list[dict[str, np.ndarray[Any, np.dtype[np.uint64]]]] = [
+        {"sum": np.zeros(fact.dims + 1, dtype=np.uint64)},
+        {"total": np.zeros(fact.dims, dtype=np.uint64)},
+    ]
+    for tensors in words:
+        for step in (sums.steps[0], net.steps[0]):
+            with pytest.raises(GenopactError, match="FRAME_INVALID"):
+                check_update(step, zeros, wire.pack(tensors))
+
+
+def test_a_network_takes_its_own_models_only() -> None:
+    course = network().course
+    assert isinstance(course, NetPlan)
+    model = {name: values + 0.25 for name, values in course.initial().items()}
+    held = {name: weights.detach().numpy() for name, weights in course.module(model).named_parameters()}
+    assert all(np.allclose(held[name], values) for name, values in model.items())
+    module = NETWORKS["dose-net"].module(course.parameters)
+    for wrong in ({}, {name: values.ravel() for name, values in model.items()}):
+        with pytest.raises(GenopactError, match="FRAME_INVALID"):
+            load(module, wrong)
