@@ -36,6 +36,8 @@ def verify(envelope: bytes, payload_type: str, keys: Iterable[VerifyKey], thresh
         raise GenopactError("ENVELOPE_INVALID", "not a DSSE envelope") from error
     if kind != payload_type or set(outer) != {"payload", "payloadType", "signatures"}:
         raise GenopactError("ENVELOPE_INVALID", "another payload type")
+    if any(set(entry) != {"keyid", "sig"} for entry in outer["signatures"]):
+        raise GenopactError("ENVELOPE_INVALID", "a signature has a key id and nothing else beside it")
     message, trusted = pae(payload_type, payload), set(keys)
     signers = {key for key in trusted if any(_holds(key, signature, message) for signature in signatures)}
     if threshold < 1 or len(signers) < threshold:

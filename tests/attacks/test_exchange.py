@@ -1,7 +1,7 @@
 """A coordinator, or somebody on the way, that sends an agent what it must not answer.
 
-Every refusal leaves as no bytes, stands with its code in the site's private log, and costs no patient anything; after all
-of them the honest request is answered. Outsiders at the link's doors: test_link.py.
+Every refusal leaves as no bytes, stands with its code in the site's private log, and costs no patient anything; after
+all of them the honest request is answered. Outsiders at the link's doors: test_link.py.
 """
 
 import base64

@@ -206,7 +206,8 @@ class Exchange:
             )
             if linked and isinstance(last, statements.Aggregate) and record.round == last.round:
                 linked = last.model_in == record.model_in
-                if record.attempt == last.attempt and record.reply is not None:
+                # Under masks every reply of an attempt is in its total; without, one that came too late is left out.
+                if record.attempt == last.attempt and record.reply is not None and plan.steps[last.round].masked:
                     linked = linked and record.reply in last.receipts
         if not linked:
             raise GenopactError("MODEL_NOT_LINKED")
