@@ -1,6 +1,6 @@
 """Row chain.6: what kill -9 of each process in the middle of a step leaves behind.
 
-    python -m tests.benchmarks.kills
+`python -m tests.benchmarks.kills` prints one JSON object.
 """
 
 import json
@@ -26,7 +26,7 @@ def main() -> dict[str, Any]:
         f"{each.victim} (attempts void {each.voided}, charged too much {each.overcharge}, {each.seconds:.0f} s)"
         for each in outcomes
     )
-    what = f"{len(PEOPLE)} generated hospitals, {sum(PEOPLE.values())} people, {STEPS + 1} rounds each, one SIGKILL each"
+    what = f"{len(PEOPLE)} generated hospitals, {sum(PEOPLE.values())} people, {STEPS + 1} rounds and one SIGKILL each"
     samples = f"{outcomes[-1].samples} ledger samples at or above what had left"
     return {"value": 1, "note": f"{what}: {kills}; {samples}; every audit exit 0; no process left behind"}
 

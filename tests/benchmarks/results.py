@@ -39,8 +39,15 @@ class Measure:
         if done.returncode:
             raise RuntimeError(f"{self.command} failed:\n{done.stderr[-2000:]}")
         found = list(objects(done.stdout))
-        named = {each["id"]: each for each in found if "id" in each}
+        named = {each["row"]: each for each in found if "row" in each}
         return named or {next(iter(self.rows)): found[-1]}
+
+
+def plain(value: Any) -> str:
+    """A nested note as text."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {plain(inner)}" for name, inner in value.items())
+    return f"[{', '.join(map(plain, value))}]" if isinstance(value, list) else str(value)
 
 
 def objects(text: str) -> list[dict[str, Any]]:
@@ -103,7 +110,7 @@ def _record(
     for name in wanted:
         unit, bar = measure.rows[name]
         row = found[name]
-        note = row.get("note", "")
+        note = row.get("note", "") if isinstance(row.get("note", ""), str) else plain(row["note"])
         kept = record.record(name, row["value"], unit, bar, measure.command, seeds=measure.seeds, note=note)
         say(f"  {name} = {kept['value']} {unit} ({record.verdict(kept['value'], bar)})")
 

@@ -1,7 +1,7 @@
 """The recipe `dose-net` through the whole chain without a network: private steps, charges, averages, the audit."""
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ import pytest
 from genopact_client.release import kernel
 from genopact_client.release.private import Private, Released
 from genopact_server.audit.bundle import export
-from genopact_server.audit.verify import verify_path
+from genopact_server.audit.verify import verify, verify_path
 from genopact_server.evidence import bundle_of
 from genopact_server.rounds import Run
 from genopact_shared import cohort, wire
 from genopact_shared.privacy.accounting import Fact
 from genopact_shared.privacy.mechanisms import SampledSgd, Unprotected
 from genopact_shared.recipes.dose_features import OUTCOME
-from tests.integration.hospital import MIXES, Consortium
+from tests.integration.hospital import MIXES, Consortium, DirectCourier
 
 Make = Callable[..., Consortium]
 ROUNDS = 6
@@ -83,6 +83,25 @@ def test_a_site_that_misses_a_round_is_left_out_of_its_mean(consortium: Make) ->
         ["site-a", "site-c"],
     ]
     assert len(one.hospitals["site-b"].site.ledger.spent(0)) == 1
+
+
+def test_a_site_whose_answer_came_too_late_takes_part_in_the_next_round(consortium: Make) -> None:
+    """Nothing hides under masks here: the mean is that of the others, and the site has paid."""
+
+    class Late(DirectCourier):
+        def exchange(self, requests: Mapping[str, bytes], deadline: float) -> dict[str, bytes]:
+            replies = super().exchange(requests, deadline)
+            if len(self.carried) == 6:
+                del replies["site-b"]
+            return replies
+
+    one = consortium(recipe=RECIPE | {"parameters": {"rounds": 2, "local_steps": 1}}, privacy=LOCAL)
+    run = Run.start(one.folder, one.study, Late(one.courier.sites), one.events.append)
+    run.go()
+    sites = [event["sites"] for event in one.events if event["event"] == "round"]
+    assert sites == [["site-a", "site-c"], ["site-a", "site-b", "site-c"]]
+    assert [len(each.site.ledger.spent(0)) for each in one.hospitals.values()] == [2, 2, 2]
+    assert verify(bundle_of(one.folder, run.state.run)).exit_code == 0
 
 
 @pytest.mark.parametrize("change", [np.ravel, lambda values: values * np.nan, lambda values: values[:1]])
