@@ -107,13 +107,14 @@ def carry_on(folder: Folder, study_hash: str, courier: Courier) -> None:
     wanted = _wanted(folder, study_hash)
     if not wanted.exists():
         return
-    unfinished = [run for run in runs_of(folder, study_hash) if run["stage"] != "done"]
+    asked = json.loads(wanted.read_bytes())
+    unfinished = [state["run"] for state in runs_of(folder, study_hash) if state["stage"] != "done"]
+    known = [asked["run"]] if asked.get("run") else unfinished
     try:
-        if unfinished:
-            run = Run.resume(folder, str(unfinished[-1]["run"]), courier)
-        else:
-            run = Run.start(folder, folder.study(study_hash), courier)
-        run.go(json.loads(wanted.read_bytes())["until"])
+        run = Run.resume(folder, known[-1], courier) if known else Run.start(folder, folder.study(study_hash), courier)
+        # Whoever is killed between the run's end and the end of this function must not start another one.
+        durable.replace(wanted, json.dumps(asked | {"run": run.state.run}).encode())
+        run.go(asked["until"])
     except GenopactError as error:
         if not error.code.startswith("LINK_"):
             wanted.replace(wanted.with_name("failed"))
@@ -147,9 +148,10 @@ def _keep_submitting(folder: Folder, busy: threading.Event) -> None:
         if idle < RESUBMIT_AFTER_S:
             continue
         idle = 0
-        study = folder.study(wanted[0].parent.name)
-        try:
-            with control(folder) as link:
-                link.submit(study.canonical, study.hash, folder.approvals(study))
-        except GenopactError as error:
-            _log.warning("resubmission_failed", code=error.code, study=study.hash)
+        for each in wanted:
+            try:
+                study = folder.study(each.parent.name)
+                with control(folder) as link:
+                    link.submit(study.canonical, study.hash, folder.approvals(study))
+            except GenopactError as error:
+                _log.warning("resubmission_failed", code=error.code, study=each.parent.name)

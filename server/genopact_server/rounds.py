@@ -207,7 +207,8 @@ class Run:
             delta=delta,
             mechanisms=tuple(statements.Charge(mechanism=fact, times=times) for fact, times in Counter(facts).items()),
         )
-        self._note(release)
+        if not self._noted(release):
+            self._note(release)
         self._folder.log.checkpoint()
         self._save(stage="done")
         self._events({"event": "done", "sites": sorted(answers), "model": self._state.model})
@@ -299,14 +300,14 @@ class Run:
         self._folder.log.append(envelope)
         return envelope
 
-    def _noted(self, aggregate: statements.Aggregate) -> bytes | None:
-        """The record of this position, if a killed loop had made it already; it is the newest entry then."""
+    def _noted(self, statement: statements.Statement) -> bytes | None:
+        """The same statement's record, if a killed loop had made it already; it is the newest entry then."""
         newest = self._folder.log.entry(self._folder.log.size - 1)
         try:
             found = statements.parse(newest, [self._folder.identity.public])
         except GenopactError:  # an approval
             return None
-        return newest if found.model_copy(update={"at": aggregate.at}) == aggregate else None
+        return newest if found.model_copy(update={"at": statement.at}) == statement else None
 
     def _events(self, event: dict[str, Any]) -> None:
         """Append to events.jsonl, which `study watch` and the report read."""

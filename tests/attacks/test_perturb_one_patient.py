@@ -93,6 +93,7 @@ def perform(origin: tuple[Path, str]) -> Iterator[Perform]:
         sites = {name: Site.open(home / name, PASSPHRASE) for name in ("site-a", "site-b", "site-c")}
         opened.extend(sites.values())
         change(sites[SITE])
+        folder = Folder(home / "coordinator")
         with pytest.MonkeyPatch.context() as patch, suppress(GenopactError):
             stream = Stream()
             patch.setattr(os, "urandom", stream)
@@ -101,7 +102,7 @@ def perform(origin: tuple[Path, str]) -> Iterator[Perform]:
             patch.setattr(secagg, "X25519PrivateKey", StreamedKey)
             patch.setattr(kernel, "skellam", lambda variance, size: np.zeros(size, np.int64))
             courier = DirectCourier({name: Exchange(site, lambda: NOW) for name, site in sites.items()})
-            folder, known[change] = Folder(home / "coordinator"), courier.carried
+            known[change] = courier.carried
             Run.start(folder, folder.study(origin[1]), courier).go()
         folder.close()
         return known[change]
@@ -186,7 +187,7 @@ def _is_hash(line: str) -> bool:
 def changed(before: Carried, after: Carried) -> dict[str, tuple[Any, Any]]:
     """Every leaf that differs, by exchange, site, direction and path. The exchanges themselves are the same."""
     assert [name for name, _, _ in before] == [name for name, _, _ in after]
-    found = {}
+    found: dict[str, tuple[Any, Any]] = {}
     for number, ((name, *old), (_, *new)) in enumerate(zip(before, after, strict=True)):
         for direction, was, now in zip(("request", "reply"), old, new, strict=True):
             left, right = leaves(direction, was), leaves(direction, now)

@@ -58,7 +58,7 @@ def until(attempt: Callable[[], Any], seconds: float, what: str, pause: float = 
 
 def children(supervisor: int) -> dict[bytes, int]:
     """Role -> process of a supervisor that this module started."""
-    found = {}
+    found: dict[bytes, int] = {}
     for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
         with suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

@@ -63,7 +63,8 @@ def test_a_plan_of_a_network_spends_its_budget_on_rounds_of_sampled_steps() -> N
     plan = network()
     assert 0.99 * 2 < plan.epsilon <= 2.0
     assert len(plan.steps) == 5
-    (fact,) = {step.fact for step in plan.steps}
+    fact = plan.steps[0].fact
+    assert all(step.fact == fact for step in plan.steps)
     assert isinstance(fact, SampledSgd)
     assert (fact.steps, fact.sampling_rate, fact.clip) == (3, "0.5", "1.0")
     assert all((step.kind, step.masked, step.share_variance) == ("model", False, 0.0) for step in plan.steps)

@@ -1,4 +1,4 @@
-"""Private steps: gradients one patient at a time, the clip, the public divisor, the noise, and networks that are refused."""
+"""Private steps: single patients' gradients, the clip, the public divisor, the noise, networks that are refused."""
 
 import math
 from collections.abc import Callable
@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from genopact_client.release.kernel import release_model
 from genopact_client.release.private import Private
+from genopact_client.release.quantise import clipped_integers
 from genopact_client.train import patient_gradients, private_sgd
 from genopact_client.train.patient_gradients import PatientGradients
 from genopact_client.train.private_sgd import PrivateSgd, poisson
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import MODEL_SCALE
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
+from genopact_shared.privacy.noise import gaussian
 from genopact_shared.recipes.network import NetParameters, NetPlan
 from genopact_shared.recipes.protocol import Column, Model, Prediction, Table
 from genopact_shared.study import Frozen
@@ -175,7 +177,7 @@ def broken_off(where: int, monkeypatch: pytest.MonkeyPatch) -> tuple[PatientGrad
             raise InterruptedError
         return result
 
-    real, table = patient_gradients.clipped_integers, table_of(12, 5)
+    real, table = clipped_integers, table_of(12, 5)
     monkeypatch.setattr(patient_gradients, "ENTRIES", 13 * 4)
     monkeypatch.setattr(patient_gradients, "clipped_integers", lambda *args: breaking(1, real(*args)))
     one = gradients(table, Toy(of=lambda predicted, targets: breaking(0, squared(predicted, targets))))
@@ -307,7 +309,7 @@ def test_the_divisor_is_public(n: int) -> None:
     """However many patients there are, their sum is divided by the planned cohort times the sampling rate."""
     table = table_of(n, 6)
     change = flat(sgd(planned=40)(initial(), table))
-    expected = -gradients(table).clipped_sum(np.arange(n), CLIP * (1 - private_sgd.MARGIN)) / MODEL_SCALE / 40
+    expected = -gradients(table).clipped_sum(np.arange(n), CLIP - private_sgd.MARGIN) / MODEL_SCALE / 40
     assert np.allclose(change, expected, atol=1e-6)
 
 
@@ -329,7 +331,7 @@ def test_without_protection_it_is_gradient_descent() -> None:
     for _ in range(6):
         optimiser.zero_grad()
         squared(module(inputs), targets).sum().backward()  # type: ignore[no-untyped-call]
-        optimiser.step()  # type: ignore[no-untyped-call]
+        optimiser.step()
     expected = np.concatenate([weights.detach().numpy().ravel() for weights in module.parameters()]) - flat(initial())
     change = sgd(fact=OPEN, planned=30, local_steps=6, learning_rate_milli=200)(initial(), table)
     assert np.allclose(flat(change), expected, atol=1e-5)
@@ -404,15 +406,15 @@ def test_a_step_without_patients_is_noise_of_the_planned_size(steps: int) -> Non
 
 def test_no_two_rounds_share_their_noise() -> None:
     torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002 - no seed of anybody may matter
+    np.random.seed(0)
     first = pure_noise()
     torch.manual_seed(0)
-    np.random.seed(0)  # noqa: NPY002
+    np.random.seed(0)
     assert (first != pure_noise()).any()
     check_fresh()
 
 
-real_sum, real_noise = PatientGradients.clipped_sum, private_sgd.gaussian
+real_sum, real_noise = PatientGradients.clipped_sum, gaussian
 FIXED = np.random.default_rng(0).normal(0, 1, 6001)
 
 

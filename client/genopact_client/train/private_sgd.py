@@ -19,9 +19,9 @@ from genopact_shared.privacy.noise import gaussian, keystream
 from genopact_shared.recipes.network import NetPlan, load
 from genopact_shared.recipes.protocol import Floats, Model, Table
 
-MARGIN = 2.0**-20
-"""Of the clip. The last bit of a patient's gradient can depend on who else is in the batch, and then moves it by one
-unit after rounding; the margin pays for 256 such units at a clip of 1."""
+MARGIN = 16 / MODEL_SCALE
+"""What is kept back of the clip. The last bit of a patient's gradient can depend on who else is in the batch, which may
+move it by a unit once it is rounded; 16 such units are paid for."""
 
 _log = structlog.get_logger()
 
@@ -89,7 +89,7 @@ class PrivateSgd:
         if not isinstance(self.fact, SampledSgd):
             return gradients.clipped_sum(patients, None) / MODEL_SCALE
         clip = float(self.fact.clip)
-        total = gradients.clipped_sum(patients, clip * (1 - MARGIN))
+        total = gradients.clipped_sum(patients, clip - MARGIN)
         noise = gaussian(float(self.fact.noise_multiplier) * clip * MODEL_SCALE, len(total))
         return (total + np.rint(noise).astype(np.int64)) / MODEL_SCALE
 

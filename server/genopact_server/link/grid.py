@@ -5,12 +5,19 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 
 from genopact_shared.channel import RECORD, pack, unpack
 from genopact_shared.errors import GenopactError
 
 QUICK, SLOW = 0.1, 1.0
 """Seconds between polls at first, and while sites work for longer."""
+AWAY, AGAIN = 15.0, 2.0
+"""Seconds for which a site that is offline is asked again, and between two such requests.
+
+A link that was killed is back within them, and so are all links after the SuperLink itself was away: without a second
+request every attempt of a round would fail within moments.
+"""
 
 
 class Grid(Protocol):
@@ -38,22 +45,25 @@ class GridCourier:
     def exchange(self, requests: Mapping[str, bytes], deadline: float) -> dict[str, bytes]:
         """Send each site its request and return the replies that came within `deadline` seconds.
 
-        A site that is unknown, offline, refuses, sends anything but one envelope, or is late is absent from the result.
+        A site that is unknown, refuses, sends anything but one envelope, is late, or stays offline is absent from the
+        result.
         Raises EXCHANGE_TOO_LARGE (a request), LINK_RUN_ENDED; while the SuperLink is away it waits until the deadline.
         """
-        end = time.monotonic() + deadline
         nodes = self._nodes()
-        asked = [site for site in requests if site in nodes]
-        waiting = self._send({site: requests[site] for site in asked}, nodes, end) if asked else {}
-        replies: dict[str, bytes] = {}
-        last = time.monotonic()
-        while waiting and (now := time.monotonic()) < end:
+        began = last = again = time.monotonic()
+        end, patience = began + deadline, began + min(deadline, AWAY)
+        away, waiting, replies = {site for site in requests if site in nodes}, dict[str, str](), dict[str, bytes]()
+        while (now := time.monotonic()) < end and (waiting or (away and now < patience)):
+            if away and again <= now < patience:
+                waiting |= self._send({site: requests[site] for site in requests if site in away}, nodes, end)
+                away, again = away - set(waiting.values()), now + AGAIN
             for message in self._pull(list(waiting)):
-                site = waiting.pop(message.metadata.reply_to_message_id, None)
-                last = time.monotonic()
-                if site is not None and (reply := _reply(message, nodes[site])) is not None:
+                site, last = waiting.pop(message.metadata.reply_to_message_id, None), time.monotonic()
+                if site is not None and _offline(message):
+                    away.add(site)
+                elif site is not None and (reply := _reply(message, nodes[site])) is not None:
                     replies[site] = reply
-            if waiting:
+            if waiting or away:
                 time.sleep(max(0.0, min(end - now, SLOW, max(QUICK, (now - last) / 20))))
         return replies
 
@@ -83,6 +93,11 @@ class GridCourier:
             if error.code != "LINK_UNREACHABLE":
                 raise
             return []
+
+
+def _offline(message: Message) -> bool:
+    """Whether this is the SuperLink's own answer for a node that has not been heard of."""
+    return message.has_error() and message.error.code == ErrorCode.NODE_UNAVAILABLE
 
 
 def _reply(message: Message, node: int) -> bytes | None:
