@@ -1,6 +1,6 @@
 """JSON Schemas for editors, beside the files that they describe.
 
-    python -m genopact_shared.schemas genopact_shared.study:Study policies/schemas/study.json
+python -m genopact_shared.schemas genopact_shared.study:Study policies/schemas/study.json
 """
 
 import json

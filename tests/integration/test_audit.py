@@ -42,8 +42,8 @@ def test_two_runs_of_one_study_extend_the_checkpoints_of_the_first(consortium: M
     assert sum(finding.check == "history" for finding in report.findings) == 4
 
 
-def test_an_attempt_that_was_given_up_leaves_a_question(consortium: Make) -> None:
-    """Two sites had released for it: their patients may have paid more than the plan, and the audit says so."""
+def test_an_attempt_that_was_given_up_is_claimed_and_within_the_signed_epsilon(consortium: Make) -> None:
+    """Two sites had released for it; the study's spare covers it, and the release claims it."""
     one = consortium()
     restarted: list[str] = []
 
@@ -56,5 +56,6 @@ def test_an_attempt_that_was_given_up_leaves_a_question(consortium: Make) -> Non
 
     report = verify(bundle_of(one.folder, run(one, Restarting(one.courier.sites))))
     assert restarted
-    assert report.exit_code == 2, report.text()
-    assert {f.party for f in report.findings if f.verdict == "unknown"} == {"site-a", "site-c"}
+    assert report.exit_code == 0, report.text()
+    counts = {f.party: f.what.count("6 intents") for f in report.findings if f.check == "epsilon"}
+    assert counts == {"site-a": 1, "site-b": 0, "site-c": 1}

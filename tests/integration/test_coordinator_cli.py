@@ -81,19 +81,20 @@ def test_compose_makes_a_study_that_check_explains(hub: Path, tmp_path: Path) ->
         assert words in text
 
 
+INVALID = "STUDY_INVALID"
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "an unknown field": ({"colour": "red"}, "STUDY_INVALID"),
-    "no noise but a budget": ({"privacy": {"mode": "none", "epsilon_milli": 5}}, "STUDY_INVALID"),
-    "private without a budget": ({"privacy": {"mode": "distributed", "honest_minimum": 2}}, "STUDY_INVALID"),
+    "an unknown field": ({"colour": "red"}, INVALID),
+    "no noise but a budget": ({"privacy": {"mode": "none", "epsilon_milli": 5}}, INVALID),
+    "private without a budget": ({"privacy": {"mode": "distributed", "honest_minimum": 2}}, INVALID),
     "an unknown recipe": ({"recipe": {"name": "oracle", "version": 1}}, "RECIPE_UNKNOWN"),
     "another version": ({"recipe": {"name": "dose", "version": 99}}, "RECIPE_UNKNOWN"),
-    "a parameter that does not exist": ({"recipe": {"name": "dose", "version": 1, "parameters": {"a": 1}}}, "STUDY_INVALID"),
-    "another outcome": ({"outcome": "height_cm"}, "STUDY_INVALID"),
-    "a float": ({"privacy": {"mode": "local", "epsilon_milli": 1.5}}, "STUDY_INVALID"),
-    "no such day": ({"expires": "2026-02-30"}, "STUDY_INVALID"),
-    "a quorum above the sites": ({"schedule": {"quorum": 9}}, "STUDY_INVALID"),
-    "a delta that protects nothing": ({"privacy": {"mode": "local", "epsilon_milli": 9, "delta": "0.5"}}, "STUDY_INVALID"),
-    "local with a shared noise": ({"privacy": {"mode": "local", "epsilon_milli": 9, "honest_minimum": 2}}, "STUDY_INVALID"),
+    "a parameter that does not exist": ({"recipe": {"name": "dose", "version": 1, "parameters": {"a": 1}}}, INVALID),
+    "another outcome": ({"outcome": "height_cm"}, INVALID),
+    "a float": ({"privacy": {"mode": "local", "epsilon_milli": 1.5}}, INVALID),
+    "no such day": ({"expires": "2026-02-30"}, INVALID),
+    "a quorum above the sites": ({"schedule": {"quorum": 9}}, INVALID),
+    "a delta that protects nothing": ({"privacy": {"mode": "local", "epsilon_milli": 9, "delta": "0.5"}}, INVALID),
+    "local with a shared noise": ({"privacy": {"mode": "local", "epsilon_milli": 9, "honest_minimum": 2}}, INVALID),
 }  # fmt: skip
 
 
@@ -102,17 +103,11 @@ def test_a_bad_study_is_refused_with_a_code_and_a_remedy(hub: Path, tmp_path: Pa
     change, code = BAD[what]
     template = tmp_path / "template.yaml"
     template.write_text(yaml.safe_dump(yaml.safe_load(STUDY.read_text()) | change))
-    parties = [
-        {
-            **{use: f"{index}{use_index}" * 32 for use_index, use in enumerate(("identity", "log", "approver"))},
-            "name": f"s{index}",
-        }
-        for index in (1, 2, 3)
-    ]  # noqa: E501
     paths = []
-    for party in parties:
-        paths.append(tmp_path / f"{party['name']}.json")
-        paths[-1].write_text(json.dumps({"data": {"card": {**party, "node": "PEM"}}}))
+    for name in ("s1", "s2", "s3"):
+        keys = {use: f"{name[1]}{number}" * 32 for number, use in enumerate(("identity", "log", "approver"))}
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps({"data": {"card": {**keys, "name": name, "node": "PEM"}}}))
     options = [option for path in paths for option in ("--card", path)]
     data = call("study", "compose", template, *options, "--out", tmp_path / "out.yaml", "--home", hub, expect=2)
     assert data["code"] == code

@@ -240,3 +240,22 @@ def test_a_second_run_of_a_spent_study_is_refused(consortium: Make) -> None:
         start(one).go()
     for each in one.hospitals.values():
         assert epsilon_fast(each.site.ledger.spent(0), "0.000001") <= 1.0
+
+
+def test_a_policy_that_is_narrowed_in_mid_run_stops_the_next_release(consortium: Make) -> None:
+    one = consortium(schedule={"quorum": 3, "deadline_s": 20, "attempts": 1})
+    site = one.hospitals["site-b"].site
+
+    class Narrowing(DirectCourier):
+        def exchange(self, requests: Mapping[str, bytes], deadline: float) -> dict[str, bytes]:
+            if len(self.carried) == 9:
+                path = site.home / "policy.yaml"
+                path.write_text(path.read_text().replace("max_epsilon_milli: 5000", "max_epsilon_milli: 500"))
+            return super().exchange(requests, deadline)
+
+    with pytest.raises(GenopactError, match="QUORUM_LOST"):
+        start(one, Narrowing(one.courier.sites)).go()
+    assert len(site.ledger.spent(0)) == 2
+    last = statements.parse(list(site.private_log.entries())[-1], [site.identity.public])
+    assert isinstance(last, statements.Refusal)
+    assert last.reasons == ("POLICY_REFUSED",)

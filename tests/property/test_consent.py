@@ -190,9 +190,7 @@ steps = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(steps, purposes())
-def test_a_registry_follows_its_naive_model(
-    taken: list[tuple[str, int, ConsentRecord]], purpose: Purpose
-) -> None:
+def test_a_registry_follows_its_naive_model(taken: list[tuple[str, int, ConsentRecord]], purpose: Purpose) -> None:
     keys, naive = Keys(6), dict[int, ConsentRecord | None]()
     with tempfile.TemporaryDirectory() as folder:
         registry = Registry(Path(folder) / "consent.db", keys, People(6))

@@ -42,12 +42,14 @@ def test_nobody_is_permitted_without_a_record(registry: Registry) -> None:
 
 
 def test_permitted_rows_reasons_and_caps(registry: Registry) -> None:
-    registry.record_many({
-        1: record(max_epsilon_milli=700),
-        3: ConsentRecord.silent("refused"),
-        5: record(provision(), provision(decision="deny", valid_from=dt.date(2026, 7, 1))),
-        6: record(modifiers=("IRB",)),
-    })
+    registry.record_many(
+        {
+            1: record(max_epsilon_milli=700),
+            3: ConsentRecord.silent("refused"),
+            5: record(provision(), provision(decision="deny", valid_from=dt.date(2026, 7, 1))),
+            6: record(modifiers=("IRB",)),
+        }
+    )
     permission = registry.permitted(purpose(), TODAY)
     assert list(np.flatnonzero(permission.rows)) == [1, 5]
     assert permission.reasons == {"permitted": 2, "no_record": 4, "status_refused": 1, "modifier": 1}

@@ -156,9 +156,7 @@ def test_examples_are_required_to_deny_something_real(tmp_path: Path, cases: lis
 
 
 OPTIONAL = {("limits", "window")}
-FIELDS = [
-    (section, field) for section in ("allow", "limits") for field in sorted(yaml.safe_load(RESEARCH)[section])
-]
+FIELDS = [(section, field) for section in ("allow", "limits") for field in sorted(yaml.safe_load(RESEARCH)[section])]
 
 
 @pytest.mark.parametrize(("section", "field"), [pair for pair in FIELDS if pair not in OPTIONAL])

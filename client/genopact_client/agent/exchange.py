@@ -90,6 +90,8 @@ class Exchange:
             raise GenopactError("FRAME_INVALID", "an expiry too far ahead")
         if approved.study.expired(int(now)):
             raise GenopactError("STUDY_EXPIRED")
+        if request.op != "finish" and self._site.policy.judge(approved.study).outcome is not Outcome.permit:
+            raise GenopactError("POLICY_REFUSED")
         admitted = Admitted(request, digest, body, approved)
         operation = {"open": self._open, "step": self._step, "finish": self._finish}[request.op]
         return self._site.outbox.put(digest, operation(admitted))
@@ -99,8 +101,6 @@ class Exchange:
         request, study = admitted.request, admitted.study
         if admitted.approved.envelope.decode() not in request.approvals:
             raise GenopactError("APPROVAL_INVALID", "this site's approval is not among them")
-        if self._site.policy.judge(study).outcome is not Outcome.permit:
-            raise GenopactError("POLICY_REFUSED")
         plan = _plan(study, request.approvals)
         if len(plan.planned) < study.schedule.quorum:
             raise GenopactError("ROSTER_INVALID", "fewer approvals than the quorum")

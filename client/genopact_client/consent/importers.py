@@ -1,17 +1,17 @@
 """Consent from a CSV table, one line a person. A file is a list of changes: people who are not in it stay as they are.
 
-    person         the hospital's patient number
-    status         active | refused | withdrawn | not_asked | unknown; all but active need no other column
-    permission     GRU | HMB | DS
-    diseases       MONDO terms; required for DS, empty otherwise
-    uses           train;validate;predict;federated_stats
-    org_types      public;nonprofit;commercial
-    commercial_use never | allowed
-    regions        country codes, or *
-    data           genotype;drug;ehr;...
-    valid_from     first and last day, ISO 8601
-    valid_until
-    form           template|version
+person         the hospital's patient number
+status         active | refused | withdrawn | not_asked | unknown; all but active need no other column
+permission     GRU | HMB | DS
+diseases       MONDO terms; required for DS, empty otherwise
+uses           train;validate;predict;federated_stats
+org_types      public;nonprofit;commercial
+commercial_use never | allowed
+regions        country codes, or *
+data           genotype;drug;ehr;...
+valid_from     first and last day, ISO 8601
+valid_until
+form           template|version
 """
 
 import csv
@@ -76,9 +76,7 @@ def import_csv(path: Path, registry: Registry, people: Lookup, on: dt.date) -> I
     return ImportReport(changed, tuple(sorted(findings, key=lambda finding: finding.line)))
 
 
-def read_csv(
-    path: Path, people: Lookup, on: dt.date
-) -> tuple[dict[int, ConsentRecord], dict[int, int], list[Finding]]:
+def read_csv(path: Path, people: Lookup, on: dt.date) -> tuple[dict[int, ConsentRecord], dict[int, int], list[Finding]]:
     """Records by row, their line numbers, and findings.
 
     A line that cannot be understood still is the newest word about its person: the record becomes "unknown", which
@@ -113,8 +111,10 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             reader.fieldnames = header
             for values in reader:
                 extra = values.pop("", None)
-                yield reader.line_num, {name: value.strip() for name, value in values.items()} | (
-                    {"status": "too many cells"} if extra else {}
+                yield (
+                    reader.line_num,
+                    {name: value.strip() for name, value in values.items()}
+                    | ({"status": "too many cells"} if extra else {}),
                 )
     except OSError as error:
         raise GenopactError("CONSENT_FILE_MISSING", str(path)) from error

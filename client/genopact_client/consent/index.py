@@ -93,9 +93,7 @@ class ColumnIndex:
 
     def _code(self, record: ConsentRecord) -> int:
         answers = tuple(tuple(getattr(p, name) for name in _UNDATED) for p in record.provisions)
-        code = self._codes.setdefault(
-            (record.regime, record.status, record.modifiers, answers), len(self._records)
-        )
+        code = self._codes.setdefault((record.regime, record.status, record.modifiers, answers), len(self._records))
         if code == len(self._records):
             self._records.append(record)
         return code

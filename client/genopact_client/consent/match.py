@@ -73,12 +73,14 @@ WITHIN: dict[str, frozenset[str]] = {
 }
 """Which purposes a permission includes; HMB leaves out ancestry (POA)."""
 
-DIGEST = canonical.digest_of({
-    "matcher": "genopact.match/1",
-    "diseases": diseases.DIGEST,
-    "within": {permission: sorted(inner) for permission, inner in WITHIN.items()},
-    "blocs": {bloc: sorted(members) for bloc, members in BLOCS.items()},
-})
+DIGEST = canonical.digest_of(
+    {
+        "matcher": "genopact.match/1",
+        "diseases": diseases.DIGEST,
+        "within": {permission: sorted(inner) for permission, inner in WITHIN.items()},
+        "blocs": {bloc: sorted(members) for bloc, members in BLOCS.items()},
+    }
+)
 """Which rules decided: goes into every decision root."""
 
 
