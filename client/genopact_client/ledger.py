@@ -57,6 +57,7 @@ class Ledger:
         self._groups: list[dict[Fact, int]] = [{}]
         self._known: dict[frozenset[tuple[Fact, int]], int] = {frozenset(): 0}
         self._open: dict[int, Charge] = {}
+        self._studies: dict[str, Counter[Fact]] = {}
         self._file = LedgerFile(path, key)
         try:
             for sequence, body in enumerate(self._file.bodies()):
@@ -84,6 +85,15 @@ class Ledger:
     def cut(self) -> int:
         """Bytes of an unacknowledged record that opening removed: an incident to log if not 0."""
         return self._file.cut
+
+    def extends(self, head: str) -> bool:
+        """Whether the ledger holds all that it held when this was its head."""
+        return self._file.extends(head)
+
+    def of_study(self, study: str) -> Counter[Fact]:
+        """How often a study charged each fact here, whatever the files of its runs say."""
+        with self._mutex:
+            return Counter(self._studies.get(study, ()))
 
     def reserve(  # noqa: PLR0917 - the address of a computation, what it does, and to whom
         self,
@@ -178,6 +188,7 @@ class Ledger:
             after[group] = self._group_with(group, charge.fact)
         self._group[rows] = after[before]
         self._open[sequence] = charge
+        self._studies.setdefault(charge.study, Counter())[charge.fact] += 1
 
     def _group_with(self, group: int, fact: Fact) -> int:
         """The group of everybody in `group` who is charged `fact` once more."""

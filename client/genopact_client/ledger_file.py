@@ -45,6 +45,7 @@ class LedgerFile:
         """Bytes of an unacknowledged frame that opening removed; the caller records them as an incident."""
         self._path, self._cipher, self._read = path, AESGCM(key), False
         self._count, self._end, self._last = 0, 0, bytes(DIGEST)
+        self._heads: set[bytes] = set()
         self._file = durable.take_lock(path, "LEDGER_LOCKED")
 
     @staticmethod
@@ -58,6 +59,10 @@ class LedgerFile:
     def head(self) -> str:
         """Digest of the last frame, 64 hexadecimal digits: it commits to every frame before."""
         return self._last.hex()
+
+    def extends(self, head: str) -> bool:
+        """Whether `head` was that of this file after one of its frames."""
+        return bytes.fromhex(head) in self._heads
 
     def close(self) -> None:
         """Release the lock; nothing can be appended afterwards."""
@@ -126,6 +131,7 @@ class LedgerFile:
 
     def _advance(self, frame: bytes) -> None:
         self._count, self._end, self._last = self._count + 1, self._end + len(frame), sha256(frame).digest()
+        self._heads.add(self._last)
 
 
 def _context(number: int) -> bytes:

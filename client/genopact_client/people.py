@@ -48,7 +48,8 @@ class People:
             issuer: who gives out the patient numbers; the same number of two issuers is two people.
 
         Raises:
-            GenopactError: KEK_WRONG; KEYFILE_ROLLED_BACK if there are more people than keys.
+            GenopactError: KEK_WRONG; KEYFILE_ROLLED_BACK if there are more people than keys; PEOPLE_MISSING if there
+                are keys of people, but the database is new.
         """
         if "|" in issuer:
             raise ValueError("an issuer has no '|'")
@@ -105,6 +106,9 @@ class People:
         with self._engine.begin() as connection:
             sealed = connection.execute(sa.select(_SETTINGS.c.value)).scalar()
             if sealed is None:
+                if len(self._keyfile):
+                    # New people would get the rows, and with them the consents and charges, of those forgotten.
+                    raise GenopactError("PEOPLE_MISSING")
                 nonce = os.urandom(12)
                 sealed = nonce + cipher.encrypt(nonce, os.urandom(32), _CONTEXT)
                 connection.execute(sa.insert(_SETTINGS).values(name="lookup", value=sealed))

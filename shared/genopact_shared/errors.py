@@ -101,6 +101,7 @@ CATALOGUE: dict[str, Fault] = {
     "BUNDLE_INVALID": Fault("The audit bundle is incomplete or malformed.", "Export the bundle again with genopact audit export."),
     # --- keys and people of a site
     "KEY_EXISTS": Fault("There already is a key file at that path.", "Choose another path; a key file is never overwritten."),
+    "PEOPLE_MISSING": Fault("The database that says who is which row is gone, and the keys of its people are there.", "Put people.db back; with a new one, people would get the consents of others."),
     "KEY_ERASED": Fault("A person's data key was erased or never issued.", "Leave the person out; erased data cannot come back."),
     "KEK_WRONG": Fault("The key-encryption key does not open this file.", "Check the passphrase and that the key files belong to this site."),
     "KEYFILE_INVALID": Fault("The key file is damaged.", "Restore the newest copy of the key file; without it the data cannot be read."),

@@ -1,4 +1,4 @@
-"""The measured rows skip envelopes, consent and logs; here the whole chain gives the very same model on the real table."""
+"""The measured rows skip envelopes, consent and logs; the whole chain gives the same model on the real table."""
 
 from pathlib import Path
 

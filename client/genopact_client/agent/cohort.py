@@ -46,7 +46,8 @@ def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> Co
         rows = rows[site.ledger.affordable(rows, step.fact, cap, study.privacy.delta)]
     table = site.store.table(rows)
     complete = ~np.isnan(table.number(study.outcome))
-    if not complete.any():
+    # An empty cohort releases noise alone: a refusal would tell, for nothing, that the last patient is gone.
+    if step is None and not complete.any():
         raise GenopactError("COHORT_EMPTY")
     rows = rows[complete]
     admitted = np.zeros(permission.size, dtype=np.bool_)

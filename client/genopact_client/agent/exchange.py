@@ -5,7 +5,8 @@ Whatever goes wrong is SITE_UNAVAILABLE to the outside and a coded entry in the 
 """
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +61,11 @@ class Exchange:
     """Answers one request at a time for one site."""
 
     def __init__(self, site: Site, clock: Callable[[], float] = time.time) -> None:
+        """Take up where the logs stand; LEDGER_ROLLED_BACK if the ledger is older than the newest intent."""
         self._site, self._clock = site, clock
         self._runs = Runs(site.home / "runs")
         self._mask_keys: dict[str, MaskKey] = {}
+        self._check_ledger()
         self._last_receipt = self._find_last_receipt()
 
     def __call__(self, frame: bytes) -> bytes:
@@ -183,12 +186,14 @@ class Exchange:
 
     def _check_budget(self, study: Study, step: PlannedStep) -> None:
         """The study's epsilon holds for all its runs and attempts at this site. Raises STUDY_BUDGET_SPENT."""
-        facts: list[Fact] = [step.fact]
+        facts: Counter[Fact] = Counter()
         if study.privacy.epsilon_milli is None:
             return
         for record in self._runs.of_study(study.hash):
             steps = _plan(study, record.approvals).steps
-            facts += [steps[index].fact for index in record.taken]
+            facts.update(steps[index].fact for index in record.taken)
+        facts |= self._site.ledger.of_study(study.hash)  # files of runs can be lost; the ledger cannot, unnoticed
+        facts[step.fact] += 1
         if accounting.epsilon_fast(facts, study.privacy.delta) > study.privacy.epsilon_milli / 1000:
             raise GenopactError("STUDY_BUDGET_SPENT")
 
@@ -244,15 +249,25 @@ class Exchange:
         shared = admitted.request.model_dump(include={"study", "run", "round", "attempt", "site"})
         return shared | {"at": int(self._clock()), "step": step.name, "request": admitted.digest}
 
+    def _check_ledger(self) -> None:
+        """An older ledger has forgotten what patients have spent."""
+        newest = (each.ledger_root for _, each in self._newest() if isinstance(each, statements.Intent))
+        if (root := next(newest, None)) is not None and not self._site.ledger.extends(root):
+            raise GenopactError("LEDGER_ROLLED_BACK")
+
     def _find_last_receipt(self) -> str:
+        receipts = (entry for entry, each in self._newest() if isinstance(each, statements.Receipt))
+        last = next(receipts, None)
+        return statements.FIRST if last is None else canonical.digest(last)
+
+    def _newest(self) -> Iterator[tuple[bytes, statements.Statement]]:
+        """The site's own entries of its log, the newest first."""
         for index in reversed(range(self._site.log.size)):
             entry = self._site.log.entry(index)
             try:
-                if isinstance(statements.parse(entry, [self._site.identity.public]), statements.Receipt):
-                    return canonical.digest(entry)
+                yield entry, statements.parse(entry, [self._site.identity.public])
             except GenopactError:
                 continue  # an approval: the approver's signature, not the site's
-        return statements.FIRST
 
     def _seal(self, admitted: Admitted, body: bytes, **extra: str) -> bytes:
         shared = admitted.request.model_dump(include={"op", "study", "run", "round", "attempt", "site"})
