@@ -25,6 +25,7 @@ from genopact_shared.plan import Plan, plan_of
 from genopact_shared.privacy import accounting
 from genopact_shared.recipes.protocol import Model
 from genopact_shared.study import Frozen, Study
+from genopact_shared.tlog.note import open_checkpoint
 from genopact_shared.tlog.proof import Proof
 from genopact_shared.wire import Digest, Op, Reply, Request, RunId
 
@@ -269,9 +270,14 @@ class Run:
         stated = (intent.request, intent.mechanism) if isinstance(intent, statements.Intent) else None
         if stated != (reply.request, step.fact):
             raise GenopactError("FRAME_INVALID", "no intent for this request")
-        proof = (reply.proof or "").encode()
-        Proof.decode(proof).verify(text, f"genopact/{reply.site}", VerifyKey.from_hex(party.log))
-        durable.replace(self.path / "sites" / f"{reply.site}.proof", proof)
+        proof, kept = (reply.proof or "").encode(), self.path / "sites" / f"{reply.site}.proof"
+        origin, log_key = f"genopact/{reply.site}", VerifyKey.from_hex(party.log)
+        head = Proof.decode(proof).verify(text, origin, log_key)
+        if kept.exists():
+            before = open_checkpoint(Proof.decode(kept.read_bytes()).checkpoint, origin, log_key)
+            if head.size < before.size or (head.size == before.size and head.root != before.root):
+                raise GenopactError("LOG_ROLLED_BACK", reply.site)
+        durable.replace(kept, proof)
         check_update(step, self.model(), body)
 
     def _pending(self, op: Op) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from genopact_shared import canonical
+from genopact_shared.errors import GenopactError
 
 Words = NDArray[np.uint64]
 
@@ -23,6 +24,14 @@ class MaskKey:
     def __init__(self) -> None:
         self._key = X25519PrivateKey.generate()
         self.public = self._key.public_key().public_bytes_raw().hex()
+
+    def check(self, peers: Iterable[str]) -> None:
+        """Return if a secret can be agreed on with each public key. Raises ROSTER_INVALID (a point of small order)."""
+        for public in peers:
+            try:
+                self._key.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(public)))
+            except ValueError as error:
+                raise GenopactError("ROSTER_INVALID", "a mask key that agrees on nothing") from error
 
     def mask(self, own: str, peers: Mapping[str, str], context: canonical.Json, size: int) -> Words:
         """The sum of this site's pair masks.

@@ -82,8 +82,8 @@ class Privacy(Frozen):
             delta = Decimal(value)
         except InvalidOperation as error:
             raise ValueError("delta is a decimal string such as '0.000001'") from error
-        if not 0 < delta <= Decimal("0.0001"):
-            raise ValueError("delta lies above 0 and at or below 0.0001")
+        if not 0 < delta <= Decimal("0.0001") or not re.fullmatch(r"0\.[0-9]{1,30}", value):
+            raise ValueError("delta lies above 0 and at or below 0.0001, written without an exponent")
         return value
 
     @model_validator(mode="after")

@@ -36,7 +36,7 @@ from tests.golden.wire_exchange import (
 )
 from tests.integration.hospital import POLICY
 
-STUDY_HASH = "fde887e8a4d0dec534a3582ef93963bc777df41d268da71b971db3e31eb36ecc"
+STUDY_HASH = "64d6b5a2fa012674a378f8a8a6cb98c4296ae75272fcf5107511f79844a89538"
 FRAMES = ("open.request", "open.reply", "step.request", "step.reply", "finish.request", "finish.reply")
 
 

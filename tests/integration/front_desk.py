@@ -77,6 +77,7 @@ class Desk:
             },
             "outcome": "weekly_dose_mg",
             "recipe": {"name": "dose", "version": 1},
+            "metrics": ["patients", "mae_mg", "over_20_percent", "under_20_percent"],
             "privacy": {"mode": "distributed", "epsilon_milli": 1000, "delta": "0.000001", "honest_minimum": 2},
             "schedule": {"quorum": 3, "deadline_s": 20},
             "expires": "2049-12-31",

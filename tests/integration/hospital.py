@@ -16,6 +16,7 @@ from genopact_client.store.sealed import Store
 from genopact_server.folder import Folder
 from genopact_shared import cohort, statements
 from genopact_shared.keys import SigningKey
+from genopact_shared.recipes import RECIPES
 from genopact_shared.recipes.dose_features import SCHEMA
 from genopact_shared.recipes.protocol import Table
 from genopact_shared.study import Study, parse_study
@@ -136,6 +137,7 @@ def study_of(folder: Folder, parties: Sequence[Mapping[str, str]], **changes: An
         },
         "outcome": "weekly_dose_mg",
         "recipe": {"name": "dose", "version": 1},
+        "metrics": RECIPES["dose"].measures if changes.get("recipe", {}).get("name", "dose") == "dose" else (),
         "privacy": {
             "mode": "distributed", "epsilon_milli": 1000, "delta": "0.000001", "honest_minimum": 2, "spare_attempts": 1,
         },

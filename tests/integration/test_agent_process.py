@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from genopact_client.commands.serve import without_network
 from genopact_client.link.socket import AgentChannel
 from genopact_client.site import Site
 from genopact_server.link.grid import GridCourier
@@ -246,6 +247,8 @@ def test_the_supervisor_brings_back_agent_and_link(desk: Desk, coordinator: Sign
             assert carried(fed, desk, open_request(desk, coordinator, 0))
             first = wait_for(lambda: children(supervisor.pid) if len(children(supervisor.pid)) == 2 else None)
             assert network(first["agent"]) == set()
+            own, agents = (Path(f"/proc/{pid}/ns/net").readlink() for pid in ("self", first["agent"]))
+            assert (own != agents) == bool(without_network()), "an empty namespace where the system allows one"
             assert network(first["link"])
             os.kill(first["agent"], signal.SIGKILL)
             assert carried(fed, desk, open_request(desk, coordinator, 1))

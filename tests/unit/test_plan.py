@@ -13,7 +13,7 @@ from genopact_shared.keys import SigningKey
 from genopact_shared.plan import MODEL_SCALE, Plan, plan_of
 from genopact_shared.privacy import accounting
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
-from genopact_shared.recipes import NETWORKS
+from genopact_shared.recipes import NETWORKS, RECIPES
 from genopact_shared.recipes.network import NetPlan, load, shapes
 from genopact_shared.recipes.protocol import Model
 from genopact_shared.study import Study, parse_study
@@ -36,6 +36,7 @@ def study(**changes: Any) -> Study:
             "regions": ["DE"], "data": ["drug"],
         },
         "outcome": "weekly_dose_mg", "recipe": {"name": "dose", "version": 1},
+        "metrics": () if "recipe" in changes else RECIPES["dose"].measures,
         "privacy": {"mode": "distributed", "epsilon_milli": 1000, "honest_minimum": 2},
         "schedule": {"quorum": 3}, "expires": "2049-12-31", "parties": parties,
         "coordinator": {"name": "coordinator", "identity": key(), "log": key(), "address": "127.0.0.1:8000"},

@@ -132,6 +132,7 @@ class Exchange:
         key = self._mask_keys.get(request.run)
         if key is None or peers.get(self._site.name) != key.public:
             raise GenopactError("MASK_KEY_LOST")
+        key.check(peers.values())
         self._check_budget(study, step)
         cohort = eligible(self._site, study, step, int(self._clock()))
         position = {"round": request.round, "attempt": request.attempt, "model_in": request.body, "reply": None}

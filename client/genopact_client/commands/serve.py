@@ -1,7 +1,9 @@
 """agent, link and start: the site's processes."""
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
 from genopact_client.commands.opening import HOME, Home, PassphraseFile, opened, passphrase
@@ -21,6 +24,8 @@ Address = Annotated[str, typer.Option("--address", envvar="GENOPACT_ADDRESS", he
 Certificates = Annotated[Path, typer.Option("--ca", envvar="GENOPACT_CA", help="The coordinator's authority, PEM.")]
 NodeKey = Annotated[Path | None, typer.Option(help="Default: link/node.key in the site's folder.")]
 Socket = Annotated[Path | None, typer.Option(help="Default: run/agent.sock in the site's folder.")]
+
+_log = structlog.get_logger()
 
 
 def add_to(app: typer.Typer) -> None:
@@ -56,7 +61,11 @@ def link(
 
 
 def start(*, address: Address, ca: Certificates, home: Home = HOME, passphrase_file: PassphraseFile = None) -> Answer:
-    """Run agent and link as two processes that are started again when they die. SIGTERM ends both."""
+    """Run agent and link as two processes that are started again when they die. SIGTERM ends both.
+
+    Both run under this account. Where the system allows it, the agent starts in a network namespace of its own, without
+    any interface; for a store of patients use the systemd units, which also keep the link out of the site's folder.
+    """
     configure_logging()
     refuse_mixed()
     secret = passphrase(passphrase_file)
@@ -64,11 +73,20 @@ def start(*, address: Address, ca: Certificates, home: Home = HOME, passphrase_f
     base = (sys.executable, "-m", "genopact_client.cli")
     with in_memory(secret) as path, stopping() as stop:
         commands = {
-            "agent": (*base, "agent", "--home", str(home), "--passphrase-file", str(path)),
+            "agent": (*without_network(), *base, "agent", "--home", str(home), "--passphrase-file", str(path)),
             "link": (*base, "link", "--home", str(home), "--address", address, "--ca", str(ca)),
         }
         supervise(commands, stop)
     return Answer()
+
+
+def without_network() -> tuple[str, ...]:
+    """The command that starts another one in an empty network namespace; nothing, and a warning, where that is denied."""
+    prefix = ("unshare", "--net")
+    if shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
+        return prefix
+    _log.warning("agent_keeps_network")
+    return ()
 
 
 @contextmanager

@@ -107,7 +107,7 @@ class Play:
         wait_until(self._online, 60, "the links did not come online")
         self._say(
             "sites",
-            f"{len(self.result['approved'])} agents without network, {len(self.result['approved'])} links without data",
+            f"{len(paths)} agents, {len(paths)} links, each a process of its own",
         )
         state = self._train("--until-round", str(self.pause))
         leaver = self.cast.players[0]

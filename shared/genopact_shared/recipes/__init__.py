@@ -38,5 +38,8 @@ def check_choice(study: Study) -> None:
     recipe, _ = chosen(study.recipe)
     if study.outcome != recipe.outcome:
         raise GenopactError("STUDY_INVALID", f"outcome: recipe {recipe.name} predicts {recipe.outcome}")
+    if set(study.metrics) != set(recipe.measures):
+        named = ", ".join(recipe.measures) or "none"
+        raise GenopactError("STUDY_INVALID", f"metrics: recipe {recipe.name} releases {named}")
     if recipe.name in NETWORKS and study.privacy.mode == "distributed":
         raise GenopactError("STUDY_INVALID", f"privacy.mode: recipe {recipe.name} needs local or none")

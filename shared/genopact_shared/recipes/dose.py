@@ -152,6 +152,7 @@ class DoseRecipe:
     name: str = "dose"
     version: int = 1
     outcome: str = OUTCOME
+    measures: tuple[str, ...] = ("patients", "mae_mg", "over_20_percent", "under_20_percent")
     schema: tuple[Column, ...] = SCHEMA
     parameters: type[Frozen] = DoseParameters
 

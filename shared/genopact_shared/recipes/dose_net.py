@@ -38,6 +38,7 @@ class DoseNetRecipe:
     name: str = "dose-net"
     version: int = 1
     outcome: str = OUTCOME
+    measures: tuple[str, ...] = ()
     schema: tuple[Column, ...] = SCHEMA
     parameters: type[Frozen] = DoseNetParameters
 

@@ -170,6 +170,11 @@ class Recipe(Protocol):
         ...
 
     @property
+    def measures(self) -> tuple[str, ...]:
+        """The metrics that it releases beside the model; a study names them, so that approvers read them."""
+        ...
+
+    @property
     def schema(self) -> tuple[Column, ...]:
         """The covariates and the outcome."""
         ...
