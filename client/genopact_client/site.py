@@ -98,8 +98,11 @@ class Site:
 
     @property
     def policy(self) -> SitePolicy:
-        """What this site agrees to at all, as the file says now."""
-        return SitePolicy.load(self.home / "policy.yaml")
+        """What this site agrees to at all, as the file says now. Raises POLICY_INVALID for another site's."""
+        policy = SitePolicy.load(self.home / "policy.yaml")
+        if policy.site != self.name:
+            raise GenopactError("POLICY_INVALID", f"site: it is the policy of {policy.site}, not of {self.name}")
+        return policy
 
     @cached_property
     def keyfile(self) -> KeyFile:

@@ -81,6 +81,8 @@ CATALOGUE: dict[str, Fault] = {
     "STUDY_EXPIRED": Fault("The study's last day has passed.", "Agree on a new study file."),
     "APPROVAL_INVALID": Fault("An approval does not belong to this study, its party or its key.", "Approve the study file again; ask the coordinator which file the run uses."),
     "RUN_UNKNOWN": Fault("No such run has been opened here.", "Open the run first; genopact study run does."),
+    "STUDY_FINISHED": Fault("The study has a finished run.", "Read its report; another run costs every patient again, and needs --again and budget that is left."),
+    "APPROVALS_MISSING": Fault("Fewer sites have approved the study than its quorum.", "Ask the sites that are named for their approval files and add them with genopact study accept."),
     "STUDY_BUDGET_SPENT": Fault("The study's epsilon does not cover another release at this site.", "Agree on a new study file with more spare_attempts; what was spent stays charged."),
     "RUN_CHANGED": Fault("A run was opened again with other approvals.", "Start a new run; a run's sites and planned cohorts never change."),
     "ROSTER_INVALID": Fault("The roster is too small, or a seat in it is not signed by its site.", "The coordinator should open the run again with the sites that answer."),

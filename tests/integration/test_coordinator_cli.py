@@ -157,6 +157,40 @@ def test_report_and_audit_of_a_finished_run(tmp_path: Path) -> None:
     assert call("study", "watch", tmp_path / "none.yaml", *home, expect=2)["code"] == "STUDY_UNREADABLE"
 
 
+def test_a_run_that_cannot_or_need_not_start_says_so_before_it_asks_anybody(tmp_path: Path) -> None:
+    one = consortium(tmp_path)
+    study, home = tmp_path / "study.yaml", ("--home", one.folder.home)
+    study.write_bytes(one.study.canonical)
+    (one.folder.home / "studies" / one.study.hash / "approvals" / "site-b.json").unlink()
+    refused = call("study", "run", study, *home, expect=1)
+    assert (refused["code"], refused["detail"]) == ("APPROVALS_MISSING", "site-b")
+    assert call("study", "watch", study, *home, expect=1)["code"] == "RUN_UNKNOWN"
+    one.folder.accept(one.study, one.hospitals["site-b"].approve(one.study))
+    Run.start(one.folder, one.study, one.courier).go()
+    one.close()
+    one.folder.close()
+    assert call("study", "run", study, *home, expect=1)["code"] == "STUDY_FINISHED"
+
+
+def test_a_kept_checkpoint_counts_whatever_its_file_is_called(tmp_path: Path) -> None:
+    one = consortium(tmp_path)
+    run = Run.start(one.folder, one.study, one.courier)
+    run.go()
+    kept, foreign = tmp_path / "whatever.txt", tmp_path / "foreign"
+    kept.write_bytes(one.hospitals["site-a"].site.log.checkpoint())
+    foreign.write_bytes(kept.read_bytes().replace(b"genopact/site-a", b"genopact/site-z"))
+    one.close()
+    one.folder.close()
+    call("audit", "export", run.state.run, tmp_path / "audit", "--home", one.folder.home)
+    found = call("audit", "verify", tmp_path / "audit", "--saved", kept)
+    assert [each["party"] for each in found["findings"] if each["check"] == "history"] == ["site-a"]
+    assert call("audit", "verify", tmp_path / "audit", "--saved", foreign, expect=2)["verdict"] == "unknown"
+    (tmp_path / "noise").write_bytes(b"no note")
+    assert (
+        call("audit", "verify", tmp_path / "audit", "--saved", tmp_path / "noise", expect=1)["code"] == "NOTE_INVALID"
+    )
+
+
 def test_the_demo_never_removes_a_folder_that_is_not_its_own(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")

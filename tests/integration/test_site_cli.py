@@ -285,7 +285,7 @@ def test_status_without_a_study_takes_the_approved_ones(desk: Desk) -> None:
     assert list(desk("consent", "status").data["studies"]) == ["warfarin"]
 
 
-@pytest.mark.parametrize("words", [("withdraw",), ("withdraw", "--scope", "erase"), ("erase",)])
+@pytest.mark.parametrize("words", [("withdraw",), ("withdraw", "--scope", "erase", "--yes"), ("erase", "--yes")])
 def test_who_withdraws_is_gone_at_once_also_beside_an_agent(words: tuple[str, ...], desk: Desk) -> None:
     study, people = desk.study(), permitting(desk.rows("consent.csv"))
     with agent_at_work(desk):
@@ -298,11 +298,11 @@ def test_who_withdraws_is_gone_at_once_also_beside_an_agent(words: tuple[str, ..
 
 def test_an_erased_person_does_not_come_back_with_the_next_files(desk: Desk) -> None:
     person = permitting(desk.rows("consent.csv"))[0]
-    assert desk("consent", "erase", person).exit == 0
+    assert desk("consent", "erase", "--yes", person).exit == 0
     assert desk("import", "--table", desk.files / "covariates.csv").data["erased"] == 1
     again = desk("consent", "import", desk.files / "consent.csv")
     assert [each["code"] for each in again.data["findings"]] == ["erased_person"]
-    assert desk("consent", "erase", person).exit == 0
+    assert desk("consent", "erase", "--yes", person).exit == 0
 
 
 def test_consent_of_strangers_and_without_a_file(desk: Desk) -> None:
@@ -310,7 +310,7 @@ def test_consent_of_strangers_and_without_a_file(desk: Desk) -> None:
     missing = desk("consent", "import", desk.folder / "none.csv")
     assert (missing.exit, missing.code) == (2, "CONSENT_FILE_MISSING")
     assert desk("consent", "withdraw", "4711").code == "CONSENT_UNKNOWN_PERSON"
-    assert desk("consent", "erase", "-", typed="\n").code == "CONSENT_UNKNOWN_PERSON"
+    assert desk("consent", "erase", "--yes", "-", typed="\n").code == "CONSENT_UNKNOWN_PERSON"
     header = desk.files / "consent.csv"
     header.write_text("person,answer\nsite-a-00001,yes\n")
     assert desk("consent", "import", header).code == "CONSENT_FILE_INVALID"

@@ -87,7 +87,7 @@ def test_a_whole_study_is_judged_by_what_it_says(research: SitePolicy) -> None:
     assert Request.of(changed) == request(
         data=("genotype", "ehr"), minimum_cohort=50, recipe="dose-net/1", release="public"
     )
-    small = {"mode": "distributed", "epsilon_milli": 1000, "honest_minimum": 2, "delta": "1E-7"}
+    small = {"mode": "distributed", "epsilon_milli": 1000, "honest_minimum": 2, "delta": "0.0000001"}
     assert Request.of(study(privacy=small)).delta == "0.0000001"
 
 

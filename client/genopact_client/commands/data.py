@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from genopact_client.commands.opening import HOME, Home, PassphraseFile, opened, schemas
+from genopact_client.commands.opening import HOME, Home, PassphraseFile, confirmed, opened, schemas
 from genopact_client.consent.importers import import_csv
 from genopact_client.consent.match import REASONS
 from genopact_client.consent.record import Scope
@@ -79,19 +79,27 @@ def withdraw(
     person: Person,
     *,
     scope: Annotated[Scope, typer.Option(help="no_new_use, no_access, or erase.")] = "no_access",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before erasing.")] = False,
     home: Home = HOME,
     passphrase_file: PassphraseFile = None,
 ) -> Answer:
     """Record a withdrawal; it is in force from the next round on."""
     if scope == "erase":
-        return erase(person, home=home, passphrase_file=passphrase_file)
+        return erase(person, yes=yes, home=home, passphrase_file=passphrase_file)
     with opened(home, passphrase_file) as site:
         site.registry.withdraw(row_of(site, person), scope, _today())
     return Answer({"scope": scope}, [f"Withdrawn ({scope}): this person is in no later round."])
 
 
-def erase(person: Person, *, home: Home = HOME, passphrase_file: PassphraseFile = None) -> Answer:
+def erase(
+    person: Person,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    home: Home = HOME,
+    passphrase_file: PassphraseFile = None,
+) -> Answer:
     """Destroy a person's consent record and all keys of the person; the sealed data can never be read again."""
+    confirmed("Destroy this person's keys for good?", yes=yes)
     with opened(home, passphrase_file) as site:
         row = row_of(site, person)
         site.registry.erase(row)

@@ -81,7 +81,7 @@ def start(*, address: Address, ca: Certificates, home: Home = HOME, passphrase_f
 
 
 def without_network() -> tuple[str, ...]:
-    """The command that starts another one in an empty network namespace; nothing, and a warning, where that is denied."""
+    """The command that starts another in an empty network namespace; nothing, and a warning, where that is denied."""
     prefix = ("unshare", "--net")
     if shutil.which("unshare") and subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0:
         return prefix

@@ -107,6 +107,8 @@ def gather(bundle: Bundle, saved: tuple[tuple[str, bytes], ...]) -> tuple[Eviden
         if tree is not None:
             records[party], found = _read_entries(bundle.study, party, identity, unpack(log.entries))
             findings += found
+    for party in sorted({name for name, _ in saved} - records.keys()):
+        findings.append(Finding("history", "unknown", party, "a kept checkpoint of a log that is not in the bundle"))
     approvals = {}
     for envelope in bundle.approvals:
         try:

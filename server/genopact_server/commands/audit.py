@@ -8,6 +8,7 @@ import typer
 
 from genopact_server.commands.options import HOME, Home
 from genopact_server.folder import Folder
+from genopact_shared.errors import GenopactError
 from genopact_shared.terminal import Answer, Exit, command
 
 app = typer.Typer(help="Export and verify evidence.", no_args_is_help=True, rich_markup_mode=None)
@@ -31,11 +32,22 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle: zip file or folder.", show_default=False)],
     study: Annotated[str | None, typer.Option(help="The study's hash as you know it from an approver.")] = None,
     saved: Annotated[
-        list[Path] | None, typer.Option(help="PARTY.checkpoint that you kept from an earlier audit; repeatable.")
+        list[Path] | None,
+        typer.Option(help="A checkpoint that you kept from an earlier audit; repeatable.", exists=True),
     ] = None,
 ) -> Answer:
     """Check a bundle, offline. Exit code 0: nothing contradicts the study; 1: violated; 2: cannot tell."""
     from genopact_server.audit.verify import verify_path
 
-    report = verify_path(bundle, [(path.stem, path.read_bytes()) for path in saved or ()], study)
+    kept = [kept_checkpoint(path) for path in saved or ()]
+    report = verify_path(bundle, kept, study)
     return Answer(json.loads(report.json()), report.text().splitlines(), exit=Exit(report.exit_code))
+
+
+def kept_checkpoint(path: Path) -> tuple[str, bytes]:
+    """Party and checkpoint of a kept file; the party stands in the note's first line. Raises NOTE_INVALID."""
+    note = path.read_bytes()
+    origin = note.partition(b"\n")[0].decode("utf-8", "replace")
+    if not origin.startswith("genopact/"):
+        raise GenopactError("NOTE_INVALID", str(path))
+    return origin.removeprefix("genopact/"), note

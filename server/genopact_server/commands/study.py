@@ -66,10 +66,19 @@ def run(
     file: StudyFile,
     home: Home = HOME,
     until_round: Annotated[int | None, typer.Option(help="Pause after this round; run again to go on.")] = None,
+    again: Annotated[  # noqa: FBT002 - an option
+        bool, typer.Option("--again", help="Start another run of a study that has a finished one.")
+    ] = False,
 ) -> Answer:
     """Train with the sites that approved; resumes an unfinished run. Ctrl-C leaves the run going on."""
     folder, study = Folder(home), load_study(file)
-    known = {state["run"] for state in coordinator.runs_of(folder, study.hash) if state["stage"] == "done"}
+    states = coordinator.runs_of(folder, study.hash)
+    known = {state["run"] for state in states if state["stage"] == "done"}
+    if known and len(known) == len(states) and not again:
+        raise GenopactError("STUDY_FINISHED", f"run {states[-1]['run']}")
+    missing = [party.name for party in study.parties if party.name not in folder.approvals(study)]
+    if len(study.parties) - len(missing) < study.schedule.quorum:
+        raise GenopactError("APPROVALS_MISSING", ", ".join(missing))
     coordinator.ask_for(folder, study, until_round)
     state = _watch(folder, study.hash, known)
     following = f"genopact study report {state['run']}" if state["stage"] == "done" else f"genopact study run {file}"
@@ -127,7 +136,9 @@ def _watch(folder: Folder, study_hash: str, known: set[str]) -> dict[str, Any]:
         code = failed.read_text("ascii")
         failed.unlink()
         raise GenopactError(code, "see genopact study watch")
-    return {key: states[-1][key] for key in ("run", "study", "stage", "round", "model")} if states else {}
+    if not states:
+        raise GenopactError("RUN_UNKNOWN", "the study has no run yet")
+    return {key: states[-1][key] for key in ("run", "study", "stage", "round", "model")}
 
 
 def _show(progress: Progress, task: Any, events: Path) -> None:
