@@ -133,8 +133,8 @@ def epsilon_fast(facts: Iterable[Fact] | Mapping[Fact, int], delta: str) -> floa
     """Composed epsilon of a multiset of facts, remembered: exact for noised sums alone, else `epsilon`.
 
     Full-batch Gaussian sums compose to one of mu = sqrt(sum of 1/z^2), whose curve is known in closed form (Dong,
-    Roth and Su, 2022, corollary 3.3). Each sum's Skellam penalty, a bound at every Renyi order, is added: customary, not
-    proven for this curve. Infinite if anything was unprotected or without noise.
+    Roth and Su, 2022, corollary 3.3). Each sum's Skellam penalty, a bound at every Renyi order, is added:
+    customary, not proven for this curve. Infinite if anything was unprotected or without noise.
 
     Assumptions: those of `epsilon`.
     """
