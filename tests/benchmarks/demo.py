@@ -40,7 +40,9 @@ def main() -> dict[str, Any]:
             "--format",
             "json",
         ]
+        # Caches start empty and may be written, as after any installation.
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(Path(temporary) / "cold"), "MPLCONFIGDIR": temporary}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         began = time.monotonic()
         done = subprocess.run(
             command, env=environment, preexec_fn=leave_the_network, capture_output=True, text=True, timeout=LIMIT_S,

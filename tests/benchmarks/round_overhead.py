@@ -245,7 +245,7 @@ def compare(rounds: int = 20, stock_rounds: int = 3) -> dict[str, Any]:
             naive = stock(folder, settings, control, stock_rounds) if stock_rounds else {}
     ratios = (
         {
-            "ratio_wall": round(naive["wall_s_median"] / resident["wall_s_median"], 1),
+            "ratio_wall": round(naive["wall_s_median"] / resident["wall_s_median"], 2),
             "ratio_cpu": round(naive["cpu_s_per_round"] / resident["cpu_s_per_round"], 1),
         }
         if naive

@@ -55,6 +55,7 @@ class Toy:
     of: Callable[[Tensor, Tensor], Tensor] = squared
     name: str = "toy"
     version: int = 1
+    measures: tuple[str, ...] = ()
     outcome: str = "y"
     schema: tuple[Column, ...] = ()
     parameters: type[Frozen] = NetParameters

@@ -22,6 +22,7 @@ from typing import Any, Self
 import anyio.to_thread
 import flwr.superlink.main as superlink
 import uvicorn
+import uvloop
 from fastapi import Request
 from flwr.common.constant import TRANSPORT_TYPE_GRPC_RERE
 from flwr.supercore.dependencies.runtime import get_runtime_handlers, get_runtime_state
@@ -141,7 +142,8 @@ class Host:
             pairs = zip(self._servers, self._sockets, strict=True)
             await asyncio.gather(*(server.serve([one]) for server, one in pairs))
 
-        asyncio.run(both())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(both())
 
 
 _UVICORN: dict[str, Any] = {
