@@ -196,7 +196,9 @@ def test_yesterdays_store_does_not_bring_back_an_erased_person(tmp_path: Path, h
 
 
 def test_a_wrong_kek_opens_nothing(tmp_path: Path, home: Path, keys: KeyFile) -> None:
-    People(tmp_path / "people.db", keys).enrol(["a"])
+    People(tmp_path / "people.db", KeyFile.create(tmp_path / "k1", KEK)).enrol(["a"])
+    with pytest.raises(GenopactError, match="PEOPLE_MISSING"):
+        People(tmp_path / "lost.db", keys)
     with pytest.raises(GenopactError, match="KEK_WRONG"):
         KeyFile.open(tmp_path / "keyfile", bytes(32))
     stranger = KeyFile.create(tmp_path / "k2", bytes(32))
