@@ -47,4 +47,4 @@ def combine(plan: Plan, index: int, model: Model, updates: Mapping[str, bytes]) 
 
 
 def _model(body: bytes) -> Model:
-    return {name: values.astype(np.float64) for name, values in wire.unpack(body, np.float64).items()}
+    return wire.unpack(body, np.float64)

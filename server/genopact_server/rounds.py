@@ -117,7 +117,7 @@ class Run:
         body = (self.path / f"model-{self._state.round:04d}.safetensors").read_bytes()
         if canonical.digest(body) != self._state.model:
             raise GenopactError("RUN_STATE_BROKEN", "the model file was changed")
-        return {name: tensor.astype(np.float64) for name, tensor in wire.unpack(body, np.float64).items()}
+        return wire.unpack(body, np.float64)
 
     def go(self, until: int | None = None) -> Model:
         """Carry the run to its end, or to round `until`; calling it again later goes on. Raises QUORUM_LOST."""

@@ -77,6 +77,7 @@ class Reply(Message):
 
 
 M = TypeVar("M", Request, Reply)
+S = TypeVar("S", bound=np.generic)
 TYPES: dict[type[Message], str] = {
     Request: "application/vnd.genopact.request+json",
     Reply: "application/vnd.genopact.reply+json",
@@ -153,8 +154,8 @@ def pack(tensors: dict[str, NDArray[np.float64]] | dict[str, NDArray[np.uint64]]
     return save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
 
 
-def unpack(data: bytes, dtype: type[np.generic]) -> dict[str, NDArray[np.generic]]:
-    """Tensors of one dtype; anything else is FRAME_INVALID."""
+def unpack(data: bytes, dtype: type[S]) -> dict[str, NDArray[S]]:
+    """Tensors of one dtype, as arrays of their own; anything else is FRAME_INVALID."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -164,4 +165,4 @@ def unpack(data: bytes, dtype: type[np.generic]) -> dict[str, NDArray[np.generic
         raise GenopactError("FRAME_INVALID", "not safetensors") from error
     if any(tensor.dtype != dtype for tensor in tensors.values()):
         raise GenopactError("FRAME_INVALID", "another dtype")
-    return dict(tensors)
+    return {name: tensor.astype(dtype) for name, tensor in tensors.items()}

@@ -308,7 +308,7 @@ def _roster(admitted: Admitted, plan: Plan) -> dict[str, str]:
 
 
 def _model(body: bytes) -> Model:
-    return {name: tensor.astype(np.float64) for name, tensor in wire.unpack(body, np.float64).items()}
+    return wire.unpack(body, np.float64)
 
 
 def _site_term(plan: Plan, model: Model, table: Table) -> bytes:

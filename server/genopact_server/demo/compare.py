@@ -28,7 +28,7 @@ class Row:
 
 def read_model(path: Path) -> Model:
     """A model file."""
-    return {name: tensor.astype(np.float64) for name, tensor in wire.unpack(path.read_bytes(), np.float64).items()}
+    return wire.unpack(path.read_bytes(), np.float64)
 
 
 def fit(tables: Sequence[Table]) -> Model:

@@ -114,7 +114,7 @@ def read(run_folder: Path, study: Study) -> RunFacts:
 
 
 def _model(path: Path) -> Model:
-    return {name: tensor.astype(np.float64) for name, tensor in wire.unpack(path.read_bytes(), np.float64).items()}
+    return wire.unpack(path.read_bytes(), np.float64)
 
 
 def _text(path: Path) -> str:
