@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from pydantic import Field
 
-from genopact_server.aggregate import check_update, combine
+from genopact_server.aggregate import check_update, combine, opened_total
 from genopact_server.folder import Folder
 from genopact_shared import canonical, durable, statements, wire
 from genopact_shared.approval import check_approval
@@ -134,29 +134,61 @@ class Run:
         return self.model()
 
     def _round(self) -> None:
-        """One release: attempts until a whole roster has answered."""
+        """One release: attempts until a quorum has answered, and, under masks, has opened its total."""
         step, started = self.plan.steps[self._state.round], time.monotonic()
         for _ in range(self.study.schedule.attempts):
             if not self._state.seats:
                 self._open()
             if len(self._state.seats) >= self.study.schedule.quorum:
-                seats = tuple(self._state.seats.values())
                 if not self._pending("step"):
                     self._save(asked=(*self._state.asked, step.index))
-                answers = self._ask("step", self._state.seats, body=self._body(), seats=seats)
-                whole = set(answers) == set(self._state.seats)
-                if whole or (not step.masked and len(answers) >= self.study.schedule.quorum):
-                    self._aggregate(answers, time.monotonic() - started)
-                    return
+                seats = () if step.masked else tuple(self._state.seats.values())
+                answers = self._ask("step", self._state.seats, seats=seats, **self._model_and_total())
+                if len(answers) >= self.study.schedule.quorum:
+                    answers, total = self._unmask(answers) if step.masked else (answers, None)
+                    if total is not None or not step.masked:
+                        self._aggregate(answers, total, time.monotonic() - started)
+                        return
             self._abandon()
         raise GenopactError("QUORUM_LOST", f"round {self._state.round}")
 
     def _open(self) -> None:
-        """Collect the seats of an attempt: each site's signed reply with its mask key."""
+        """Collect the seats of an attempt; under masks, let the seated sites deal their secrets to one another."""
         answers = self._ask("open", self._state.approvals, approvals=tuple(self._state.approvals.values()))
         seats = {site: envelope.decode() for site, (reply, envelope, _) in answers.items() if reply.mask_key}
+        enough = len(seats) >= self.study.schedule.quorum
+        if enough and self.plan.steps[self._state.round].masked:
+            deals = self._ask("deal", seats, seats=tuple(seats.values()))
+            enough = set(deals) == set(seats)
+            if enough:
+                frames = wire.join(wire.frame(envelope, body) for _, envelope, body in deals.values())
+                durable.replace(self.path / "deals", frames)
+                self._ask("join", seats, body=frames)
         self._forget_pending()
-        self._save(seats=seats)
+        self._save(seats=seats if enough else {})
+
+    def _unmask(self, answers: Answers) -> tuple[Answers, bytes | None]:
+        """The uploads of one set of sites, and their total, if enough of these have opened its masks.
+
+        The set is asked for once: a restarted loop finds it in the frames that it has sent.
+        """
+        asked = next(iter(self._pending("unmask").values()), None)
+        uploads = {envelope: site for site, (_, envelope, _) in answers.items()}
+        body = wire.join(uploads) if asked is None else wire.split(asked)[1]
+        active = {uploads[each]: answers[uploads[each]] for each in wire.cut(body) if each in uploads}
+        if len(active) < max(self.study.schedule.quorum, len(wire.cut(body))):
+            return active, None
+        reveals = _bodies(self._ask("unmask", active, body=body))
+        keys, texts = self._identities, self._state.seats.items()
+        seats = {site: wire.parse_envelope(Reply, text.encode(), keys[site]) for site, text in texts}
+        dealt = map(wire.split, wire.cut((self.path / "deals").read_bytes()))
+        deals = {wire.parse_envelope(Reply, envelope, *keys.values()).site: deal for envelope, deal in dealt}
+        opening, round_ = self.plan.opening(self.study, seats), self._state.round
+        try:
+            return active, opened_total(opening, self.plan.steps[round_], deals, _bodies(active), reveals)
+        except GenopactError as refused:
+            self._events({"event": "unmask-failed", "round": round_, "code": refused.code})
+            return active, None
 
     def _abandon(self) -> None:
         """Void this attempt: what was computed for it stays charged, and nothing of it is used."""
@@ -165,13 +197,14 @@ class Run:
         self._forget_pending()
         self._save(seats={}, attempt=self._state.attempt + 1)
 
-    def _aggregate(self, answers: Answers, seconds: float) -> None:
+    def _aggregate(self, answers: Answers, total: bytes | None, seconds: float) -> None:
         """Add up, advance the model, put it on record, and make the checkpoint."""
         index, before, model = self._state.round, self._state.model, self.model()
         step, sites = self.plan.steps[index], [site for site in self.plan.planned if site in answers]
         updates = {site: answers[site][2] for site in sites}
-        update, model = combine(self.plan, index, model, updates)
+        record, model = combine(self.plan, index, model, updates, total)
         digest = self._keep_model(index + 1, model)
+        durable.replace(self.path / f"total-{index + 1:04d}.safetensors", b"" if total is None else total)
         aggregate = statements.Aggregate(
             at=_now(),
             study=self._state.study,
@@ -180,12 +213,15 @@ class Run:
             attempt=self._state.attempt,
             step=step.name,
             model_in=before,
+            sites=tuple(sites),
             receipts=tuple(canonical.digest(body) for body in updates.values()),
-            total=canonical.digest(wire.pack(update)),
+            total=canonical.digest(record),
             model_out=digest,
         )
         envelope = self._noted(aggregate) or self._note(aggregate)
-        self._save(round=index + 1, attempt=0, model=digest, aggregate=envelope.decode())
+        # Whoever was missing may have lost its keys, and comes back with the next opening.
+        seats = self._state.seats if set(sites) == set(self._state.seats) else {}
+        self._save(round=index + 1, attempt=0, model=digest, aggregate=envelope.decode(), seats=seats)
         self._forget_pending()
         metrics = self.plan.course.metrics(model)
         last = {"event": "round", "round": index + 1, "of": len(self.plan.steps), "step": step.name}
@@ -193,7 +229,7 @@ class Run:
 
     def _finish(self) -> None:
         """Send the final model, collect the sites' exchanged logs, put the release on record."""
-        answers = self._ask("finish", self._state.approvals, body=self._body())
+        answers = self._ask("finish", self._state.approvals, **self._model_and_total())
         for site, (_, _, body) in answers.items():
             durable.replace(self.path / "sites" / f"{site}.log", body)
         self._forget_pending()
@@ -293,8 +329,11 @@ class Run:
         for path in (self.path / "pending").iterdir():
             path.unlink()
 
-    def _body(self) -> bytes:
-        return (self.path / f"model-{self._state.round:04d}.safetensors").read_bytes()
+    def _model_and_total(self) -> dict[str, Any]:
+        """The body of a request that carries the model, and the masked total that it was made of."""
+        model, total = (self.path / f"{name}-{self._state.round:04d}.safetensors" for name in ("model", "total"))
+        last = total.read_bytes() if total.exists() else b""
+        return {"body": model.read_bytes() + last, "total_size": len(last)}
 
     def _keep_model(self, index: int, model: Model) -> str:
         body = wire.pack(model)
@@ -325,6 +364,10 @@ class Run:
     def _save(self, **changes: Any) -> None:
         self._state = self._state.model_copy(update=changes)
         durable.replace(self.path / "state.json", self._state.model_dump_json().encode())
+
+
+def _bodies(answers: Answers) -> dict[str, bytes]:
+    return {site: body for site, (_, _, body) in answers.items()}
 
 
 def _now() -> int:

@@ -4,22 +4,30 @@ It follows from the approved study and the planned cohorts alone, so sites and c
 message can change it.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from genopact_shared.errors import GenopactError
 from genopact_shared.privacy import accounting
 from genopact_shared.privacy.accounting import Fact
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
-from genopact_shared.privacy.noise import MAX_VARIANCE
+from genopact_shared.privacy.noise import MAX_VARIANCE, TAIL_SIGMAS
 from genopact_shared.recipes import NETWORKS, RECIPES, chosen
 from genopact_shared.recipes.network import NetParameters, NetPlan
-from genopact_shared.recipes.protocol import Predictor, SumPlan, SumStep
+from genopact_shared.recipes.protocol import Floats, Model, Predictor, SumPlan, SumStep
+from genopact_shared.secagg.masking import Opening
 from genopact_shared.study import Frozen, Study
+from genopact_shared.wire import Reply
 
+COHORT_SLACK = 2
+"""Times its planned cohort: more patients than that a site does not add up under a mask."""
 MODEL_SCALE = 1 << 24
 """Integer units per 1.0 of a patient's gradient in a network."""
 
@@ -28,16 +36,21 @@ MODEL_SCALE = 1 << 24
 class PlannedStep:
     """One release of the plan, through the kernel's door of that `kind`.
 
-    `share_variance`: variance of this site's Skellam noise, in squared integer units. `masked`: whether the sum leaves
-    under pairwise masks. A model has neither.
+    `share_variance`: variance of this site's Skellam noise, in squared integer units. `bits`: the sum leaves under
+    masks modulo 2^bits, 32 or 64; 0: without. A model has neither.
     """
 
     index: int
     name: str
     fact: Fact
     share_variance: float = 0.0
-    masked: bool = False
+    bits: int = 0
     kind: Literal["sum", "model"] = "sum"
+
+    @property
+    def masked(self) -> bool:
+        """Whether the coordinator sees the total alone."""
+        return self.bits > 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,28 @@ class Plan:
     def epsilon(self) -> float:
         """What a patient who takes part in every step once pays; infinite without protection."""
         return accounting.epsilon_fast([step.fact for step in self.steps], self.delta)
+
+    def advance(self, index: int, model: Model, total: NDArray[np.int64], sites: Iterable[str]) -> tuple[Floats, Model]:
+        """The estimate for all planned patients from the integers of some sites, and the next model.
+
+        Coordinator and sites compute the same bits.
+        """
+        fact, answered = self.steps[index].fact, sum(self.planned[site] for site in sites)
+        if isinstance(fact, SampledSgd) or isinstance(self.course, NetPlan):
+            raise GenopactError("PLAN_IMPOSSIBLE", "a network has no sums")
+        estimate = total / fact.scale * (sum(self.planned.values()) / answered)
+        return estimate, self.course.advance(index, model, estimate)
+
+    def opening(self, study: Study, seats: Mapping[str, Reply]) -> Opening:
+        """Whose masks go together, from the sites' replies to `open`. Raises ROSTER_INVALID."""
+        first = next(iter(seats.values()), None)
+        if first is None or len(seats) < study.schedule.quorum:
+            raise GenopactError("ROSTER_INVALID", "fewer seats than the quorum")
+        roster = {site: seat.mask_key or "" for site, seat in seats.items()}
+        position = {"study": first.study, "run": first.run, "round": first.round, "attempt": first.attempt}
+        if any(seat.model_dump(include=set(position)) != position for seat in seats.values()):
+            raise GenopactError("ROSTER_INVALID", "seats of several openings")
+        return Opening(position, roster, study.schedule.quorum, range(first.round, len(self.steps)))
 
 
 def plan_of(study: Study, planned: Mapping[str, int]) -> Plan:
@@ -96,9 +131,8 @@ def _of_sums(study: Study, planned: Mapping[str, int], parameters: Frozen) -> Pl
         shares = [weight / sum(weights) for weight in weights]
         multipliers = accounting.noise_multipliers(privacy.epsilon_milli, privacy.delta, shares)
         facts = [_noised(step, z, privacy.honest_minimum) for step, z in zip(sums.steps, multipliers, strict=False)]
-    masked = privacy.mode != "local" and len(planned) > 1
     steps = tuple(
-        PlannedStep(index, step.name, fact, _share(fact), masked)
+        PlannedStep(index, step.name, fact, _share(fact), _bits(fact, planned) if privacy.mode == "distributed" else 0)
         for index, (step, fact) in enumerate(zip(sums.steps, facts, strict=True))
     )
     if any(step.share_variance > MAX_VARIANCE for step in steps):
@@ -115,6 +149,14 @@ def _noised(step: SumStep, noise_multiplier: str, honest_minimum: int) -> Noised
 
 def _decimal(value: float) -> str:
     return format(Decimal(repr(value)), "f")
+
+
+def _bits(fact: Fact, planned: Mapping[str, int]) -> int:
+    """The narrower modulus whose range holds the largest possible total of COHORT_SLACK times the planned patients."""
+    if not isinstance(fact, NoisedSum):
+        return 64
+    most = COHORT_SLACK * sum(planned.values()) * float(fact.clip) * fact.scale
+    return 32 if most + len(planned) * (TAIL_SIGMAS * math.sqrt(_share(fact)) + 60) < 2.0**31 else 64
 
 
 def _share(fact: Fact) -> float:

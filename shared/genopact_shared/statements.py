@@ -150,10 +150,11 @@ class Receipt(Work):
 
 
 class Aggregate(Work):
-    """The coordinator combined updates. `receipts`: digests of the reply bodies, in the run's site order."""
+    """The coordinator combined updates. `receipts`: digests of the reply bodies of `sites`, in the same order."""
 
     kind = "aggregate"
     model_in: Digest
+    sites: tuple[Name, ...] = Field(min_length=1)
     receipts: tuple[Digest, ...] = Field(min_length=1)
     total: Digest
     model_out: Digest

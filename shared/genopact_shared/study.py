@@ -98,7 +98,11 @@ class Privacy(Frozen):
 
 
 class Schedule(Frozen):
-    """Rounds follow from the recipe; these are the limits around them."""
+    """Rounds follow from the recipe; these are the limits around them.
+
+    `quorum`: sites whose updates make a round. In mode distributed it is also the number of sites that open a total, so
+    parties - quorum may fail, and quorum - honest_minimum may collude with the coordinator (docs/masking.md).
+    """
 
     quorum: int = Field(ge=1)
     deadline_s: int = Field(default=60, ge=1, le=86_400)
@@ -156,6 +160,10 @@ class Study(Frozen):
         )
         if not floor <= self.schedule.quorum <= len(names):
             raise ValueError(f"the quorum lies between {floor} and the number of parties")
+        if self.privacy.mode == "distributed" and self.schedule.quorum + self.privacy.honest_minimum <= len(names):
+            raise ValueError(
+                "quorum and honest_minimum together exceed the number of parties: masks rest on it"
+            )
         dt.date.fromisoformat(self.expires)
         return self
 

@@ -6,7 +6,8 @@ Flower, TLS and the sockets in between are couriers; nothing here relies on them
 import base64
 import struct
 import time
-from typing import Annotated, Literal, Self, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ UNAVAILABLE = b""
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-Op = Literal["open", "step", "finish"]
+Op = Literal["open", "deal", "join", "step", "unmask", "finish"]
 Tensors = dict[str, NDArray[np.float64]]
 
 
@@ -45,8 +46,10 @@ class Message(Frozen):
 class Request(Message):
     """The coordinator asks one site for one thing.
 
-    `open`: approvals of every site that takes part. `step`: the roster's replies to `open`, and the aggregate that
-    produced the model in the body. `finish`: that aggregate and the final model.
+    `open`: approvals of every site that takes part. `deal`: the roster's replies to `open`. `join`: their replies to
+    `deal`, in the body. `step`: the aggregate that produced the model in the body, and, in its last `total_size` bytes,
+    the total that it was made of; without masks also the seats. `unmask`: the replies' envelopes to `step` whose total
+    is wanted, in the body. `finish`: like `step`, with the final model.
     """
 
     schema_: Literal["genopact.request/1"] = Field(default="genopact.request/1", alias="schema")
@@ -55,6 +58,7 @@ class Request(Message):
     approvals: tuple[str, ...] = ()
     seats: tuple[str, ...] = ()
     aggregate: str | None = None
+    total_size: int = Field(default=0, ge=0, le=MAX_BODY)
 
     def check_fresh(self, now: float | None = None) -> None:
         """Raise REQUEST_EXPIRED once the deadline has passed."""
@@ -65,8 +69,9 @@ class Request(Message):
 class Reply(Message):
     """A site's answer to exactly one request, named by the digest of its envelope.
 
-    `open`: the site's mask key. `step`: the signed intent, and its proof of inclusion in the site's log.
-    `finish`: the body is the site's exchanged log.
+    `open`: the site's mask key. `deal`: the body is its deal. `step`: the signed intent, and its proof of inclusion in
+    the site's log; the body is the update. `unmask`: the body opens its part of the masks. `finish`: the body is the
+    site's exchanged log.
     """
 
     schema_: Literal["genopact.reply/1"] = Field(default="genopact.reply/1", alias="schema")
@@ -87,22 +92,26 @@ TYPES: dict[type[Message], str] = {
 def seal(message: Request | Reply, body: bytes, key: SigningKey) -> bytes:
     """A frame: magic, envelope length (4 bytes, big endian), DSSE envelope, body."""
     payload = canonical.encode(message.model_dump(mode="json", by_alias=True))
-    envelope = dsse.sign(TYPES[type(message)], payload, key)
+    return frame(dsse.sign(TYPES[type(message)], payload, key), body)
+
+
+def frame(envelope: bytes, body: bytes) -> bytes:
+    """What `split` takes apart."""
     return MAGIC + struct.pack(">I", len(envelope)) + envelope + body
 
 
-def split(frame: bytes) -> tuple[bytes, bytes]:
+def split(data: bytes) -> tuple[bytes, bytes]:
     """Envelope and body of a frame, unverified.
 
     Raises:
         GenopactError: FRAME_INVALID.
     """
-    if len(frame) < 8 or frame[:4] != MAGIC:
+    if len(data) < 8 or data[:4] != MAGIC:
         raise GenopactError("FRAME_INVALID")
-    (length,) = struct.unpack(">I", frame[4:8])
-    if length > min(MAX_ENVELOPE, len(frame) - 8) or len(frame) - 8 - length > MAX_BODY:
+    (length,) = struct.unpack(">I", data[4:8])
+    if length > min(MAX_ENVELOPE, len(data) - 8) or len(data) - 8 - length > MAX_BODY:
         raise GenopactError("FRAME_INVALID")
-    return frame[8 : 8 + length], frame[8 + length :]
+    return data[8 : 8 + length], data[8 + length :]
 
 
 def parse_envelope(kind: type[M], envelope: bytes, *keys: VerifyKey) -> M:
@@ -147,15 +156,15 @@ class Peek(Frozen):
             raise GenopactError("FRAME_INVALID") from error
 
 
-def pack(tensors: dict[str, NDArray[np.float64]] | dict[str, NDArray[np.uint64]]) -> bytes:
+def pack(tensors: Mapping[str, NDArray[Any]]) -> bytes:
     """Tensors as safetensors bytes, the same for the same tensors: contiguous, in the order of their names."""
     from safetensors.numpy import save
 
     return save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
 
 
-def unpack(data: bytes, dtype: type[S]) -> dict[str, NDArray[S]]:
-    """Tensors of one dtype, as arrays of their own; anything else is FRAME_INVALID."""
+def unpack(data: bytes, dtype: type[S], **other: type[np.generic]) -> dict[str, NDArray[S]]:
+    """Tensors of one dtype, or of the `other` one of that name, as arrays of their own; else FRAME_INVALID."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -163,6 +172,23 @@ def unpack(data: bytes, dtype: type[S]) -> dict[str, NDArray[S]]:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise GenopactError("FRAME_INVALID", "not safetensors") from error
-    if any(tensor.dtype != dtype for tensor in tensors.values()):
+    if any(tensor.dtype != other.get(name, dtype) for name, tensor in tensors.items()):
         raise GenopactError("FRAME_INVALID", "another dtype")
-    return {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+    return {name: tensor.copy() for name, tensor in tensors.items()}
+
+
+def join(parts: Iterable[bytes]) -> bytes:
+    """Parts one after another, each after its length (4 bytes, big endian)."""
+    return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+
+def cut(data: bytes) -> list[bytes]:
+    """The parts of `join`. Raises FRAME_INVALID."""
+    parts, at = [], 0
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4].rjust(4, b"\xff"))
+        parts.append(data[at + 4 : at + 4 + length])
+        at += 4 + length
+    if at != len(data):
+        raise GenopactError("FRAME_INVALID", "parts that do not fit")
+    return parts

@@ -249,6 +249,10 @@ TAMPERINGS: dict[str, tuple[str, Callable[[], Bundle]]] = {
         "counts an update or a site twice",
         edited(Aggregate, None, 2, receipts=(*UPDATES, UPDATES[0])),
     ),
+    "an update under another site's name": (
+        "names other sites than its updates are of",
+        edited(Aggregate, None, 2, sites=(*SITES[1:], SITES[0])),
+    ),
     "updates out of order": (
         "outside the run or out of its order",
         edited(Aggregate, None, 2, receipts=tuple(UPDATES[::-1])),

@@ -16,7 +16,7 @@ from genopact_client.agent.exchange import MAX_CLOCK_S, Exchange
 from genopact_server.rounds import Run
 from genopact_shared import canonical, durable, statements, wire
 from genopact_shared.errors import GenopactError
-from genopact_shared.keys import SigningKey
+from genopact_shared.keys import SigningKey, VerifyKey
 from genopact_shared.study import Study
 from genopact_shared.wire import Reply, Request
 from tests.integration.hospital import Consortium, DirectCourier, consortium, study_of
@@ -59,6 +59,27 @@ class Siege:
     def next_frame(self) -> bytes:
         """The honest request that the target has not received yet."""
         return self.courier.kept[TARGET]
+
+    @property
+    def identities(self) -> list[VerifyKey]:
+        return [each.site.identity.public for each in self.one.hospitals.values()]
+
+    @property
+    def model_and_total(self) -> tuple[bytes, bytes]:
+        """The two parts of the honest request's body."""
+        request, body = wire.unseal(Request, self.next_frame, self.coordinator.public)
+        return body[: -request.total_size], body[-request.total_size :]
+
+    def lie(self, total: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+        """The next request with another total, the model that follows from it, and a signed aggregate of both."""
+        last = statements.parse(str(self.run.state.aggregate).encode(), [self.coordinator.public])
+        assert isinstance(last, statements.Aggregate)
+        before = wire.unpack((self.run.path / f"model-{last.round:04d}.safetensors").read_bytes(), np.float64)
+        model = wire.pack(self.run.plan.advance(last.round, before, total["sum"], last.sites)[1])
+        claim = {"total": canonical.digest(wire.pack(total)), "model_out": canonical.digest(model)}
+        signed = statements.sign(last.model_copy(update=claim), self.coordinator).decode()
+        body = wire.pack(total)
+        return self.forge(self.next_frame, model + body, aggregate=signed, total_size=len(body))
 
     def sent(self, op: str, round_: int, site: str = TARGET) -> tuple[bytes, bytes]:
         """A request that a site has answered, and its reply."""
@@ -114,7 +135,7 @@ def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
 @pytest.fixture(autouse=True)
 def mask_key_survives(siege: Siege) -> Iterator[None]:
     """What a test does to the agent's memory is undone."""
-    keys = siege.one.exchange(TARGET)._mask_keys
+    keys = siege.one.exchange(TARGET)._masks._held
     before = dict(keys)
     yield
     keys.clear()
@@ -152,7 +173,7 @@ def test_a_request_is_answered_in_its_time_only(siege: Siege) -> None:
     clock = 1_900_000_000.0
     site = siege.one.hospitals[TARGET].site
     late = Exchange(site, lambda: clock)
-    late._mask_keys = siege.one.exchange(TARGET)._mask_keys
+    late._masks = siege.one.exchange(TARGET)._masks
     siege.refuses(siege.forge(siege.next_frame, expires=int(clock) - 1), "REQUEST_EXPIRED", late)
     siege.refuses(siege.forge(siege.next_frame, expires=int(clock) + MAX_CLOCK_S + 1), "FRAME_INVALID", late)
     ended = Exchange(site, lambda: 2_600_000_000.0)
@@ -190,10 +211,10 @@ def test_a_request_has_one_spelling(siege: Siege, round_: int) -> None:
 
 def test_an_old_position_cannot_be_opened_again_to_change_the_mask_key(siege: Siege) -> None:
     request, _ = siege.sent("open", 0)
-    before = dict(siege.one.exchange(TARGET)._mask_keys)
+    before = dict(siege.one.exchange(TARGET)._masks._held)
     for round_ in range(ROUND):
         siege.refuses(siege.forge(request, round=round_), "REQUEST_REPLAYED")
-    assert siege.one.exchange(TARGET)._mask_keys == before
+    assert siege.one.exchange(TARGET)._masks._held == before
 
 
 # --- the study and its approval
@@ -290,9 +311,11 @@ def test_a_policy_that_was_narrowed_after_the_approval_ends_new_attempts(siege: 
 
 
 def test_the_model_is_what_the_last_aggregate_says(siege: Siege) -> None:
-    model = wire.unpack(wire.split(siege.next_frame)[1], np.float64)
-    moved = wire.pack({name: tensor.astype(np.float64) + 0.5 for name, tensor in model.items()})
-    siege.refuses(siege.forge(siege.next_frame, moved), "MODEL_NOT_LINKED")
+    model, total = siege.model_and_total
+    moved = wire.pack({name: tensor + 0.5 for name, tensor in wire.unpack(model, np.float64).items()})
+    siege.refuses(siege.forge(siege.next_frame, moved + total), "MODEL_NOT_LINKED")
+    siege.refuses(siege.forge(siege.next_frame, model, total_size=0), "MODEL_NOT_LINKED")
+    siege.refuses(siege.forge(siege.next_frame, total_size=len(model + total) + 1), "FRAME_INVALID")
     siege.refuses(siege.forge(siege.next_frame, aggregate=None), "CANONICAL_INVALID")
     before = wire.parse_envelope(Request, wire.split(siege.sent("step", 1)[0])[0], siege.coordinator.public)
     siege.refuses(siege.forge(siege.next_frame, aggregate=before.aggregate), "MODEL_NOT_LINKED")
@@ -310,13 +333,61 @@ def test_an_aggregate_is_one_of_this_run_with_this_sites_update_from_the_model_i
         {"round": ROUND},
         {"study": "1" * 64},
         {"model_in": "2" * 64},
-        {"receipts": tuple(each for each in last.receipts if each != own)},
+        {"total": "3" * 64},
     ]
     for lie in lies:
         signed = statements.sign(last.model_copy(update=lie), siege.coordinator).decode()
         siege.refuses(siege.forge(siege.next_frame, aggregate=signed), "MODEL_NOT_LINKED")
+    kept = [(site, each) for site, each in zip(last.sites, last.receipts, strict=True) if each != own]
+    without = {"sites": tuple(site for site, _ in kept), "receipts": tuple(each for _, each in kept)}
+    for lie in (without, {"receipts": (*last.receipts[:-1], "4" * 64)}):
+        signed = statements.sign(last.model_copy(update=lie), siege.coordinator).decode()
+        siege.refuses(siege.forge(siege.next_frame, aggregate=signed), "TOTAL_FORGED")
     foreign = statements.sign(last, SigningKey.generate()).decode()
     siege.refuses(siege.forge(siege.next_frame, aggregate=foreign), "SIGNATURE_INVALID")
+
+
+@pytest.mark.parametrize("change", ["shifted", "doubled", "forged tag"])
+def test_a_coordinator_that_colludes_with_no_site_cannot_return_a_wrong_sum(siege: Siege, change: str) -> None:
+    """It signs what it likes, and computes the model that would follow: the tag of the total gives it away."""
+    found = wire.unpack(siege.model_and_total[1], np.int64, tag=np.uint64)
+    if change == "shifted":
+        found["sum"][0] += 1
+    elif change == "doubled":
+        found = {name: 2 * tensor for name, tensor in found.items()}
+    else:
+        found["tag"] ^= np.uint64(1)
+    siege.refuses(siege.lie(found), "TOTAL_FORGED")
+
+
+def test_a_planted_model_is_refused_although_the_coordinator_signs_it(siege: Siege) -> None:
+    """Each site makes the next model itself, of the total and the model that it saw."""
+    model, total = siege.model_and_total
+    planted = wire.pack({name: np.full_like(each, 9.0) for name, each in wire.unpack(model, np.float64).items()})
+    last = statements.parse(str(siege.run.state.aggregate).encode(), [siege.coordinator.public])
+    lie = last.model_copy(update={"model_out": canonical.digest(planted)})
+    signed = statements.sign(lie, siege.coordinator).decode()
+    siege.refuses(siege.forge(siege.next_frame, planted + total, aggregate=signed), "MODEL_NOT_LINKED")
+
+
+def test_masks_are_opened_once_for_one_set_with_this_sites_own_upload(siege: Siege) -> None:
+    request, _ = siege.sent("unmask", ROUND - 1)
+    uploads = wire.cut(wire.split(request)[1])
+    site = siege.one.hospitals[TARGET].site
+    own = next(each for each in uploads if wire.parse_envelope(Reply, each, *siege.identities).site == TARGET)
+    fewer = wire.join(each for each in uploads if each != own)
+    for body, code in (
+        (wire.join(uploads[:3]), "UNMASK_REFUSED"),  # another set, after the first was opened
+        (wire.join(uploads), "UNMASK_REFUSED"),  # the same set again
+        (fewer, "UNMASK_REFUSED"),  # a false drop of this site, whose upload is held
+        (wire.join([*uploads, own]), "UNMASK_REFUSED"),
+        (wire.join([]), "UNMASK_REFUSED"),
+        (b"\0\0\1", "FRAME_INVALID"),
+    ):
+        siege.refuses(siege.forge(request, body), code)
+    siege.refuses(siege.forge(request), "MASK_KEY_LOST", Exchange(site))
+    siege.refuses(siege.forge(request, round=ROUND - 2), "UNMASK_REFUSED")
+    siege.refuses(siege.forge(request, attempt=1), "UNMASK_REFUSED")
 
 
 def test_the_first_model_is_rebuilt_and_compared(siege: Siege) -> None:
@@ -326,6 +397,7 @@ def test_the_first_model_is_rebuilt_and_compared(siege: Siege) -> None:
     first = siege.forge(siege.sent("step", 0)[0], run="d" * 32)
     chosen = wire.pack({"coefficients": np.full(13, 9.0), "metrics": np.zeros(17)})
     siege.refuses(siege.forge(first, chosen), "MODEL_NOT_LINKED")
+    siege.refuses(siege.forge(first, total_size=1), "MODEL_NOT_LINKED")
     siege.refuses(siege.forge(first, run="c" * 32), "RUN_UNKNOWN")
 
 
@@ -341,6 +413,7 @@ def test_every_seat_is_signed_by_its_own_site_for_this_run(siege: Siege) -> None
         ([*seats[1:], siege.seat("site-a", SigningKey.generate(), mask_key="9" * 64)], "SIGNATURE_INVALID"),
         ([*seats[1:], siege.seat("site-a", identity, run="e" * 32)], "ROSTER_INVALID"),
         ([*seats[1:], siege.seat("site-a", identity, op="step")], "ROSTER_INVALID"),
+        ([*seats[1:], siege.seat("site-a", identity, round=1)], "ROSTER_INVALID"),
         ([*seats[1:], siege.seat("site-a", identity, mask_key=None)], "ROSTER_INVALID"),
         ([*seats, seats[0]], "ROSTER_INVALID"),
         ([own], "ROSTER_INVALID"),
@@ -348,16 +421,19 @@ def test_every_seat_is_signed_by_its_own_site_for_this_run(siege: Siege) -> None
         ([], "ROSTER_INVALID"),
     ]
     for given, code in rosters:
-        siege.refuses(siege.forge(siege.next_frame, seats=tuple(given)), code)
+        siege.refuses(siege.forge(siege.sent("deal", 0)[0], round=ROUND, seats=tuple(given)), code)
 
 
 def test_a_seat_with_another_key_of_this_site_unmasks_nothing(siege: Siege) -> None:
     """Only the key of the last `open` is used, and it has to be the one that the others see."""
     site = siege.one.hospitals[TARGET].site
     others = [siege.seat(name, each.site.identity) for name, each in siege.one.hospitals.items() if name != TARGET]
-    siege.refuses(siege.forge(siege.next_frame, seats=tuple(others)), "MASK_KEY_LOST")
+    deal = siege.forge(siege.sent("deal", 0)[0], round=ROUND)
+    siege.refuses(siege.forge(deal, seats=tuple(others)), "MASK_KEY_LOST")
     replaced = siege.seat(TARGET, site.identity, mask_key="9" * 64)
-    siege.refuses(siege.forge(siege.next_frame, seats=(*others, replaced)), "MASK_KEY_LOST")
+    siege.refuses(siege.forge(deal, seats=(*others, replaced)), "MASK_KEY_LOST")
+    siege.refuses(deal, "MASK_KEY_LOST")  # a second deal of the same opening
+    siege.refuses(siege.forge(siege.sent("join", 0)[0], round=ROUND), "ROSTER_INVALID")
     assert siege.one.exchange(TARGET)(siege.forge(siege.sent("open", 0)[0], round=ROUND)) != b""
     siege.refuses(siege.next_frame, "MASK_KEY_LOST")
     siege.refuses(siege.next_frame, "MASK_KEY_LOST", Exchange(site))
@@ -368,5 +444,5 @@ def test_after_all_this_the_honest_request_is_answered_and_charged_once(siege: S
     before = len(site.ledger.spent(0))
     reply, body = wire.unseal(Reply, siege.one.exchange(TARGET)(siege.next_frame), site.identity.public)
     assert (reply.op, reply.round) == ("step", ROUND)
-    assert wire.unpack(body, np.uint64)["sum"].any()
+    assert wire.unpack(body, np.uint32, tag=np.uint64)["sum"].any()
     assert len(site.ledger.spent(0)) == before + 1 == ROUND + 1

@@ -29,9 +29,10 @@ from genopact_client.release import kernel
 from genopact_client.site import Site
 from genopact_server.folder import Folder
 from genopact_server.rounds import Run
-from genopact_shared import canonical, secagg, wire
+from genopact_shared import canonical, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.privacy.mechanisms import NoisedSum
+from genopact_shared.secagg import masking, sharing
 from genopact_shared.tlog.entries import unpack
 from tests.integration.hospital import PASSPHRASE, DirectCourier, consortium
 
@@ -41,13 +42,14 @@ Leaves = dict[str, Any]
 Carried = list[tuple[str, bytes, bytes]]
 Perform = Callable[[Callable[[Site], None]], Carried]
 
-RELEASED = {"sum", "coefficients", "metrics"}
+RELEASED = {"sum", "tag", "coefficients", "metrics"}
 """Tensors whose numbers are released; their names, shapes and types are not."""
 DERIVED = {
     "body", "request", "intent", "update", "prev", "model_in", "model_out", "total", "receipts", "digest.sha256",
-    "sig", "line",
+    "sig", "line", "opens",
 }  # fmt: skip
-"""Digests and signatures of released things; `line`: a proof's or a checkpoint's hashes and signature."""
+"""Digests and signatures of released things; `line`: a proof's or a checkpoint's hashes and signature; `opens`: random
+secrets, sealed under keys that are bound to the digests of the uploads."""
 COMMITMENTS = {"decision_root", "ledger_root"}
 """Salted or keyed: they change with who is permitted, and tell nothing about it."""
 
@@ -64,7 +66,9 @@ class Stream:
 
 
 class StreamedKey:
-    """Stands for X25519PrivateKey in `secagg`."""
+    """Stands for X25519PrivateKey in `masking`."""
+
+    from_private_bytes = X25519PrivateKey.from_private_bytes
 
     @staticmethod
     def generate() -> X25519PrivateKey:
@@ -99,7 +103,8 @@ def perform(origin: tuple[Path, str]) -> Iterator[Perform]:
             patch.setattr(os, "urandom", stream)
             patch.setattr(secrets, "token_hex", lambda size: stream(size).hex())
             patch.setattr(time, "time", lambda: float(NOW))
-            patch.setattr(secagg, "X25519PrivateKey", StreamedKey)
+            patch.setattr(masking, "X25519PrivateKey", StreamedKey)
+            patch.setattr(sharing, "draw", lambda: int.from_bytes(stream(15), "big"))
             patch.setattr(kernel, "skellam", lambda variance, size: np.zeros(size, np.int64))
             courier = DirectCourier({name: Exchange(site, lambda: NOW) for name, site in sites.items()})
             known[change] = courier.carried
@@ -146,12 +151,25 @@ def leaves(name: str, frame: bytes) -> Leaves:
         found |= _of_lines(f"{name}.checkpoint", checkpoint.decode())
         for number, entry in enumerate(entries):
             found |= _of_envelope(f"{name}.log.{number}", entry)
+    elif about["op"] in ("deal", "join"):
+        found[f"{name}.deals"] = body
+    elif (about["op"], name) == ("unmask", "reply"):
+        found[f"{name}.opens"] = body.hex()
+    elif about["op"] == "unmask":
+        for number, each in enumerate(wire.cut(body)):
+            found |= _of_envelope(f"{name}.upload.{number}", each)
     elif body:
-        header = int.from_bytes(body[:8], "little")
-        found[f"{name}.tensors"] = body[8 : 8 + header]
-        dtype = np.uint64 if name == "reply" else np.float64
-        found |= {f"{name}.values.{key}": each.tolist() for key, each in wire.unpack(body, dtype).items()}
+        model, total = body[: len(body) - about.get("total_size", 0)], body[len(body) - about.get("total_size", 0) :]
+        masked = name == "reply"
+        found |= _of_tensors(name, model, np.uint32 if masked else np.float64)
+        found |= _of_tensors(f"{name}.before", total, np.int64) if total else {}
     return found
+
+
+def _of_tensors(path: str, body: bytes, dtype: type[np.generic]) -> Leaves:
+    header = int.from_bytes(body[:8], "little")
+    values = {f"{path}.values.{key}": each.tolist() for key, each in wire.unpack(body, dtype, tag=np.uint64).items()}
+    return {f"{path}.tensors": body[8 : 8 + header], **values}
 
 
 def _of_envelope(path: str, envelope: bytes) -> Leaves:
@@ -228,7 +246,7 @@ def test_in_the_first_step_nothing_else_changes_at_any_site(perform: Perform) ->
     first = next(n for n, (name, request, _) in enumerate(before) if name == SITE and op(request) == "step")
     assert before[:first] == after[:first]
     names = {path.partition(f".{SITE}.")[2] for path in changed(before[first : first + 1], after[first : first + 1])}
-    assert names == {"reply.body", "reply.values.sum", "reply.signed.signatures.0.sig"}
+    assert names == {"reply.body", "reply.values.sum", "reply.values.tag", "reply.signed.signatures.0.sig"}
     moved = difference(before[first][2], after[first][2])
     fact = NoisedSum.model_validate(intent(before[first][2])["mechanism"])
     assert 0 < np.linalg.norm(moved) <= 2 * float(fact.clip) * fact.scale, "one patient's row for another's"
@@ -254,7 +272,7 @@ def test_an_empty_cohort_looks_like_any_other(perform: Perform) -> None:
 
     def exhausted(site: Site) -> None:
         big = NoisedSum(noise_multiplier="0.3", clip="1", scale=1024, dims=1, honest_minimum=2)
-        site.ledger.reserve("0" * 64, "1" * 32, 0, 0, big, site.store.rows())
+        site.ledger.reserve("0" * 64, "1" * 32, 0, 0, big, site.store.rows(), 20_000)
 
     before = perform(as_it_was)
     for change in (nobody, exhausted):
@@ -298,5 +316,5 @@ def _framed(envelope: bytes) -> bytes:
 
 def difference(before: bytes, after: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
     """How far a masked sum moved; the masks of the two runs are the same."""
-    old, new = (wire.unpack(wire.split(frame)[1], np.uint64)["sum"].astype(np.uint64) for frame in (before, after))
-    return (new - old).view(np.int64)
+    old, new = (wire.unpack(wire.split(frame)[1], np.uint32, tag=np.uint64)["sum"] for frame in (before, after))
+    return (new - old).view(np.int32).astype(np.int64)

@@ -16,7 +16,7 @@ from genopact_shared import statements, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.privacy.accounting import epsilon_fast
 from genopact_shared.wire import Reply, Request
-from tests.integration.hospital import Consortium, DirectCourier, consortium, hospital
+from tests.integration.hospital import BEFORE_THIRD_STEP, Consortium, DirectCourier, consortium, hospital
 
 TARGET = "site-b"
 
@@ -125,7 +125,7 @@ def test_a_site_that_shows_an_older_log_is_refused_by_the_coordinator(tmp_path: 
         """Answers the third step with an honest reply, but a log that began anew."""
 
         def exchange(self, requests: Mapping[str, bytes], deadline: float) -> dict[str, bytes]:
-            if len(self.carried) == 9:
+            if len(self.carried) == BEFORE_THIRD_STEP:
                 kept = next((one.folder.home / "runs").glob("*/sites/site-a.proof"))
                 log = one.hospitals["site-a"].site.log
                 for _ in range(50):

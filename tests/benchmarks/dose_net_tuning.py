@@ -6,7 +6,7 @@ Run: python -m tests.benchmarks.dose_net_tuning
 import numpy as np
 
 from genopact_client.train.private_sgd import PrivateSgd
-from genopact_shared import cohort
+from genopact_server.demo import cohort
 from genopact_shared.plan import MODEL_SCALE
 from genopact_shared.privacy import accounting
 from genopact_shared.privacy.accounting import Fact

@@ -11,7 +11,6 @@ from genopact_client.site import Site
 from genopact_shared import canonical, dsse, statements, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
-from genopact_shared.secagg import unmask
 from genopact_shared.study import load_study
 from genopact_shared.tlog.entries import unpack
 from genopact_shared.tlog.note import open_checkpoint
@@ -21,23 +20,23 @@ from genopact_shared.wire import Reply, Request
 from tests.golden.wire_exchange import (
     EXPIRES,
     FOLDER,
+    MASKS,
     MODEL,
     NEXT,
     NOW,
     RUN,
-    SITES,
     STUDY,
     TOTALS,
     approval,
     exchange,
     key,
-    masked,
     seed,
 )
 from tests.integration.hospital import POLICY
 
 STUDY_HASH = "64d6b5a2fa012674a378f8a8a6cb98c4296ae75272fcf5107511f79844a89538"
-FRAMES = ("open.request", "open.reply", "step.request", "step.reply", "finish.request", "finish.reply")
+OPS = ("open", "deal", "join", "step", "unmask", "finish")
+FRAMES = tuple(f"{op}.{kind}" for op in OPS for kind in ("request", "reply"))
 
 
 def stored(name: str) -> bytes:
@@ -67,21 +66,22 @@ def test_a_frame_is_what_the_manual_says() -> None:
     assert (message["body"], message["body_size"]) == (canonical.digest(body), len(body))
     assert set(message) == {
         "schema", "op", "study", "run", "round", "attempt", "site", "body", "body_size", "nonce", "expires",
-        "approvals", "seats", "aggregate",
+        "approvals", "seats", "aggregate", "total_size",
     }  # fmt: skip
     assert outer["signatures"][0]["keyid"] == key("coordinator").public.key_id
 
 
 def test_the_three_sums_add_up() -> None:
     _, body = wire.unseal(Reply, stored("step.reply"), key("site-a").public)
-    assert body == masked("site-a")
-    words = [wire.unpack(masked(site), np.uint64)["sum"].astype(np.uint64) for site in SITES]
-    assert unmask(words).tolist() == np.array(list(TOTALS.values())).sum(axis=0).tolist()
-    assert wire.unpack(body, np.uint64)["sum"].view(np.int64).tolist() != TOTALS["site-a"]
+    assert body == MASKS.uploads["site-a"]
+    _, finish = wire.unseal(Request, stored("finish.request"), key("coordinator").public)
+    total = wire.unpack(finish[-len(MASKS.total) :], np.int64, tag=np.uint64)["sum"]
+    assert total.tolist() == np.array(list(TOTALS.values())).sum(axis=0).tolist()
+    assert wire.unpack(body, np.uint32, tag=np.uint64)["sum"].view(np.int32).tolist() != TOTALS["site-a"]
 
 
 def test_the_replies_belong_to_the_requests() -> None:
-    for op in ("open", "step", "finish"):
+    for op in OPS:
         asked, answered = stored(f"{op}.request"), stored(f"{op}.reply")
         request, _ = wire.unseal(Request, asked, key("coordinator").public)
         reply, _ = wire.unseal(Reply, answered, key("site-a").public)
@@ -110,7 +110,8 @@ def test_the_models_are_linked() -> None:
     assert (aggregate.model_in, aggregate.model_out) == tuple(
         canonical.digest(wire.pack(model)) for model in (MODEL, NEXT)
     )
-    assert canonical.digest(body) == aggregate.model_out
+    model, total = body[: -request.total_size], body[-request.total_size :]
+    assert (canonical.digest(model), canonical.digest(total)) == (aggregate.model_out, aggregate.total)
 
 
 def test_expiry_is_the_last_second() -> None:

@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from genopact_client.cli import build
-from genopact_shared import cohort
+from genopact_server.demo import cohort
 from genopact_shared.keys import SigningKey
 from tests.integration.hospital import MIXES, POLICY
 

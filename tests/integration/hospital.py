@@ -13,8 +13,9 @@ from genopact_client.agent.exchange import Exchange
 from genopact_client.consent.record import ConsentRecord, Provision
 from genopact_client.site import Site
 from genopact_client.store.sealed import Store
+from genopact_server.demo import cohort
 from genopact_server.folder import Folder
-from genopact_shared import cohort, statements
+from genopact_shared import statements
 from genopact_shared.keys import SigningKey
 from genopact_shared.recipes import RECIPES
 from genopact_shared.recipes.dose_features import SCHEMA
@@ -148,6 +149,10 @@ def study_of(folder: Folder, parties: Sequence[Mapping[str, str]], **changes: An
         **changes,
     }  # fmt: skip
     return parse_study(json.dumps(body).encode())
+
+
+BEFORE_THIRD_STEP = 21
+"""Frames of three sites under masks: open, deal, join, and twice step and unmask."""
 
 
 class DirectCourier:

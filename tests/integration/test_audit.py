@@ -10,7 +10,7 @@ from genopact_server.audit.bundle import export
 from genopact_server.audit.verify import verify, verify_path
 from genopact_server.evidence import bundle_of
 from genopact_server.rounds import Run
-from tests.integration.hospital import Consortium, DirectCourier
+from tests.integration.hospital import BEFORE_THIRD_STEP, Consortium, DirectCourier
 
 Make = Callable[..., Consortium]
 
@@ -49,7 +49,7 @@ def test_an_attempt_that_was_given_up_is_claimed_and_within_the_signed_epsilon(c
 
     class Restarting(DirectCourier):
         def exchange(self, requests: Mapping[str, bytes], deadline: float) -> dict[str, bytes]:
-            if len(self.carried) == 9 and not restarted:
+            if len(self.carried) == BEFORE_THIRD_STEP and not restarted:
                 restarted.append("site-b")
                 self.sites["site-b"] = Exchange(one.hospitals["site-b"].site)
             return super().exchange(requests, deadline)

@@ -12,9 +12,10 @@ from genopact_client.release import kernel
 from genopact_client.release.private import Private, Released
 from genopact_server.audit.bundle import export
 from genopact_server.audit.verify import verify, verify_path
+from genopact_server.demo import cohort
 from genopact_server.evidence import bundle_of
 from genopact_server.rounds import Run
-from genopact_shared import cohort, wire
+from genopact_shared import wire
 from genopact_shared.privacy.accounting import Fact
 from genopact_shared.privacy.mechanisms import SampledSgd, Unprotected
 from genopact_shared.recipes.dose_features import OUTCOME

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genopact_shared import cohort
-from genopact_shared.cohort import CONSENT_COLUMNS, CONSENTS, HOSPITALS, Hospital, generate, write_site
+from genopact_server.demo import cohort
+from genopact_server.demo.cohort import CONSENT_COLUMNS, CONSENTS, HOSPITALS, Hospital, generate, write_site
 from genopact_shared.recipes.dose_features import OUTCOME, RACES, SCHEMA
 from genopact_shared.recipes.equation import iwpc_weekly_dose
 from genopact_shared.recipes.protocol import Choice, Dosage, Number

@@ -13,8 +13,8 @@ from genopact_client.ingest.importer import Files, import_site
 from genopact_client.keyfile import KeyFile
 from genopact_client.people import People
 from genopact_client.store import Store
+from genopact_server.demo.cohort import HOSPITALS, Hospital, write_site
 from genopact_shared import durable
-from genopact_shared.cohort import HOSPITALS, Hospital, write_site
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.dose_features import OUTCOME, SCHEMA
 from genopact_shared.recipes.protocol import Table

@@ -23,6 +23,9 @@ NETWORK = {"name": "dose-net", "version": 1, "parameters": {"rounds": 5, "local_
 LOCAL = {"mode": "local", "epsilon_milli": 2000}
 
 
+Tensors = dict[str, np.ndarray[Any, np.dtype[Any]]]
+
+
 def key() -> str:
     return SigningKey.generate().public.hex
 
@@ -115,7 +118,8 @@ def test_changes_are_averaged_by_planned_cohort() -> None:
     plan = network()
     model = plan.course.initial()
     given = changes(model, "site-a", "site-c")
-    update, after = combine(plan, 0, model, {site: wire.pack(each) for site, each in given.items()})
+    record, after = combine(plan, 0, model, {site: wire.pack(each) for site, each in given.items()}, None)
+    update = wire.unpack(record, np.float64)
     for name, values in model.items():
         mean = (100 * given["site-a"][name] + 50 * given["site-c"][name]) / 150
         assert np.allclose(update[name], mean)
@@ -126,12 +130,47 @@ def test_sums_are_scaled_up_to_everybody_who_was_planned() -> None:
     plan = plan_of(study(privacy=LOCAL), PLANNED)
     fact = plan.steps[0].fact
     assert isinstance(fact, NoisedSum)
-    words = np.full(fact.dims, (1 << 64) - 3 * fact.scale, dtype=np.uint64)  # -3
-    update, after = combine(
-        plan, 0, plan.course.initial(), {s: wire.pack({"sum": words}) for s in ("site-a", "site-c")}
-    )
-    assert np.allclose(update["sum"], -6.0 * 450 / 150)
+    threes = {site: wire.pack({"sum": np.full(fact.dims, -3 * fact.scale)}) for site in ("site-a", "site-c")}
+    record, after = combine(plan, 0, plan.course.initial(), threes, None)
+    integers = wire.unpack(record, np.int64)["sum"]
+    assert (integers == -6 * fact.scale).all()
+    estimate, again = plan.advance(0, plan.course.initial(), integers, threes)
+    assert np.allclose(estimate, -6.0 * 450 / 150)
+    assert wire.pack(again) == wire.pack(after)
     assert shapes(after) == shapes(plan.course.initial())
+
+
+def test_an_opened_total_goes_the_way_of_a_plain_one() -> None:
+    plan = plan_of(study(), PLANNED)
+    fact = plan.steps[0].fact
+    assert isinstance(fact, NoisedSum)
+    total = wire.pack({"sum": np.arange(fact.dims), "tag": np.ones(1, dtype=np.uint64)})
+    record, after = combine(plan, 0, plan.course.initial(), dict.fromkeys(PLANNED, b""), total)
+    assert record == total
+    assert wire.pack(after) == wire.pack(plan.advance(0, plan.course.initial(), np.arange(fact.dims), PLANNED)[1])
+
+
+def test_the_modulus_holds_every_total_of_twice_the_planned_patients() -> None:
+    for patients, bits in ((300, 32), (30_000_000, 64)):
+        planned = dict.fromkeys(PLANNED, patients)
+        for step in plan_of(study(), planned).steps:
+            fact = step.fact
+            assert isinstance(fact, NoisedSum)
+            most = 2 * 3 * patients * float(fact.clip) * fact.scale
+            assert (step.bits, most < 2.0**31) == (bits, bits == 32)
+
+
+def test_quorum_and_honest_minimum_keep_masks_closed() -> None:
+    """Four parties: three and two open for nobody, three and one would."""
+    for honest, parties, fits in ((2, 4, True), (2, 5, False), (3, 5, True)):
+        names = [f"site-{letter}" for letter in "abcde"[:parties]]
+        changes = {"parties": [{"name": n, "identity": key(), "log": key(), "approver": key()} for n in names],
+                   "privacy": {"mode": "distributed", "epsilon_milli": 1000, "honest_minimum": honest}}  # fmt: skip
+        if fits:
+            study(**changes)
+        else:
+            with pytest.raises(GenopactError, match="masks rest on it"):
+                study(**changes)
 
 
 def test_only_what_was_planned_is_combined() -> None:
@@ -140,7 +179,18 @@ def test_only_what_was_planned_is_combined() -> None:
     fact = sums.steps[0].fact
     assert isinstance(fact, NoisedSum)
     check_update(net.steps[0], zeros, wire.pack(zeros))
-    check_update(sums.steps[0], {}, wire.pack({"sum": np.zeros(fact.dims, dtype=np.uint64)}))
+    check_update(sums.steps[0], {}, wire.pack({"sum": np.zeros(fact.dims, dtype=np.int64)}))
+    hidden = plan_of(study(), PLANNED).steps[0]
+    masked: Tensors = {"sum": np.zeros(fact.dims, dtype=np.uint32), "tag": np.zeros(1, dtype=np.uint64)}
+    others: list[Tensors] = [
+        {"tag": np.zeros(2, dtype=np.uint64)},
+        {"sum": np.zeros(fact.dims, dtype=np.uint64)},
+        {"more": masked["tag"]},
+    ]
+    check_update(hidden, {}, wire.pack(masked))
+    for change in others:
+        with pytest.raises(GenopactError, match="FRAME_INVALID"):
+            check_update(hidden, {}, wire.pack(masked | change))
     first = next(iter(zeros))
     wrong = [
         {**zeros, "more": np.zeros(1)},
@@ -152,9 +202,10 @@ def test_only_what_was_planned_is_combined() -> None:
     for model in wrong:
         with pytest.raises(GenopactError, match="FRAME_INVALID"):
             check_update(net.steps[0], zeros, wire.pack(model))
-    words: list[dict[str, np.ndarray[Any, np.dtype[np.uint64]]]] = [
-        {"sum": np.zeros(fact.dims + 1, dtype=np.uint64)},
-        {"total": np.zeros(fact.dims, dtype=np.uint64)},
+    words: list[dict[str, np.ndarray[Any, np.dtype[Any]]]] = [
+        {"sum": np.zeros(fact.dims + 1, dtype=np.int64)},
+        {"total": np.zeros(fact.dims, dtype=np.int64)},
+        {"sum": np.zeros(fact.dims, dtype=np.uint64)},
     ]
     for tensors in words:
         for step in (sums.steps[0], net.steps[0]):

@@ -63,7 +63,7 @@ EXAMPLES: list[Statement] = [
     RunOpened(at=1, study=D[1], run=RUN, sites=("site-a",), approvals=(D[2],)),
     Receipt(**AT, request=D[2], site="site-a", intent=D[3], update=D[4], outcome="released", prev=FIRST),
     Receipt(**AT, request=D[2], site="site-a", intent=D[3], update=None, outcome="unavailable", prev=FIRST),
-    Aggregate(**AT, model_in=D[5], receipts=(D[4],), total=D[6], model_out=D[7]),
+    Aggregate(**AT, model_in=D[5], sites=("site-a",), receipts=(D[4],), total=D[6], model_out=D[7]),
     Release(
         at=1, study=D[1], run=RUN, model=D[7], epsilon_milli=750, delta="0.000001",
         mechanisms=(Charge(mechanism=FACT, times=3),),

@@ -14,6 +14,7 @@ import numpy as np
 import structlog
 
 from genopact_client.agent.cohort import Cohort, eligible
+from genopact_client.agent.masks import Masks, seats_of
 from genopact_client.agent.runs import RunRecord, Runs
 from genopact_client.consent.match import Outcome
 from genopact_client.release import kernel
@@ -24,18 +25,14 @@ from genopact_client.train.private_sgd import PrivateSgd
 from genopact_shared import canonical, durable, statements, wire
 from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError
-from genopact_shared.keys import VerifyKey
-from genopact_shared.plan import Plan, PlannedStep, plan_of
+from genopact_shared.plan import COHORT_SLACK, Plan, PlannedStep, plan_of
 from genopact_shared.privacy import accounting
 from genopact_shared.privacy.accounting import Fact
 from genopact_shared.recipes.network import NetPlan
 from genopact_shared.recipes.protocol import Model, Table
-from genopact_shared.secagg import MaskKey, Words
 from genopact_shared.study import Study
 from genopact_shared.tlog.entries import pack as pack_entries
 from genopact_shared.wire import Reply, Request
-
-Mask = Callable[[int], Words] | None
 
 _log = structlog.get_logger()
 MAX_CLOCK_S = 7 * 86_400
@@ -52,6 +49,11 @@ class Admitted:
     approved: Approved
 
     @property
+    def model(self) -> bytes:
+        """What the body holds before the last total."""
+        return self.body[: len(self.body) - self.request.total_size]
+
+    @property
     def study(self) -> Study:
         """The approved study."""
         return self.approved.study
@@ -64,7 +66,7 @@ class Exchange:
         """Take up where the logs stand; LEDGER_ROLLED_BACK if the ledger is older than the newest intent."""
         self._site, self._clock = site, clock
         self._runs = Runs(site.home / "runs")
-        self._mask_keys: dict[str, MaskKey] = {}
+        self._masks = Masks(site.name)
         self._check_ledger()
         self._last_receipt = self._find_last_receipt()
 
@@ -83,8 +85,8 @@ class Exchange:
         digest = canonical.digest(wire.split(frame)[0])
         approved = self._site.studies.approved(wire.Peek.of(frame).study)
         request, body = wire.unseal(Request, frame, approved.study.coordinator_key)
-        if request.site != self._site.name:
-            raise GenopactError("FRAME_INVALID", "for another site")
+        if request.site != self._site.name or request.total_size > len(body):
+            raise GenopactError("FRAME_INVALID", "for another site, or a total longer than its body")
         if (sent := self._site.outbox.get(digest)) is not None:
             return sent
         now = self._clock()
@@ -96,8 +98,9 @@ class Exchange:
         if request.op != "finish" and self._site.policy.judge(approved.study).outcome is not Outcome.permit:
             raise GenopactError("POLICY_REFUSED")
         admitted = Admitted(request, digest, body, approved)
-        operation = {"open": self._open, "step": self._step, "finish": self._finish}[request.op]
-        return self._site.outbox.put(digest, operation(admitted))
+        operations = {"open": self._open, "deal": self._deal, "join": self._join, "step": self._step}
+        operations |= {"unmask": self._unmask, "finish": self._finish}
+        return self._site.outbox.put(digest, operations[request.op](admitted))
 
     def _open(self, admitted: Admitted) -> bytes:
         """Join a run, or its next attempt: check everybody's approval, answer with a fresh mask key."""
@@ -115,41 +118,61 @@ class Exchange:
         if (record.study, record.approvals) != (study.hash, request.approvals):
             raise GenopactError("RUN_CHANGED")
         record.check_next(request.round, request.attempt)
-        self._mask_keys[request.run] = key = MaskKey()
-        return self._seal(admitted, b"", mask_key=key.public)
+        return self._seal(admitted, b"", mask_key=self._masks.open(request.run))
+
+    def _deal(self, admitted: Admitted) -> bytes:
+        """Deal the secrets of this site's masks to the roster."""
+        record, plan = self._position(admitted)
+        record.check_next(admitted.request.round, admitted.request.attempt)
+        seats = seats_of(admitted.request, admitted.study, plan)
+        return self._seal(admitted, self._masks.deal(admitted.study, plan, seats))
+
+    def _join(self, admitted: Admitted) -> bytes:
+        """Take the deals of the roster."""
+        record, _ = self._position(admitted)
+        record.check_next(admitted.request.round, admitted.request.attempt)
+        self._masks.join(admitted.request, admitted.study, admitted.body)
+        return self._seal(admitted, b"")
+
+    def _unmask(self, admitted: Admitted) -> bytes:
+        """Open this site's part of the masks of the last position, once."""
+        record, plan = self._position(admitted)
+        if (admitted.request.round, admitted.request.attempt) != (record.round, record.attempt):
+            raise GenopactError("UNMASK_REFUSED", "of another position")
+        message = self._masks.reveal(admitted.request, admitted.study, plan, record, admitted.body)
+        return self._seal(admitted, message)
 
     def _step(self, admitted: Admitted) -> bytes:
         """Make one release of the plan."""
         request, study = admitted.request, admitted.study
-        record = self._record(admitted)
+        record, plan = self._position(admitted)
         record.check_next(request.round, request.attempt)
-        plan = _plan(study, record.approvals)
-        if request.round >= len(plan.steps):
-            raise GenopactError("FRAME_INVALID", "beyond the plan")
         step = plan.steps[request.round]
         self._check_model(admitted, record, plan)
-        peers = _roster(admitted, plan)
-        key = self._mask_keys.get(request.run)
-        if key is None or peers.get(self._site.name) != key.public:
-            raise GenopactError("MASK_KEY_LOST")
-        key.check(peers.values())
+        mask = self._masks.mask(request) if step.masked else None
+        if mask is None:
+            self._masks.check_seat(request.run, seats_of(request, study, plan))
         self._check_budget(study, step)
         cohort = eligible(self._site, study, step, int(self._clock()))
-        position = {"round": request.round, "attempt": request.attempt, "model_in": request.body, "reply": None}
+        if step.masked and len(cohort.rows) > COHORT_SLACK * plan.planned[self._site.name]:
+            raise GenopactError("RANGE_EXCEEDED", "far more patients than this site planned with")
+        model_in = canonical.digest(admitted.model)
+        durable.replace(self._runs.folder(record.run) / "seen.safetensors", admitted.model)
+        position = {"round": request.round, "attempt": request.attempt, "model_in": model_in, "reply": None}
         record = self._runs.put(record.model_copy(update=position | {"taken": (*record.taken, step.index)}))
-        sequence = self._site.ledger.reserve(
-            study.hash, request.run, request.round, request.attempt, step.fact, cohort.rows
-        )
+        day = int(self._clock()) // 86_400
+        address = study.hash, request.run, request.round, request.attempt
+        sequence = self._site.ledger.reserve(*address, step.fact, cohort.rows, day=day)
         intent, proof = self._log_intent(admitted, step, cohort)
-        context = {"study": study.hash, "run": request.run, "round": request.round, "attempt": request.attempt}
-        mask = (lambda size: key.mask(self._site.name, peers, context, size)) if step.masked else None
-        released = self._released(plan, step, _model(admitted.body), cohort.table, mask)
+        released = self._released(plan, step, _model(admitted.model), cohort.table, mask)
         self._log_receipt(admitted, step, intent, released)
         self._runs.put(record.model_copy(update={"reply": canonical.digest(released.body)}))
         self._site.ledger.settle(sequence)
         return self._seal(admitted, released.body, intent=intent.decode(), proof=proof.decode())
 
-    def _released(self, plan: Plan, step: PlannedStep, model: Model, table: Private[Table], mask: Mask) -> Released:
+    def _released(
+        self, plan: Plan, step: PlannedStep, model: Model, table: Private[Table], mask: kernel.Mask | None
+    ) -> Released:
         """Compute inside the box, and leave it by the kernel's door for this kind of step."""
         if isinstance(plan.course, NetPlan):
             steps = PrivateSgd(plan.course, step.fact, self._site.name)
@@ -166,8 +189,8 @@ class Exchange:
         if admitted.request.round != len(plan.steps):
             raise GenopactError("FRAME_INVALID", "before the end of the plan")
         self._check_model(admitted, record, plan)
-        folder, model = self._runs.folder(record.run), _model(admitted.body)
-        durable.replace(folder / "model.safetensors", admitted.body)
+        folder, model = self._runs.folder(record.run), _model(admitted.model)
+        durable.replace(folder / "model.safetensors", admitted.model)
         try:
             cohort = eligible(self._site, admitted.study, None, int(self._clock()))
         except GenopactError as none_left:
@@ -178,6 +201,14 @@ class Exchange:
             kernel.keep(personal, folder / "personal.safetensors")
         entries, checkpoint = self._site.log.export()
         return self._seal(admitted, pack_entries([checkpoint]) + entries)
+
+    def _position(self, admitted: Admitted) -> tuple[RunRecord, Plan]:
+        """The run's record and plan, for a round that the plan has."""
+        record = self._record(admitted)
+        plan = _plan(admitted.study, record.approvals)
+        if admitted.request.round >= len(plan.steps):
+            raise GenopactError("FRAME_INVALID", "beyond the plan")
+        return record, plan
 
     def _record(self, admitted: Admitted) -> RunRecord:
         record = self._runs.get(admitted.request.run)
@@ -202,21 +233,35 @@ class Exchange:
         """The model is the initial one, rebuilt here, or what the last aggregate made of the model this site saw."""
         request = admitted.request
         if request.round == 0:
-            linked = request.aggregate is None and admitted.body == wire.pack(plan.course.initial())
+            linked = request.aggregate is None and admitted.body == admitted.model == wire.pack(plan.course.initial())
         else:
             last = statements.parse((request.aggregate or "").encode(), [admitted.study.coordinator_key])
             linked = (
                 isinstance(last, statements.Aggregate)
                 and (last.study, last.run, last.round) == (request.study, request.run, request.round - 1)
-                and last.model_out == request.body
+                and last.model_out == canonical.digest(admitted.model)
             )
-            if linked and isinstance(last, statements.Aggregate) and record.round == last.round:
-                linked = last.model_in == record.model_in
-                # Under masks every reply of an attempt is in its total; without, one that came too late is left out.
-                if record.attempt == last.attempt and record.reply is not None and plan.steps[last.round].masked:
-                    linked = linked and record.reply in last.receipts
+            if linked and isinstance(last, statements.Aggregate):
+                linked = self._follows(admitted, record, plan, last)
         if not linked:
             raise GenopactError("MODEL_NOT_LINKED")
+
+    def _follows(self, admitted: Admitted, record: RunRecord, plan: Plan, last: statements.Aggregate) -> bool:
+        """Whether the model is what the aggregate's total makes of the model that this site saw, if it saw it."""
+        total = admitted.body[len(admitted.model) :]
+        if record.round == last.round and last.model_in != record.model_in:
+            return False
+        if not plan.steps[last.round].masked:
+            return not total
+        if last.total != canonical.digest(total):
+            return False
+        self._masks.check_total(last, total)
+        if record.round != last.round:
+            return True
+        seen = (self._runs.folder(record.run) / "seen.safetensors").read_bytes()
+        integers = wire.unpack(total, np.int64, tag=np.uint64)["sum"]
+        _, made = plan.advance(last.round, _model(seen), integers, last.sites)
+        return canonical.digest(seen) == last.model_in and wire.pack(made) == admitted.model
 
     def _log_intent(self, admitted: Admitted, step: PlannedStep, cohort: Cohort) -> tuple[bytes, bytes]:
         """Append the intent; returns it with its proof of inclusion under a checkpoint signed now."""
@@ -227,7 +272,7 @@ class Exchange:
             **self._work(admitted, step),
             decision_root=opening.root(),
             ledger_root=self._site.ledger.head,
-            model_in=request.body,
+            model_in=canonical.digest(admitted.model),
             mechanism=step.fact,
             nonce=request.nonce,
         )
@@ -287,24 +332,6 @@ def _plan(study: Study, approvals: tuple[str, ...]) -> Plan:
     if len(planned) != len(checked):
         raise GenopactError("APPROVAL_INVALID", "two approvals of one site")
     return plan_of(study, planned)
-
-
-def _roster(admitted: Admitted, plan: Plan) -> dict[str, str]:
-    """Site name -> mask key, from replies to `open` that each site signed for this run."""
-    request, study = admitted.request, admitted.study
-    identities = {party.name: VerifyKey.from_hex(party.identity) for party in study.parties}
-    peers: dict[str, str] = {}
-    for envelope in request.seats:
-        seat = wire.parse_envelope(Reply, envelope.encode(), *identities.values())
-        wire.parse_envelope(Reply, envelope.encode(), identities[seat.site])
-        if (seat.op, seat.study, seat.run) != ("open", request.study, request.run):
-            raise GenopactError("ROSTER_INVALID", "a seat of another run")
-        if seat.mask_key is None or seat.site in peers or seat.site not in plan.planned:
-            raise GenopactError("ROSTER_INVALID")
-        peers[seat.site] = seat.mask_key
-    if len(peers) < study.schedule.quorum:
-        raise GenopactError("ROSTER_INVALID", "fewer seats than the quorum")
-    return peers
 
 
 def _model(body: bytes) -> Model:

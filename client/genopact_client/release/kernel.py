@@ -19,24 +19,23 @@ from genopact_shared.plan import PlannedStep
 from genopact_shared.privacy.accounting import Fact
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 from genopact_shared.privacy.noise import skellam
-from genopact_shared.secagg import Words, wrap
+from genopact_shared.secagg.masking import Masked
 
 Floats = NDArray[np.float64]
+Mask = Callable[[NDArray[np.int64], int], Masked]
 
 
-def release_sum(
-    contributions: Private[Floats], planned: PlannedStep, reserved: Fact, mask: Callable[[int], Words] | None
-) -> Released:
+def release_sum(contributions: Private[Floats], planned: PlannedStep, reserved: Fact, mask: Mask | None) -> Released:
     """The first door: one integer sum over patients.
 
     Args:
         contributions: (n, d) float64, one row a patient, before clipping.
         planned: the step of the approved plan: clip, scale, this site's share of the noise.
         reserved: the fact that the ledger has charged.
-        mask: gives this site's pair masks for d values; None where the plan asks for none.
+        mask: hides (d,) integers modulo 2^bits; None where the plan asks for none.
 
     Returns:
-        safetensors with `sum`: (d,) uint64.
+        safetensors: `sum`, (d,) uint32 or uint64 and `tag`, (1,) uint64, under a mask; else `sum`, (d,) int64.
 
     Guarantees:
         Adding or removing one patient changes the unmasked integers before noise by at most clip * scale in L2 norm.
@@ -56,10 +55,8 @@ def release_sum(
     total = clipped_integers(values, clip, fact.scale).sum(axis=0, dtype=np.int64)
     if not isinstance(fact, Unprotected):
         total = total + skellam(planned.share_variance, fact.dims)
-    words = wrap(total)
-    if mask is not None:
-        words = words + mask(fact.dims)
-    return Released(wire.pack({"sum": words}), fact)
+    hidden = {"sum": total} if mask is None else mask(total, planned.bits)
+    return Released(wire.pack(hidden), fact)
 
 
 def release_model(delta: Private[dict[str, Floats]], reserved: Fact, done: Fact) -> Released:

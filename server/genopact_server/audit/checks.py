@@ -110,6 +110,10 @@ def _aggregate_faults(
         yield f"{label} counts an update or a site twice"
     if not set(sites) <= set(run.sites) or sites != sorted(sites, key=[*run.sites, *sites].index):
         yield f"{label} has sites outside the run or out of its order"
+    if len(aggregate.sites) != len(aggregate.receipts) or (
+        len(sites) == len(aggregate.sites) and tuple(sites) != aggregate.sites
+    ):
+        yield f"{label} names other sites than its updates are of"
     if len(aggregate.receipts) < evidence.study.schedule.quorum:
         yield f"{label} lies below the quorum"
     if any(intent.model_in != aggregate.model_in for _, intent in sources):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genopact_shared import cohort
+from genopact_server.demo import cohort
 from genopact_shared.recipes.protocol import Table
 
 SEED = 2026

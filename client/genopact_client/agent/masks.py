@@ -1,0 +1,156 @@
+"""The masks of this site's runs: in memory only, so that a restart forgets them and nothing can be asked of them twice.
+
+What `deal` and `reveal` give is made of random secrets alone, never of patients' data. See docs/masking.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from genopact_client.agent.runs import RunRecord
+from genopact_client.release.kernel import Mask
+from genopact_shared import canonical, statements, wire
+from genopact_shared.errors import GenopactError
+from genopact_shared.keys import VerifyKey
+from genopact_shared.plan import Plan
+from genopact_shared.secagg.masking import Masking, Opening
+from genopact_shared.statements import Aggregate
+from genopact_shared.study import Study
+from genopact_shared.wire import Op, Reply, Request
+
+Seats = Mapping[str, Reply]
+
+
+@dataclass
+class Held:
+    """One opening of one run."""
+
+    masking: Masking = field(default_factory=Masking)
+    opening: Opening | None = None
+
+
+@dataclass(frozen=True)
+class Revealed:
+    """The total that this site helped to open last. `active`: site -> digest of its upload."""
+
+    masking: Masking
+    position: tuple[int, int]
+    active: dict[str, str]
+
+
+class Masks:
+    """The newest opening of each run at site `own`."""
+
+    def __init__(self, own: str) -> None:
+        self._own = own
+        self._held: dict[str, Held] = {}
+        self._revealed: dict[str, Revealed] = {}
+
+    def open(self, run: str) -> str:
+        """A fresh mask key. What the one before could still open is gone; what it was asked for last can be checked."""
+        self._held[run] = held = Held()
+        return held.masking.public
+
+    def check_seat(self, run: str, seats: Seats) -> None:
+        """Raise MASK_KEY_LOST unless this site's seat has the key that it holds."""
+        held, seat = self._held.get(run), seats.get(self._own)
+        if held is None or seat is None or seat.mask_key != held.masking.public:
+            raise GenopactError("MASK_KEY_LOST")
+
+    def deal(self, study: Study, plan: Plan, seats: Seats) -> bytes:
+        """This site's deal to the roster. Raises MASK_KEY_LOST, ROSTER_INVALID."""
+        opening, run = plan.opening(study, seats), next(iter(seats.values())).run
+        self.check_seat(run, seats)
+        deal = self._held[run].masking.deal(self._own, opening)
+        self._held[run].opening = opening
+        return deal
+
+    def join(self, request: Request, study: Study, body: bytes) -> None:
+        """Take everybody's deal. Raises MASK_KEY_LOST, ROSTER_INVALID, DEAL_INVALID."""
+        deals: dict[str, bytes] = {}
+        for frame in wire.cut(body):
+            envelope, deal = wire.split(frame)
+            reply = signed(envelope, study, request, "deal")
+            if reply.site in deals or (reply.body, reply.body_size) != (canonical.digest(deal), len(deal)):
+                raise GenopactError("DEAL_INVALID")
+            deals[reply.site] = deal
+        self._of(request).masking.join(deals)
+
+    def mask(self, request: Request) -> Mask:
+        """The mask of this round's integers. Raises MASK_KEY_LOST, so that nothing is drawn or charged."""
+        masking = self._of(request).masking
+        masking.check_ready(request.round)
+        return lambda values, bits: masking.mask(request.round, values, bits)
+
+    def reveal(self, request: Request, study: Study, plan: Plan, record: RunRecord, body: bytes) -> bytes:
+        """What opens the total over the uploads whose envelopes are in the body.
+
+        They are of this round and attempt, by sites of the roster that were shown the model that this site saw, and
+        its own is among them. Raises UNMASK_REFUSED, MASK_KEY_LOST.
+        """
+        masking, active = self._of(request).masking, dict[str, str]()
+        for envelope in wire.cut(body):
+            reply = signed(envelope, study, request, "step")
+            intent = statements.parse((reply.intent or "").encode(), [_identity(study, reply.site)])
+            stated = (intent.model_in, intent.mechanism) if isinstance(intent, statements.Intent) else None
+            if reply.site in active or stated != (record.model_in, plan.steps[request.round].fact):
+                raise GenopactError("UNMASK_REFUSED", "not one upload a site, of the same step at the same model")
+            active[reply.site] = reply.body
+        if record.reply is None or active.get(self._own) != record.reply:
+            raise GenopactError("UNMASK_REFUSED", "not this site's upload")
+        message = masking.reveal(request.round, active)
+        self._revealed[request.run] = Revealed(masking, (request.round, request.attempt), active)
+        return message
+
+    def check_total(self, last: Aggregate, body: bytes) -> None:
+        """Raise TOTAL_FORGED unless a total is that of the uploads for which this site opened its masks.
+
+        A site that opened none in that attempt, or was started again since, cannot tell.
+        """
+        seen = self._revealed.get(last.run)
+        if seen is None or seen.position != (last.round, last.attempt):
+            return
+        if sorted(zip(last.sites, last.receipts, strict=False)) != sorted(seen.active.items()):
+            raise GenopactError("TOTAL_FORGED", "of another set of sites")
+        found = wire.unpack(body, np.int64, tag=np.uint64)
+        seen.masking.check_total(last.round, found["sum"], int(found["tag"][0]), seen.active)
+
+    def _of(self, request: Request) -> Held:
+        held = self._held.get(request.run)
+        if held is None or held.opening is None:
+            raise GenopactError("MASK_KEY_LOST")
+        return held
+
+
+def seats_of(request: Request, study: Study, plan: Plan) -> dict[str, Reply]:
+    """Site -> its reply to `open`, signed by that site for this run; at least a quorum. Raises ROSTER_INVALID."""
+    seats: dict[str, Reply] = {}
+    for envelope in request.seats:
+        seat = signed(envelope.encode(), study, request, "open")
+        if seat.mask_key is None or seat.site in seats or seat.site not in plan.planned:
+            raise GenopactError("ROSTER_INVALID")
+        seats[seat.site] = seat
+    if len(seats) < study.schedule.quorum:
+        raise GenopactError("ROSTER_INVALID", "fewer seats than the quorum")
+    return seats
+
+
+def signed(envelope: bytes, study: Study, request: Request, op: Op) -> Reply:
+    """A reply that its site signed: to `op`, in this run; to anything but `open` at this very position.
+
+    Raises:
+        GenopactError: ROSTER_INVALID, and those of `wire.parse_envelope`.
+    """
+    reply = wire.parse_envelope(Reply, envelope, *(_identity(study, party.name) for party in study.parties))
+    wire.parse_envelope(Reply, envelope, _identity(study, reply.site))
+    here = (request.round, request.attempt)
+    if (reply.op, reply.study, reply.run) != (op, request.study, request.run) or (
+        op != "open" and (reply.round, reply.attempt) != here
+    ):
+        raise GenopactError("ROSTER_INVALID", "a reply from elsewhere")
+    return reply
+
+
+def _identity(study: Study, site: str) -> VerifyKey:
+    return VerifyKey.from_hex(study.party(site).identity)

@@ -1,0 +1,98 @@
+"""The coordinator's part in a masked total: put the masks together that the survivors opened, and take them off.
+
+See docs/masking.md and genopact_shared.secagg.masking.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genopact_shared.errors import GenopactError
+from genopact_shared.secagg import sharing, stream
+from genopact_shared.secagg.masking import (
+    WORDS,
+    Masked,
+    Opening,
+    lock_key,
+    pair_stream,
+    round_key,
+    self_stream,
+)
+from genopact_shared.secagg.sharing import SIZE
+
+
+def total_of(
+    opening: Opening,
+    index: int,
+    deals: Mapping[str, bytes],
+    uploads: Mapping[str, Masked],
+    *,
+    active: Mapping[str, str],
+    reveals: Mapping[str, bytes],
+) -> tuple[NDArray[np.int64], int]:
+    """The total of the active sites' integers, and its tag.
+
+    Args:
+        opening: as signed by the sites.
+        index: of the round.
+        deals: site -> deal, of the whole roster.
+        uploads: site -> masked integers and tag, of the active sites; of the planned shapes and dtypes.
+        active: site -> digest of its upload, as the survivors were shown it.
+        reveals: site of the roster -> its message. A malformed one counts as none.
+
+    Raises:
+        GenopactError: UNMASK_FAILED when too few messages open, or a key is not the one that was dealt; DEAL_INVALID.
+    """
+    opened = _opened(opening, reveals, opening.bound(index, active))
+    secrets = dict(zip(opening.sites, _recovered(opening, opened), strict=True))
+    off = [(self_stream(secrets[site], opening.epoch, index), -1) for site in active]
+    dealt = {site: opening.read_deal(deal)[1][index] for site, deal in deals.items()}
+    for gone in set(opening.roster) - set(active):
+        key = round_key(secrets[gone], opening.epoch)
+        if stream.public_of(key) != dealt[gone]:
+            raise GenopactError("UNMASK_FAILED", "another round key than was dealt")
+        off += [
+            (
+                pair_stream(stream.agree(key, dealt[site]), opening.epoch, index, site, gone),
+                -1 if site < gone else 1,
+            )
+            for site in active
+        ]
+    words: stream.Words = np.zeros_like(next(uploads[site]["sum"] for site in active))
+    for site in active:
+        words += uploads[site]["sum"]
+    tag = stream.shift(words, sum(int(uploads[site]["tag"][0]) for site in active), off)
+    return words.view(np.int32 if words.dtype == WORDS[32] else np.int64).astype(np.int64), tag
+
+
+def _opened(opening: Opening, reveals: Mapping[str, bytes], bound: str) -> dict[str, list[int]]:
+    """Site -> its shares, of the messages that enough others have unlocked for the same set."""
+    sites, sealed = opening.sites, len(opening.roster) * SIZE + stream.SEAL
+    shares, locks, tokens = dict[str, bytes](), dict[str, list[int]](), dict[str, list[int]]()
+    for site, message in reveals.items():
+        try:
+            elements = sharing.decode(message[sealed:])
+        except ValueError:
+            continue
+        if len(elements) == 2 * len(sites):
+            shares[site], locks[site], tokens[site] = message[:sealed], elements[: len(sites)], elements[len(sites) :]
+    parts = {
+        holder: [row[sites.index(holder)] - tokens[holder][sites.index(site)] for site, row in locks.items()]
+        for holder in tokens
+    }
+    opened: dict[str, list[int]] = {}
+    for site, lock in zip(shares, _recovered(opening, parts), strict=True):
+        try:
+            opened[site] = sharing.decode(stream.unseal(lock_key(lock, bound), shares[site]))
+        except ValueError:
+            continue
+    return opened
+
+
+def _recovered(opening: Opening, rows: Mapping[str, list[int]]) -> list[int]:
+    """The secrets behind rows of shares, of which there must be enough."""
+    if len(rows) < opening.threshold:
+        raise GenopactError("UNMASK_FAILED", f"{len(rows)} of {opening.threshold} messages open")
+    holders = sorted(rows)[: opening.threshold]
+    return sharing.recover({opening.sites.index(site): rows[site] for site in holders})
