@@ -12,7 +12,8 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         cells = (row["id"], value, row["bar"] or "none", verdict(row["value"], row["bar"]) or "for information",
                  f"`{row['command']}`", seeds, row["commit"][:12], row["date"])  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    notes = [f"* **{row['id']}**: {row['note']}" for row in rows if row["note"]]
+    # Indented, a table in a note stays inside its item.
+    notes = [textwrap.indent(f"* **{row['id']}**: {row['note']}", "  ").strip() for row in rows if row["note"]]
     machines = sorted({row["machine"] for row in rows})
     lines += (
         ["", *notes, "", *[f"Machine: {each}." for each in machines]]
@@ -102,6 +104,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         else ["", "Nothing has been recorded yet."]
     )
     return "\n".join(lines).rstrip() + "\n"
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table for a note: the first row's keys, then a line a row. ValueError if a row has other keys."""
+    if any(list(row) != list(rows[0]) for row in rows):
+        raise ValueError("Expected rows with the same keys")
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def machine() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.record import FIELDS, RESULTS, load, machine, record, table, verdict
+from tests.benchmarks.record import FIELDS, RESULTS, load, machine, markdown, record, table, verdict
 
 
 def note(path: Path, name: str, value: float, bar: str = "<= 120") -> None:
@@ -40,6 +40,26 @@ def test_the_table_says_what_is_short(tmp_path: Path) -> None:
     assert "for information" in lines["figure"]
     assert "make demo \\| tee log" in lines["slow"]
     assert "* **slow**: a note" in text
+
+
+def test_a_table_in_a_note_stays_inside_its_item(tmp_path: Path) -> None:
+    inner = markdown([{"sites": "4", "what | how": "a|b"}, {"sites": "16", "what | how": ""}])
+    record("modes", 1, "", "", "make", seeds=(), note=f"two rows\n\n{inner}\n", path=tmp_path / "results.json")
+    note(tmp_path / "results.json", "next", 1.0)
+    assert """
+* **modes**: two rows
+
+  | sites | what \\| how |
+  | --- | --- |
+  | 4 | a\\|b |
+  | 16 |  |
+* **next**: a note
+""" in (tmp_path / "results.md").read_text("utf-8")
+
+
+def test_a_table_has_one_head() -> None:
+    with pytest.raises(ValueError, match="same keys"):
+        markdown([{"a": "1"}, {"b": "1"}])
 
 
 @pytest.mark.parametrize(

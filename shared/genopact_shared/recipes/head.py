@@ -1,0 +1,98 @@
+"""A logistic head on at most a hundred features: full-batch steps by noised sums, whitened by public second moments.
+
+A patient's row is the gradient of their own log-likelihood in coordinates in which a public population has unit second
+moments, so that a step is nearly a Newton step and its noise is the same in every direction of that population.
+Nothing but the gradients is taken from patients: start, curvature, clip and shares are public, the divisor is the
+planned cohort. The recipe standardises the features by public numbers; the first of them is the constant 1.
+Shares, clip and rate were chosen on the tuning seeds of a simulated cohort; the mean of the last of equal steps was
+worse by 0.001 of AUC at d = 87 and epsilon 1. Source of second-order steps: Ganesh et al., "Faster Differentially
+Private Convex Optimization via Second-Order Methods", 2023; here the matrix is public and costs nothing.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from genopact_shared.recipes.linear import Matrix, cholesky, rowwise, solve_lower, solve_upper
+from genopact_shared.recipes.protocol import Floats, Model, SumStep
+
+SHARES_MILLI = (20, 30, 46, 69, 103, 155, 231, 346)
+"""Of the head's budget, a step each: half as much again every time, because a step wipes out most earlier noise."""
+CLIP = 0.6
+"""Times sqrt(d), the norm of a typical whitened patient: the residual that is still let through."""
+RATE = 0.8
+"""Of a Newton step of the public population. At 1 unclipped steps oscillate where a cohort differs from it."""
+RIDGE = 0.01
+SCALE = 1 << 9
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A head with its public numbers fixed.
+
+    `moments`: (d, d) float64 E[x x'] in a public population. `prevalence`: nominal, between 0 and 1. `planned_total`:
+    patients, by the approvals.
+
+    Assumptions: everybody has the same bits of `moments`; they are published as numbers, never recomputed.
+
+    Raises:
+        ValueError: when used, if `moments` is not positive semidefinite.
+    """
+
+    moments: Floats
+    prevalence: float
+    planned_total: int
+
+    @cached_property
+    def _factor(self) -> Matrix:
+        return cholesky((self.moments + RIDGE * np.eye(len(self.moments))).tolist())
+
+    @cached_property
+    def _whitening(self) -> Floats:
+        return np.array([solve_lower(self._factor, row) for row in np.eye(len(self._factor)).tolist()]).T
+
+    def steps(self, weight: float) -> tuple[SumStep, ...]:
+        """The sums, which share out `weight` of the plan's budget."""
+        size = len(self.moments)
+        return tuple(
+            SumStep(f"head-{index}", size, CLIP * math.sqrt(size), weight * share / 1000, SCALE)
+            for index, share in enumerate(SHARES_MILLI, start=1)
+        )
+
+    def initial(self) -> Model:
+        """The nominal prevalence for everybody."""
+        # Rounded, because the logarithms of two C libraries may differ in the last bit.
+        intercept = round(math.log(self.prevalence / (1 - self.prevalence)), 6)
+        return {"coefficients": np.array([intercept] + [0.0] * (len(self.moments) - 1))}
+
+    def whitened(self, rows: Floats) -> Floats:
+        """(n, d) features -> (n, d), the same in every step. Row i has the same bits in any table."""
+        return rowwise(rows, self._whitening)
+
+    def contribution(self, model: Model, whitened: Floats, outcome: Floats) -> Floats:
+        """(n, d) float64 gradients of the log-likelihood, before clipping.
+
+        Args:
+            model: of `initial` or `advance`.
+            whitened: (n, d).
+            outcome: (n,) 0 or 1; a patient without one (NaN) contributes zeros.
+
+        Guarantees: row i depends on patient i and the model alone, to the last bit.
+        """
+        coordinates = model["coefficients"] @ np.array(
+            [row + [0.0] * (len(self._factor) - len(row)) for row in self._factor]
+        )
+        residual = outcome - probability(rowwise(whitened, coordinates[None, :])[:, 0])
+        return np.where(np.isfinite(residual)[:, None], whitened * residual[:, None], 0.0)
+
+    def advance(self, model: Model, total: Floats) -> Model:
+        """The next model from the released (d,) total; the same bits on every machine."""
+        rate = RATE / (self.planned_total * self.prevalence * (1 - self.prevalence))
+        return {"coefficients": model["coefficients"] + rate * np.array(solve_upper(self._factor, total.tolist()))}
+
+
+def probability(log_odds: Floats) -> Floats:
+    """The logistic function, without overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * log_odds))
