@@ -7,6 +7,7 @@ all of them the honest request is answered. Outsiders at the link's doors: test_
 import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -358,6 +359,34 @@ def test_a_coordinator_that_colludes_with_no_site_cannot_return_a_wrong_sum(sieg
     else:
         found["tag"] ^= np.uint64(1)
     siege.refuses(siege.lie(found), "TOTAL_FORGED")
+
+
+def test_a_site_that_was_not_asked_to_open_checks_the_total_too(tmp_path: Path) -> None:
+    """A quorum suffices to open: the coordinator must not show the others another total."""
+    one = consortium(tmp_path, sites=4, schedule={"quorum": 3, "deadline_s": 20})
+
+    class Sparing(Stopping):
+        def exchange(self, requests: Mapping[str, bytes], deadline: float) -> dict[str, bytes]:
+            if canonical.decode(payload(next(iter(requests.values()))))["op"] == "unmask":
+                requests = {site: frame for site, frame in requests.items() if site != TARGET}
+            return super().exchange(requests, deadline)
+
+    courier = Sparing(one.courier.sites)
+    run = Run.start(one.folder, one.study, courier, one.events.append)
+    with pytest.raises(KeyboardInterrupt):
+        run.go()
+    siege = Siege(one, run, courier)
+    found = wire.unpack(siege.model_and_total[1], np.int64, tag=np.uint64)
+    found["sum"][0] += 1
+    siege.refuses(siege.lie(found), "TOTAL_FORGED")
+    last = statements.parse(str(run.state.aggregate).encode(), [siege.coordinator.public])
+    assert isinstance(last, statements.Aggregate)
+    own = last.sites.index(TARGET)
+    another = {"receipts": tuple("4" * 64 if n == own else each for n, each in enumerate(last.receipts))}
+    signed = statements.sign(last.model_copy(update=another), siege.coordinator).decode()
+    siege.refuses(siege.forge(siege.next_frame, aggregate=signed), "TOTAL_FORGED")
+    assert one.exchange(TARGET)(siege.next_frame) != b""
+    one.close()
 
 
 def test_a_planted_model_is_refused_although_the_coordinator_signs_it(siege: Siege) -> None:

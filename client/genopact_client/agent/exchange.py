@@ -255,7 +255,7 @@ class Exchange:
             return not total
         if last.total != canonical.digest(total):
             return False
-        self._masks.check_total(last, total)
+        self._masks.check_total(last, record, total)
         if record.round != last.round:
             return True
         seen = (self._runs.folder(record.run) / "seen.safetensors").read_bytes()

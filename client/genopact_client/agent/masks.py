@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genopact_client.agent.runs import RunRecord
 from genopact_client.release.kernel import Mask
@@ -14,7 +15,7 @@ from genopact_shared import canonical, statements, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import VerifyKey
 from genopact_shared.plan import Plan
-from genopact_shared.secagg.masking import Masking, Opening
+from genopact_shared.secagg.masking import Masked, Masking, Opening
 from genopact_shared.statements import Aggregate
 from genopact_shared.study import Study
 from genopact_shared.wire import Op, Reply, Request
@@ -30,13 +31,13 @@ class Held:
     opening: Opening | None = None
 
 
-@dataclass(frozen=True)
-class Revealed:
-    """The total that this site helped to open last. `active`: site -> digest of its upload."""
+@dataclass
+class Upload:
+    """The last upload of a run. `active`: site -> digest, of the set whose total this site helped to open."""
 
     masking: Masking
     position: tuple[int, int]
-    active: dict[str, str]
+    active: dict[str, str] | None = None
 
 
 class Masks:
@@ -45,7 +46,7 @@ class Masks:
     def __init__(self, own: str) -> None:
         self._own = own
         self._held: dict[str, Held] = {}
-        self._revealed: dict[str, Revealed] = {}
+        self._uploads: dict[str, Upload] = {}
 
     def open(self, run: str) -> str:
         """A fresh mask key. What the one before could still open is gone; what it was asked for last can be checked."""
@@ -81,7 +82,12 @@ class Masks:
         """The mask of this round's integers. Raises MASK_KEY_LOST, so that nothing is drawn or charged."""
         masking = self._of(request).masking
         masking.check_ready(request.round)
-        return lambda values, bits: masking.mask(request.round, values, bits)
+
+        def mask(values: NDArray[np.int64], bits: int) -> Masked:
+            self._uploads[request.run] = Upload(masking, (request.round, request.attempt))
+            return masking.mask(request.round, values, bits)
+
+        return mask
 
     def reveal(self, request: Request, study: Study, plan: Plan, record: RunRecord, body: bytes) -> bytes:
         """What opens the total over the uploads whose envelopes are in the body.
@@ -100,21 +106,25 @@ class Masks:
         if record.reply is None or active.get(self._own) != record.reply:
             raise GenopactError("UNMASK_REFUSED", "not this site's upload")
         message = masking.reveal(request.round, active)
-        self._revealed[request.run] = Revealed(masking, (request.round, request.attempt), active)
+        self._uploads[request.run].active = active
         return message
 
-    def check_total(self, last: Aggregate, body: bytes) -> None:
-        """Raise TOTAL_FORGED unless a total is that of the uploads for which this site opened its masks.
+    def check_total(self, last: Aggregate, record: RunRecord, body: bytes) -> None:
+        """Raise TOTAL_FORGED unless a total is that of the uploads that the aggregate names.
 
-        A site that opened none in that attempt, or was started again since, cannot tell.
+        If this site helped to open it, of just these; if it uploaded only, its own is named or the site is not. A site
+        that uploaded nothing in that attempt, or was started again since, cannot tell.
         """
-        seen = self._revealed.get(last.run)
+        seen, named = self._uploads.get(last.run), dict(zip(last.sites, last.receipts, strict=False))
         if seen is None or seen.position != (last.round, last.attempt):
             return
-        if sorted(zip(last.sites, last.receipts, strict=False)) != sorted(seen.active.items()):
+        expected = named | ({self._own: record.reply} if self._own in named else {})
+        if named != (expected if seen.active is None else seen.active) or len(last.sites) != len(last.receipts):
             raise GenopactError("TOTAL_FORGED", "of another set of sites")
         found = wire.unpack(body, np.int64, tag=np.uint64)
-        seen.masking.check_total(last.round, found["sum"], int(found["tag"][0]), seen.active)
+        if set(found) != {"sum", "tag"} or found["tag"].shape != (1,):
+            raise GenopactError("TOTAL_FORGED", "no sum and tag")
+        seen.masking.check_total(last.round, found["sum"], int(found["tag"][0]), named)
 
     def _of(self, request: Request) -> Held:
         held = self._held.get(request.run)
