@@ -78,6 +78,31 @@ MEASURES = (
     ),
     Measure("tests.benchmarks.round_overhead", {"chain.5": ("s a round", "<= 2"), "chain.5.peer": ("x wall", ">= 8")}),
     Measure("tests.benchmarks.demo", {"chain.1": ("s", "<= 120")}, seeds=(2026,)),
+    Measure(
+        "tests.benchmarks.private_steps",
+        {
+            "privacy.1.mlp": ("x plain step", "<= 1.10"),
+            "privacy.1.cnn": ("x plain step", "<= 1.20"),
+            "privacy.1.gru": ("x plain step", "<= 2.0"),
+            "privacy.1.transformer": ("x plain step", "<= 1.15"),
+            "privacy.1.logistic": ("x plain step", "<= 1.10"),
+        },
+    ),
+    Measure(
+        "tests.benchmarks.noise_and_packed",
+        {"privacy.1b.noise_ns": ("ns a value", "<= 2.0"), "privacy.1b.packed": ("x plain float32 step", "<= 0.5")},
+    ),
+    Measure("tests.benchmarks.mutations", {"privacy.2": ("killed", ">= 25"), "privacy.2.survived": ("", "== 0")}),
+    Measure("tests.benchmarks.certificates", {"privacy.2b": ("relative", "<= 0.01")}),
+    Measure(
+        "tests.benchmarks.masking",
+        {"privacy.3.upload": ("x float32", "<= 1.1"), "privacy.3.cpu": ("CPU s a site", "<= 0.1")},
+    ),
+    Measure("tests.benchmarks.attacks", {"privacy.4": ("", "== 1")}, arguments=("tests/attacks/test_masking.py",)),
+    Measure("tests.benchmarks.inversion", {"privacy.5": ("of 64 patients", "== 0")}),
+    Measure("tests.benchmarks.study_kills", {"privacy.6": ("under-counts", "== 0")}),
+    Measure("tests.benchmarks.modes", {"privacy.7": ("", "== 1")}, seeds=(7,)),
+    Measure("tests.benchmarks.flower_example", {"privacy.8": ("", "== 1")}),
 )
 
 

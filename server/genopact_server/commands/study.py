@@ -13,10 +13,13 @@ from genopact_server import coordinator
 from genopact_server.commands.coordinator import read_card
 from genopact_server.commands.options import HOME, Home, StudyFile
 from genopact_server.folder import Folder
+from genopact_shared import durable
+from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError
+from genopact_shared.recipes import NETWORKS
 from genopact_shared.sheet import sheet
 from genopact_shared.study import load_study, parse_study, read_yaml
-from genopact_shared.terminal import Answer, command, human
+from genopact_shared.terminal import Answer, Exit, command, human
 
 app = typer.Typer(help="Write, check, run and report studies.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -94,6 +97,45 @@ def watch(file: StudyFile, home: Home = HOME) -> Answer:
         [f"run {state['run']}: {state['stage']}, round {state['round']}"],
         f"genopact study report {state['run']}",
     )
+
+
+@command(app, "rehearse", example="genopact study rehearse study.yaml --canaries 20 --runs 1000")
+def rehearse(
+    file: StudyFile,
+    home: Home = HOME,
+    canaries: Annotated[int, typer.Option(min=1, help="Made-up patients whose presence is to be guessed.")] = 20,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="Independent runs.", show_default="1000; networks 100")
+    ] = None,
+) -> Answer:
+    """Attack the study's plan on made-up patients: a lower bound on epsilon, which the report then shows.
+
+    Planned cohorts are those of the approvals, or the study's minimum where too few sites have approved.
+    """
+    from genopact_server.audit.rehearsal import rehearse as perform
+
+    folder, study = Folder(home), load_study(file)
+    _ = folder.card  # COORDINATOR_MISSING before a folder is made
+    path = folder.register(study) / "rehearsal.json"
+    approvals = [check_approval(envelope, study) for envelope in folder.approvals(study).values()]
+    planned = {each.site: each.planned_cohort for each in approvals}
+    if len(planned) < study.schedule.quorum:
+        planned = {party.name: study.minimum_cohort for party in study.parties}
+    count = runs or (100 if study.recipe.name in NETWORKS else 1000)
+    with Progress(
+        TextColumn("rehearsing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=human()
+    ) as bar:
+        task = bar.add_task("", total=count)
+        found = perform(study, planned, canaries, count, lambda: bar.advance(task))
+    durable.replace(path, found.model_dump_json(indent=1).encode())
+    text = [
+        f"{found.confidence:.0%} sure: epsilon is at least {found.bound:.3g}; certified {found.certified:.4g}",
+        f"membership told from the final model: AUC {found.auc:.3f} (guessing 0.5)",
+    ]
+    violated = found.verdict == "violated"
+    text += ["VIOLATED: the certificate is refuted. Do not run this study."] if violated else []
+    data = found.model_dump() | {"verdict": found.verdict, "file": str(path)}
+    return Answer(data, text, exit=Exit.REFUSED if violated else Exit.OK)
 
 
 @command(app, "report", example="genopact study report RUN --out report.html")

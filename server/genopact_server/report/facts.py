@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from genopact_server.audit.canaries import Showing
 from genopact_server.rounds import RunState
 from genopact_shared import wire
 from genopact_shared.approval import check_approval
@@ -28,7 +29,10 @@ FEATURE_NAMES: Mapping[str, tuple[str, ...]] = {"dose": FEATURES}
 
 @dataclass(frozen=True, eq=False)
 class RunFacts:
-    """One run. `models`: the shared model before the first round and after each, as far as they are kept."""
+    """One run. `models`: the shared model before the first round and after each, as far as they are kept.
+
+    `rehearsal`: what the newest rehearsal of the study showed; None without one.
+    """
 
     study: Study
     state: RunState
@@ -38,6 +42,7 @@ class RunFacts:
     models: tuple[Model, ...]
     site_entries: Mapping[str, int]
     checkpoint: str
+    rehearsal: Showing | None
 
     @property
     def rounds(self) -> list[dict[str, Any]]:
@@ -110,7 +115,21 @@ def read(run_folder: Path, study: Study) -> RunFacts:
     # A site's log comes with its checkpoint before the entries.
     logs = {path.stem: len(unpack(path.read_bytes())) - 1 for path in sorted((run_folder / "sites").glob("*.log"))}
     checkpoint = _text(run_folder.parent.parent / "log" / "checkpoint")
-    return RunFacts(study, state, events, approvals, plan, models or (plan.course.initial(),), logs, checkpoint)
+    rehearsal = _rehearsal(run_folder.parent.parent / "studies" / study.hash / "rehearsal.json", study)
+    models = models or (plan.course.initial(),)
+    return RunFacts(study, state, events, approvals, plan, models, logs, checkpoint, rehearsal)
+
+
+def _rehearsal(path: Path, study: Study) -> Showing | None:
+    if not path.exists():
+        return None
+    try:
+        found = Showing.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise GenopactError("RUN_STATE_BROKEN", str(path)) from error
+    if found.study != study.hash:
+        raise GenopactError("RUN_STATE_BROKEN", "the rehearsal of another study")
+    return found
 
 
 def _model(path: Path) -> Model:

@@ -81,6 +81,21 @@ def burn_down(axes: "Axes", *, spent: Sequence[float], done: int, budget: float)
     axes.set_ylabel("epsilon")
 
 
+def shown(axes: "Axes", *, bounds: Mapping[str, float], certified: float) -> None:
+    """What an attacker could show, against what the plan promises."""
+    names = list(bounds)[::-1]
+    axes.barh(names, [bounds[name] for name in names], height=0.5, color=ACCENT, alpha=0.85)
+    for row, name in enumerate(names):
+        axes.text(bounds[name], row, f"  {bounds[name]:.2f}", color=INK, va="center")
+    axes.axvline(certified, color=SECOND, linewidth=1.6)
+    axes.text(certified, len(names) - 0.6, f" certified {certified:.3g}", color=SECOND, va="bottom")
+    axes.set_xlim(0, 1.3 * max(certified, *bounds.values()))
+    axes.set_ylim(-0.5, len(names) - 0.2)
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel("epsilon")
+
+
 def groups(axes: "Axes", *, values: Mapping[str, tuple[float, float]], unit: str) -> None:
     """A measure and one standard deviation of privacy noise for each group that the noise does not drown."""
     names = list(values)[::-1]
@@ -135,7 +150,7 @@ def short(text: str, most: int = 24) -> str:
 
 
 PLOTS = {
-    plot.__name__: plot for plot in (coefficients, trajectories, burn_down, groups, comparison, calibration)
+    plot.__name__: plot for plot in (coefficients, trajectories, burn_down, shown, groups, comparison, calibration)
 }  # fmt: skip
 
 

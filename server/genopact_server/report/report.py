@@ -113,6 +113,11 @@ def _plots(facts: RunFacts, extra: Mapping[str, Any]) -> dict[str, str]:
     if (budget := facts.study.privacy.epsilon_milli) is not None:
         data = {"spent": facts.spent, "done": facts.state.round, "budget": budget / 1000}
         plots["burn_down"] = draw("burn_down", "Epsilon used after each round", (6.4, 2.5), **data)
+    if found := facts.rehearsal:
+        bounds = {"whatever the noise": found.one_run}
+        bounds |= {} if found.gaussian is None else {"noise of the stated shape": found.gaussian}
+        data = {"bounds": bounds, "certified": found.certified}
+        plots["shown"] = draw("shown", "Lower bounds on epsilon", (6.4, 0.9 + 0.45 * len(bounds)), **data)
     if groups := _groups(facts):
         height = 0.7 + 0.42 * len(groups)
         plots["groups"] = draw("groups", "Error by reported race", (6.4, height), values=groups, unit=f"error, {unit}")
