@@ -3,11 +3,13 @@
 python -m tests.generate           or: make docs
 """
 
+import json
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from genopact_client.policy import SitePolicy
 from genopact_shared.errors import CATALOGUE, Fault
-from genopact_shared.schemas import render
 from genopact_shared.study import Study
 from tests.benchmarks.record import load, table
 
@@ -19,10 +21,16 @@ def generated() -> dict[Path, str]:
     """Path -> text of every generated file."""
     pages = {ERRORS / f"{code}.md": page(code, fault) for code, fault in CATALOGUE.items()}
     pages[ERRORS / "README.md"] = index()
-    pages[ROOT / "policies/schemas/study.json"] = render(Study)
-    pages[ROOT / "policies/schemas/site-policy.json"] = render(SitePolicy)
+    pages[ROOT / "policies/schemas/study.json"] = schema(Study)
+    pages[ROOT / "policies/schemas/site-policy.json"] = schema(SitePolicy)
     pages[ROOT / "docs/results.md"] = table(load())
     return pages
+
+
+def schema(model: type[BaseModel]) -> str:
+    """The JSON Schema of a file that `model` validates, for editors."""
+    said = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | model.model_json_schema(by_alias=True)
+    return json.dumps(said, indent=2, sort_keys=True) + "\n"
 
 
 def page(code: str, fault: Fault) -> str:

@@ -5,31 +5,15 @@ import typer
 from genopact_client.commands import consider, data, diagnose, founding, records, serve
 from genopact_shared.terminal import main as run
 
-ABOUT = "Exit codes: 0 done, 1 refused, 2 wrong input, 3 cannot tell (locked, stopped, out of reach), 4 internal."
-
-
-def _group(about: str) -> typer.Typer:
-    return typer.Typer(help=about, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-
-
-def build() -> typer.Typer:
-    """The whole command line."""
-    app = _group(f"The hospital's side of genopact: data, consent, budget and keys stay here. {ABOUT}")
-    consent, study = _group("What patients decided."), _group("What studies ask of this site.")
-    outbox, ledger, log = _group("All that left."), _group("Privacy spent."), _group("The transparency logs.")
-    groups = {"consent": consent, "study": study, "outbox": outbox, "ledger": ledger, "log": log}
-    founding.add_to(app)
-    data.add_to(app, consent)
-    consider.add_to(app, study)
-    serve.add_to(app)
-    diagnose.add_to(app)
-    records.add_to(app, outbox, ledger, log)
-    for name, group in groups.items():
-        app.add_typer(group, name=name)
-    return app
-
-
-app = build()
+ABOUT = (
+    "The hospital's side of genopact: data, consent, budget and keys stay here. Exit codes: 0 done, 1 refused, "
+    "2 wrong input, 3 cannot tell (locked, stopped, out of reach), 4 internal."
+)
+app = typer.Typer(help=ABOUT, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+for part in (founding, data, consider, serve, diagnose, records):
+    app.add_typer(part.app)
+for group in (data.consent, consider.study, records.outbox_app, records.ledger_app, records.log_app):
+    app.add_typer(group)
 
 
 def main() -> None:

@@ -6,10 +6,9 @@ file = "GENOKEK1" | salt 16 | nonce 12 | sealed key 48
 import os
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
+from genopact_client import aead
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError
 
@@ -25,8 +24,8 @@ class Kek:
         """A new key-encryption key, kept at `path`; KEY_EXISTS if there is one, KEK_WRONG for an empty passphrase."""
         if path.exists():
             raise GenopactError("KEY_EXISTS", str(path))
-        kek, head, nonce = os.urandom(32), MAGIC + os.urandom(16), os.urandom(12)
-        durable.replace(path, head + nonce + AESGCM(_stretch(passphrase, head)).encrypt(nonce, kek, head))
+        kek, head = os.urandom(32), MAGIC + os.urandom(16)
+        durable.replace(path, head + aead.seal(_stretch(passphrase, head), kek, head))
         return kek
 
     @staticmethod
@@ -36,31 +35,11 @@ class Kek:
         Raises:
             GenopactError: KEY_MISSING, KEY_INVALID (not such a file), KEK_WRONG.
         """
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise GenopactError("KEY_MISSING", str(path)) from error
+        data = durable.read(path, "KEY_MISSING")
         if len(data) != 84 or data[:8] != MAGIC:
             raise GenopactError("KEY_INVALID", str(path))
         head = data[:24]
-        try:
-            return AESGCM(_stretch(passphrase, head)).decrypt(data[24:36], data[36:], head)
-        except InvalidTag as error:
-            raise GenopactError("KEK_WRONG") from error
-
-
-def read_passphrase(path: Path) -> bytes:
-    """The passphrase in a file, without surrounding white space; refuses a file that others can read.
-
-    Raises:
-        GenopactError: KEY_MISSING, KEY_EXPOSED.
-    """
-    try:
-        if path.stat().st_mode & 0o077:
-            raise GenopactError("KEY_EXPOSED", str(path))
-        return path.read_bytes().strip()
-    except FileNotFoundError as error:
-        raise GenopactError("KEY_MISSING", str(path)) from error
+        return aead.unseal(_stretch(passphrase, head), data[24:], head, "KEK_WRONG")
 
 
 def _stretch(passphrase: bytes, head: bytes) -> bytes:

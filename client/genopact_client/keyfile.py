@@ -29,6 +29,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
+from genopact_client import aead
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError
 
@@ -190,8 +191,8 @@ def _page_context(page: int, epoch: int) -> bytes:
 
 def _seal(state: _State, kek: bytes) -> bytes:
     head = _HEAD.pack(MAGIC, state.epoch, state.slots)
-    epoch_key, nonce = os.urandom(KEY), os.urandom(12)
-    parts = [head, nonce, AESGCM(kek).encrypt(nonce, epoch_key, head)]
+    epoch_key = os.urandom(KEY)
+    parts = [head, aead.seal(kek, epoch_key, head)]
     cipher = AESGCM(epoch_key)  # new at each write: the page number is a nonce that is used once
     for page in range(len(state.keys) // (PAGE * KEY)):
         plain = state.keys[page * PAGE * KEY : (page + 1) * PAGE * KEY]
@@ -202,12 +203,9 @@ def _seal(state: _State, kek: bytes) -> bytes:
 def _open(data: bytes, kek: bytes) -> _State:
     if len(data) < _START or data[:8] != MAGIC:
         raise GenopactError("KEYFILE_INVALID", "no key file header")
-    head, nonce, wrapped = data[: _HEAD.size], data[_HEAD.size : _HEAD.size + 12], data[_HEAD.size + 12 : _START]
+    head, wrapped = data[: _HEAD.size], data[_HEAD.size : _START]
     _, epoch, slots = _HEAD.unpack(head)
-    try:
-        cipher = AESGCM(AESGCM(kek).decrypt(nonce, wrapped, head))
-    except InvalidTag as error:
-        raise GenopactError("KEK_WRONG", "or the header of the key file is damaged") from error
+    cipher = AESGCM(aead.unseal(kek, wrapped, head, "KEK_WRONG", "or the header of the key file is damaged"))
     pages = -(-slots // PAGE)
     if len(data) != _START + pages * _SEALED_PAGE:
         raise GenopactError("KEYFILE_INVALID", "cut off or extended")

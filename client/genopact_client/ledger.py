@@ -1,13 +1,16 @@
 """The privacy ledger: which mechanisms each patient of this site went through, over all studies, for life.
 
 It stores facts, never epsilons: an accountant that is found wrong can be replaced without losing anybody's history.
-A reservation is durable before anything is drawn, and it counts as spent whether it is settled or not.
+A reservation is durable before anything is drawn, and it counts as spent whether it is settled or not. Studies are
+chosen one after the other, so that a Renyi filter decides what is affordable, not the epsilon of what was chosen.
 """
 
+import math
 import struct
 import threading
 import zlib
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -18,11 +21,12 @@ from pydantic import Field, ValidationError
 from genopact_client.ledger_file import LedgerFile
 from genopact_shared import canonical
 from genopact_shared.errors import GenopactError
-from genopact_shared.privacy.accounting import Fact, epsilon_fast
+from genopact_shared.privacy.accounting import Fact, filter_budget, renyi_cost
 from genopact_shared.privacy.mechanisms import Mechanism
 from genopact_shared.study import Frozen
 
 SCHEMA = "genopact.ledger/1"
+DAY_S = 86_400
 
 Rows = NDArray[np.int64]
 
@@ -35,6 +39,15 @@ class Charge(Frozen):
     round: int = Field(ge=0)
     attempt: int = Field(ge=0)
     fact: Mechanism
+    day: int = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What may be charged in this many days, today and the days before; epsilon in thousandths."""
+
+    days: int
+    epsilon_milli: int
 
 
 class Ledger:
@@ -54,8 +67,9 @@ class Ledger:
         """
         self._mutex = threading.Lock()
         self._group = np.zeros(0, np.int64)
-        self._groups: list[dict[Fact, int]] = [{}]
-        self._known: dict[frozenset[tuple[Fact, int]], int] = {frozenset(): 0}
+        self._groups: list[dict[tuple[Fact, int], int]] = [{}]
+        self._known: dict[frozenset[tuple[tuple[Fact, int], int]], int] = {frozenset(): 0}
+        self._day = 0
         self._open: dict[int, Charge] = {}
         self._studies: dict[str, Counter[Fact]] = {}
         self._file = LedgerFile(path, key)
@@ -103,16 +117,20 @@ class Ledger:
         attempt: int,
         fact: Fact,
         rows: Rows,
+        day: int,
     ) -> int:
         """Charge `fact` to each of `rows`, durably; returns the reservation's number.
+
+        `day` counts from 1970, UTC. Never before the newest day of the ledger: a clock set back opens no window.
 
         Raises:
             ValueError: rows are not int64, negative or not distinct.
             GenopactError: LEDGER_BROKEN; nothing may be drawn then.
         """
-        charge = Charge(study=study, run=run, round=round, attempt=attempt, fact=fact)
-        body = _body({"reserve": charge.model_dump(mode="json")}, rows)
         with self._mutex:
+            day = max(day, self._day)
+            charge = Charge(study=study, run=run, round=round, attempt=attempt, fact=fact, day=day)
+            body = _body({"reserve": charge.model_dump(mode="json")}, rows)
             sequence = self._file.append(body)
             self._charge(sequence, charge, rows)
         return sequence
@@ -134,31 +152,54 @@ class Ledger:
         with self._mutex:
             return dict(self._open)
 
-    def spent(self, row: int) -> tuple[Fact, ...]:
-        """Every fact charged to a row, as often as it was charged."""
+    def spent(self, row: int, since: int = 0) -> tuple[Fact, ...]:
+        """Every fact charged to a row on day `since` or later, as often as it was charged."""
         with self._mutex:
-            return tuple(Counter(self._groups[self._group[row]]).elements()) if row < len(self._group) else ()
+            known = row < len(self._group)
+            return tuple(_since(self._groups[self._group[row]], since).elements()) if known else ()
 
-    def affordable(self, rows: Rows, fact: Fact, lifetime_epsilon_milli: int | Rows, delta: str) -> NDArray[np.bool_]:
-        """Which rows stay within their cap if `fact` is charged once more.
+    def window_start(self, day: int, window: Window) -> int:
+        """The first day of the window that ends on `day`, or on the newest day of the ledger if that is later."""
+        return max(day, self._day) - window.days + 1
+
+    def affordable(  # noqa: PLR0917 - who, what, and within which limits
+        self,
+        rows: Rows,
+        fact: Fact,
+        lifetime_epsilon_milli: int | Rows,
+        delta: str,
+        day: int,
+        window: Window | None = None,
+    ) -> NDArray[np.bool_]:
+        """Which rows stay within their caps if `fact` is charged once more.
 
         Args:
             rows: (n,) int64.
             fact: what is about to be charged; an unprotected one nobody can afford, at any cap.
             lifetime_epsilon_milli: cap in thousandths, of all rows or (n,) of each.
-            delta: decimal string at which epsilon is composed.
+            delta: decimal string; the site's, the same for all studies.
+            day: today, as in `reserve`.
+            window: the site's limit for a time, beside that for life.
 
         Returns:
-            (n,) bool. Rows with equal charges are evaluated once.
+            (n,) bool. Rows with equal charges are evaluated once for each cap.
+
+        Guarantees:
+            What is charged to a row only when this allows it is (cap, delta)-private together, and so is what is
+            charged in any `window.days` days in a row, however each was chosen after seeing the ones before
+            (`accounting.filter_budget`).
+        Assumptions:
+            Cap, delta and window stay as they are; after a change, the guarantee is that of the largest ones.
         """
         with self._mutex:
             groups = self._groups_of(rows)
-            charges = {group: Counter(self._groups[group]) for group in _present(groups)}
-        milli = np.full(max(charges, default=0) + 1, np.inf)
-        for group, charged in charges.items():
-            charged[fact] += 1
-            milli[group] = np.ceil(1000 * epsilon_fast(charged, delta))
-        return np.asarray(milli[groups] <= lifetime_epsilon_milli, bool)
+            charges = {group: self._groups[group] for group in _present(groups)}
+        caps = np.broadcast_to(np.asarray(lifetime_epsilon_milli, np.int64), rows.shape)
+        fits = _within(charges, groups, fact, caps, delta, 0)
+        if window:
+            caps = np.full(rows.shape, window.epsilon_milli, np.int64)
+            fits &= _within(charges, groups, fact, caps, delta, self.window_start(day, window))
+        return fits
 
     def _groups_of(self, rows: Rows) -> Rows:
         padded = np.append(self._group, 0)
@@ -185,19 +226,45 @@ class Ledger:
         before = self._group[rows]
         after = np.zeros(len(self._groups), np.int64)
         for group in _present(before):
-            after[group] = self._group_with(group, charge.fact)
+            after[group] = self._group_with(group, (charge.fact, charge.day))
         self._group[rows] = after[before]
+        self._day = max(self._day, charge.day)
         self._open[sequence] = charge
         self._studies.setdefault(charge.study, Counter())[charge.fact] += 1
 
-    def _group_with(self, group: int, fact: Fact) -> int:
-        """The group of everybody in `group` who is charged `fact` once more."""
+    def _group_with(self, group: int, charge: tuple[Fact, int]) -> int:
+        """The group of everybody in `group` who is charged this fact on this day once more."""
         charges = dict(self._groups[group])
-        charges[fact] = charges.get(fact, 0) + 1
+        charges[charge] = charges.get(charge, 0) + 1
         number = self._known.setdefault(frozenset(charges.items()), len(self._groups))
         if number == len(self._groups):
             self._groups.append(charges)
         return number
+
+
+def _since(charges: dict[tuple[Fact, int], int], first: int) -> Counter[Fact]:
+    found: Counter[Fact] = Counter()
+    for (fact, day), times in charges.items():
+        if day >= first:
+            found[fact] += times
+    return found
+
+
+def _within(  # noqa: PLR0917 - as `affordable`
+    charges: dict[int, dict[tuple[Fact, int], int]], groups: Rows, fact: Fact, caps: Rows, delta: str, first: int
+) -> NDArray[np.bool_]:
+    """Whether each row's charges since a day and `fact` cost no more than the filter of its cap admits."""
+    charged = {group: _since(each, first) for group, each in charges.items()}
+    known, fits = sum(charged.values(), Counter([fact])), np.zeros(len(groups), bool)
+    for cap in np.unique(caps):
+        order, budget = filter_budget(int(cap), delta)
+        costs = dict(zip(known, [renyi_cost(each, order) for each in known], strict=True))
+        admitted = np.zeros(max(charges, default=0) + 1, bool)
+        for group, facts in charged.items():
+            spent = math.fsum(times * costs[each] for each, times in facts.items())
+            admitted[group] = spent + costs[fact] <= budget
+        fits |= admitted[groups] & (caps == cap)
+    return fits
 
 
 def _present(groups: Rows) -> list[int]:

@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 from sqlalchemy import event
 
+from genopact_client import aead
 from genopact_client.keyfile import KeyFile
 from genopact_shared.errors import GenopactError
 
@@ -102,20 +101,16 @@ class People:
         return hmac.digest(self._lookup, f"{self._issuer}|{number}".encode(), hashlib.sha256)
 
     def _lookup_key(self) -> bytes:
-        cipher = AESGCM(self._keyfile.site_key("lookup"))
+        key = self._keyfile.site_key("lookup")
         with self._engine.begin() as connection:
             sealed = connection.execute(sa.select(_SETTINGS.c.value)).scalar()
             if sealed is None:
                 if len(self._keyfile):
                     # New people would get the rows, and with them the consents and charges, of those forgotten.
                     raise GenopactError("PEOPLE_MISSING")
-                nonce = os.urandom(12)
-                sealed = nonce + cipher.encrypt(nonce, os.urandom(32), _CONTEXT)
+                sealed = aead.seal(key, os.urandom(32), _CONTEXT)
                 connection.execute(sa.insert(_SETTINGS).values(name="lookup", value=sealed))
-        try:
-            return cipher.decrypt(sealed[:12], sealed[12:], _CONTEXT)
-        except InvalidTag as error:
-            raise GenopactError("KEK_WRONG", "the lookup key does not open") from error
+        return aead.unseal(key, sealed, _CONTEXT, "KEK_WRONG", "the lookup key does not open")
 
 
 def _rows(connection: sa.Connection) -> dict[bytes, int]:

@@ -13,9 +13,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from genopact_client.consent.match import Outcome, disease_within, regions_within
+from genopact_client.ledger import Window
 from genopact_shared import canonical
 from genopact_shared.errors import GenopactError
 from genopact_shared.study import (
@@ -48,7 +49,7 @@ REASONS: dict[str, str] = {
     "recipe": "The recipe, in this version, is not on the site's list.",
     "mode": "The privacy mode is not on the site's list.",
     "release": "The model would be released to more people than the site allows.",
-    "epsilon": "The study's epsilon lies above the site's limit for a study or for a patient's life.",
+    "epsilon": "The study's epsilon lies above the site's limit for a study, a window or a patient's life.",
     "delta": "The study's delta lies above the site's limit.",
     "minimum_cohort": "The study would train on fewer patients of a site than this site requires.",
     "minimum_honest": "The study counts on the noise of fewer honest sites than this site requires.",
@@ -107,15 +108,32 @@ class Allow(Frozen):
 
 
 class Limits(Frozen):
-    """Bounds, epsilon in thousandths. `window` says over which time a patient's epsilon adds up: life."""
+    """Bounds, epsilon in thousandths. What a patient may spend for life, and in any `window_days` days in a row.
+
+    `max_delta` is the delta of both; whether a patient can pay, a Renyi filter decides.
+    """
 
     max_epsilon_milli: Milli
     lifetime_epsilon_milli: Milli
-    window: Literal["life"] = "life"
+    window_epsilon_milli: Milli | None = None
+    window_days: int | None = Field(default=None, ge=1, le=36_500)
     max_delta: SmallDelta
     minimum_cohort: int = Field(ge=1)
     minimum_honest: int = Field(ge=2)
     minimum_sites: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _whole_window(self) -> Self:
+        if (self.window_days is None) != (self.window_epsilon_milli is None):
+            raise ValueError("Expected window_days and window_epsilon_milli together")
+        return self
+
+    @property
+    def window(self) -> Window | None:
+        """The limit for a time, if there is one."""
+        if self.window_days is None or self.window_epsilon_milli is None:
+            return None
+        return Window(self.window_days, self.window_epsilon_milli)
 
 
 class Example(Frozen):
@@ -218,6 +236,8 @@ class SitePolicy(Frozen):
     def _bounds(self, request: Request) -> dict[str, bool | None]:
         limits, private = self.limits, request.mode != "none"
         most = min(limits.max_epsilon_milli, limits.lifetime_epsilon_milli)
+        if limits.window:
+            most = min(most, limits.window.epsilon_milli)
         return {
             "epsilon": not private or (request.epsilon_milli is not None and request.epsilon_milli <= most),
             "delta": Decimal(request.delta) <= Decimal(limits.max_delta),

@@ -12,14 +12,11 @@ policy.yaml          what this site agrees to at all
 studies/ runs/ outbox/ openings/
 """
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
+from genopact_client import aead
 from genopact_client.consent.registry import Registry
 from genopact_client.kek import Kek
 from genopact_client.keyfile import KeyFile
@@ -65,17 +62,24 @@ class Site:
         return site
 
     @classmethod
+    def keyless(cls, home: Path) -> "Site":
+        """An existing folder without its keys: party, policy, studies and outbox alone can be read. SITE_MISSING."""
+        return cls(home, str(canonical.decode(durable.read(home / "site.json", "SITE_MISSING"))["name"]), b"")
+
+    @classmethod
     def open(cls, home: Path, passphrase: bytes) -> "Site":
         """Open an existing folder.
 
         Raises:
             GenopactError: SITE_MISSING, KEK_WRONG.
         """
-        try:
-            card = canonical.decode((home / "site.json").read_bytes())
-        except FileNotFoundError as error:
-            raise GenopactError("SITE_MISSING", str(home)) from error
-        return cls(home, str(card["name"]), Kek.open(home / "kek", passphrase))
+        return replace(cls.keyless(home), kek=Kek.open(home / "kek", passphrase))
+
+    @property
+    def party(self) -> dict[str, str]:
+        """What a coordinator was told of this site: name and public keys, the approver's and the link's among them."""
+        told = canonical.decode(durable.read(self.home / "party.json", "SITE_MISSING"))
+        return {str(key): str(value) for key, value in told.items()}
 
     def card(self) -> dict[str, str]:
         """What a study file says of this site, but for the approver's key: public keys only."""
@@ -150,15 +154,8 @@ class Site:
         return Outbox(self.home / "outbox")
 
     def _seal_key(self, use: str, key: SigningKey) -> None:
-        nonce = os.urandom(12)
-        sealed = AESGCM(self.kek).encrypt(nonce, key.seed(), f"genopact.key/{use}".encode())
-        durable.replace(self.home / "keys" / use, nonce + sealed)
+        durable.replace(self.home / "keys" / use, aead.seal(self.kek, key.seed(), f"genopact.key/{use}".encode()))
 
     def _open_key(self, use: str) -> SigningKey:
-        try:
-            sealed = (self.home / "keys" / use).read_bytes()
-            return SigningKey(AESGCM(self.kek).decrypt(sealed[:12], sealed[12:], f"genopact.key/{use}".encode()))
-        except FileNotFoundError as error:
-            raise GenopactError("KEY_MISSING", use) from error
-        except (InvalidTag, ValueError) as error:
-            raise GenopactError("KEY_INVALID", use) from error
+        sealed = durable.read(self.home / "keys" / use, "KEY_MISSING")
+        return SigningKey(aead.unseal(self.kek, sealed, f"genopact.key/{use}".encode(), "KEY_INVALID", use))

@@ -52,30 +52,6 @@ class Opening(Frozen):
         return 0 <= row < self.registry_size and bool(bytes.fromhex(self.bitmap)[row // 8] >> (7 - row % 8) & 1)
 
 
-def decision_root(
-    *,
-    study_hash: str,
-    policy_digest: str,
-    matcher_digest: str,
-    as_of: int,
-    registry_root: str,
-    registry_size: int,
-    bitmap: bytes,
-    salt: bytes,
-) -> str:
-    """The root of these decisions; `bitmap` and `salt` as in Opening, but bytes. Keep the Opening beside the log."""
-    return Opening(
-        study=study_hash,
-        policy=policy_digest,
-        matcher=matcher_digest,
-        as_of=as_of,
-        registry_root=registry_root,
-        registry_size=registry_size,
-        bitmap=bitmap.hex(),
-        salt=salt.hex(),
-    ).root()
-
-
 def verify_opening(opening: Opening, intent: Intent) -> bool:
     """Whether the opening is that of the decisions behind an intent."""
     return opening.study == intent.study and opening.root() == intent.decision_root

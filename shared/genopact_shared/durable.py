@@ -12,12 +12,38 @@ from genopact_shared.errors import GenopactError
 def replace(path: Path, data: bytes) -> None:
     """Put `data` at `path`, fsynced, readable by its owner only; a crash leaves the old file or the new one."""
     new = path.with_name(path.name + ".new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    _write(new, data, os.O_TRUNC)
+    new.replace(path)
+    sync_folder(path.parent)
+
+
+def create(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, fsynced, readable by its owner only. Raises FileExistsError rather than replace a file."""
+    _write(path, data, os.O_EXCL)
+    sync_folder(path.parent)
+
+
+def _write(path: Path, data: bytes, flag: int) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | flag, 0o600), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    new.replace(path)
-    sync_folder(path.parent)
+
+
+def read(path: Path, missing: str) -> bytes:
+    """The bytes at `path`; raises the code `missing` if they cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise GenopactError(missing, f"{path}: {error.strerror}") from error
+
+
+def read_secret(path: Path) -> bytes:
+    """The bytes at `path` without white space around them; KEY_MISSING, KEY_EXPOSED if others can read the file."""
+    data = read(path, "KEY_MISSING")
+    if path.stat().st_mode & 0o077:
+        raise GenopactError("KEY_EXPOSED", str(path))
+    return data.strip()
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Self
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from genopact_shared import durable
 from genopact_shared.errors import GenopactError
 
 
@@ -75,8 +76,7 @@ class SigningKey:
 
     def save(self, path: Path) -> None:
         """Write the seed to a new file that only its owner reads."""
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write(self.seed().hex() + "\n")
+        durable.create(path, f"{self.seed().hex()}\n".encode())
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -85,11 +85,8 @@ class SigningKey:
         Raises:
             GenopactError: KEY_MISSING, KEY_EXPOSED, KEY_INVALID.
         """
+        secret = durable.read_secret(path)
         try:
-            if path.stat().st_mode & 0o077:
-                raise GenopactError("KEY_EXPOSED", str(path))
-            return cls(bytes.fromhex(path.read_text("ascii").strip()))
-        except FileNotFoundError as error:
-            raise GenopactError("KEY_MISSING", str(path)) from error
+            return cls(bytes.fromhex(secret.decode("ascii")))
         except ValueError as error:
             raise GenopactError("KEY_INVALID", str(path)) from error

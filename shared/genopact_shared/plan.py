@@ -66,7 +66,7 @@ class Plan:
     @cached_property
     def epsilon(self) -> float:
         """What a patient who takes part in every step once pays; infinite without protection."""
-        return accounting.epsilon_fast([step.fact for step in self.steps], self.delta)
+        return accounting.epsilon([step.fact for step in self.steps], self.delta)
 
     def advance(self, index: int, model: Model, total: NDArray[np.int64], sites: Iterable[str]) -> tuple[Floats, Model]:
         """The estimate for all planned patients from the integers of some sites, and the next model.
@@ -137,7 +137,12 @@ def _of_sums(study: Study, planned: Mapping[str, int], parameters: Frozen) -> Pl
     )
     if any(step.share_variance > MAX_VARIANCE for step in steps):
         raise GenopactError("PLAN_IMPOSSIBLE", "the noise does not fit the sampler: lower the recipe's scale")
-    return Plan(recipe, sums, dict(planned), steps, privacy.delta)
+    plan = Plan(recipe, sums, dict(planned), steps, privacy.delta)
+    if privacy.epsilon_milli is not None and plan.epsilon > privacy.epsilon_milli / 1000:
+        raise GenopactError(
+            "PLAN_IMPOSSIBLE", "integers too coarse, or too many of them, for the noise: see the recipe's scale"
+        )
+    return plan
 
 
 def _noised(step: SumStep, noise_multiplier: str, honest_minimum: int) -> NoisedSum:

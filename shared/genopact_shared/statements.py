@@ -28,16 +28,26 @@ Reason = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,64}$")]
 Delta = Annotated[str, StringConstraints(pattern=r"^0\.[0-9]{1,30}$")]
 Second = Annotated[int, Field(ge=0)]
 
+KINDS: dict[str, type["Statement"]] = {}
+"""By predicate type."""
+
 
 class Statement(Frozen):
-    """One event; `kind` names its predicate type."""
+    """One event. `kind` names its predicate type, `about` the subject and the field with the subject's SHA-256."""
 
     kind: ClassVar[str]
+    about: ClassVar[tuple[str, str]]
     at: Second
+
+    def __init_subclass__(cls, *, kind: str = "", about: tuple[str, str] = ("", "")) -> None:
+        cls.kind, cls.about = kind, about
+        if kind:
+            KINDS[PREDICATE.format(kind)] = cls
 
     def subject(self) -> tuple[str, str]:
         """What the statement is about: a name and a SHA-256."""
-        raise NotImplementedError
+        name, field = self.about
+        return name, getattr(self, field)
 
     def payload(self) -> bytes:
         """The canonical bytes that are signed."""
@@ -52,47 +62,32 @@ class Statement(Frozen):
         )
 
 
-class StudyRegistered(Statement):
+class StudyRegistered(Statement, kind="study-registered", about=("study", "study")):
     """The coordinator opens a study. `text`: digest of the study file as it was written."""
 
-    kind = "study-registered"
     study: Digest
     text: Digest
 
-    def subject(self) -> tuple[str, str]:
-        """The study."""
-        return "study", self.study
 
-
-class Approval(Statement):
+class Approval(Statement, kind="approval", about=("study", "study")):
     """A site's approver agrees to a study, under a site policy.
 
     `planned_cohort` is rounded by the site and is never an exact count of patients.
     """
 
-    kind = "approval"
     study: Digest
     site: Name
     planned_cohort: int = Field(ge=1)
     policy: Digest
 
-    def subject(self) -> tuple[str, str]:
-        """The study."""
-        return "study", self.study
 
-
-class RunOpened(Statement):
+class RunOpened(Statement, kind="run-opened", about=("study", "study")):
     """The coordinator starts a run with these sites, in this order, on these approvals (digests of their envelopes)."""
 
-    kind = "run-opened"
     study: Digest
     run: RunId
     sites: tuple[Name, ...]
     approvals: tuple[Digest, ...]
-
-    def subject(self) -> tuple[str, str]:
-        """The study."""
-        return "study", self.study
 
 
 class Work(Statement):
@@ -110,10 +105,9 @@ class Work(Statement):
         return self.run, self.round, self.attempt, self.step
 
 
-class Intent(Work):
+class Intent(Work, kind="intent", about=("request", "request")):
     """A site is about to compute: logged after reserving the budget (`ledger_root` includes it), before the draw."""
 
-    kind = "intent"
     request: Digest
     site: Name
     decision_root: Digest
@@ -122,15 +116,10 @@ class Intent(Work):
     mechanism: Mechanism
     nonce: Nonce
 
-    def subject(self) -> tuple[str, str]:
-        """The request that is answered."""
-        return "request", self.request
 
-
-class Receipt(Work):
+class Receipt(Work, kind="receipt"):
     """What became of an intent. `update`: digest of the reply's body; `prev`: digest of the site's previous receipt."""
 
-    kind = "receipt"
     request: Digest
     site: Name
     intent: Digest
@@ -149,19 +138,14 @@ class Receipt(Work):
         return ("update", self.update) if self.update else ("intent", self.intent)
 
 
-class Aggregate(Work):
+class Aggregate(Work, kind="aggregate", about=("model", "model_out")):
     """The coordinator combined updates. `receipts`: digests of the reply bodies of `sites`, in the same order."""
 
-    kind = "aggregate"
     model_in: Digest
     sites: tuple[Name, ...] = Field(min_length=1)
     receipts: tuple[Digest, ...] = Field(min_length=1)
     total: Digest
     model_out: Digest
-
-    def subject(self) -> tuple[str, str]:
-        """The model that results."""
-        return "model", self.model_out
 
 
 class Charge(Frozen):
@@ -171,10 +155,9 @@ class Charge(Frozen):
     times: int = Field(ge=1)
 
 
-class Release(Statement):
+class Release(Statement, kind="release", about=("model", "model")):
     """The coordinator publishes a model, with the privacy it claims; `epsilon_milli` is None in mode none only."""
 
-    kind = "release"
     study: Digest
     run: RunId
     model: Digest
@@ -182,65 +165,32 @@ class Release(Statement):
     delta: Delta
     mechanisms: tuple[Charge, ...]
 
-    def subject(self) -> tuple[str, str]:
-        """The model."""
-        return "model", self.model
 
-
-class RegistryRoot(Statement):
+class RegistryRoot(Statement, kind="registry-root", about=("registry", "root")):
     """The daily root of a site's consent registry; its size is not published."""
 
-    kind = "registry-root"
     site: Name
     root: Digest
 
-    def subject(self) -> tuple[str, str]:
-        """The root."""
-        return "registry", self.root
 
-
-class ConsentChanged(Statement):
+class ConsentChanged(Statement, kind="consent-changed", about=("leaf", "leaf")):
     """Private log: a consent was recorded, changed, withdrawn or erased; the leaf is salted."""
 
-    kind = "consent-changed"
     leaf: Digest
 
-    def subject(self) -> tuple[str, str]:
-        """The registry's leaf."""
-        return "leaf", self.leaf
 
-
-class Refusal(Statement):
+class Refusal(Statement, kind="refusal", about=("request", "request")):
     """Private log: why a request was refused. On the wire it was SITE_UNAVAILABLE."""
 
-    kind = "refusal"
     request: Digest
     reasons: tuple[Reason, ...] = Field(min_length=1)
 
-    def subject(self) -> tuple[str, str]:
-        """The request."""
-        return "request", self.request
 
-
-class Incident(Statement):
+class Incident(Statement, kind="incident", about=("evidence", "evidence")):
     """Private log: something that a person must look at; `evidence` is the digest of what was kept."""
 
-    kind = "incident"
     code: Reason
     evidence: Digest
-
-    def subject(self) -> tuple[str, str]:
-        """The evidence."""
-        return "evidence", self.evidence
-
-
-KINDS: dict[str, type[Statement]] = {
-    PREDICATE.format(kind.kind): kind
-    for kind in (
-        StudyRegistered, Approval, RunOpened, Intent, Receipt, Aggregate, Release,
-        RegistryRoot, ConsentChanged, Refusal, Incident,
-    )
-}  # fmt: skip
 
 
 def sign(statement: Statement, *keys: SigningKey) -> bytes:

@@ -161,9 +161,7 @@ class Study(Frozen):
         if not floor <= self.schedule.quorum <= len(names):
             raise ValueError(f"the quorum lies between {floor} and the number of parties")
         if self.privacy.mode == "distributed" and self.schedule.quorum + self.privacy.honest_minimum <= len(names):
-            raise ValueError(
-                "quorum and honest_minimum together exceed the number of parties: masks rest on it"
-            )
+            raise ValueError("quorum and honest_minimum together exceed the number of parties: masks rest on it")
         dt.date.fromisoformat(self.expires)
         return self
 

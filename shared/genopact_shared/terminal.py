@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
-from functools import wraps
+from functools import update_wrapper
 from typing import Annotated, Any, Literal
 
 import click
@@ -31,7 +31,10 @@ LOGGED = frozenset(
 )
 """Keys that a log line may have; any other is dropped, whoever wrote it."""
 
-Format = Literal["human", "json"]
+Format = Annotated[
+    Literal["human", "json"], typer.Option(help="json: one envelope on stdout.", envvar="GENOPACT_FORMAT")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an unexpected error arose.")]
 _EVENT, _VALUE = re.compile(r"[a-z][a-z_]{0,63}"), re.compile(r"[A-Za-z0-9_.:+-]{1,64}")
 _INPUT = re.compile(
     r"USAGE|IMPORT_REFUSED|PASSPHRASE_MISSING|CONSENT_(FILE_\w+|UNKNOWN_PERSON)|POLICY_(UNREADABLE|INVALID|EXAMPLE_FAILS)"
@@ -39,13 +42,6 @@ _INPUT = re.compile(
     r"|(BUNDLE|TABLE|ACCOUNT|MEMBERSHIP)_INVALID|OPENING_MISSING"
 )
 _ABSENT = re.compile(r"\w+_(LOCKED|UNREACHABLE|UNAVAILABLE|PENDING|BUSY)|QUORUM_LOST|LINK_\w+|AGENT_\w+|EXCHANGE_\w+")
-_COMMON: dict[str, tuple[Any, Any]] = {
-    "format": (
-        Annotated[Format, typer.Option(help="json: one envelope on stdout.", envvar="GENOPACT_FORMAT")],
-        "human",
-    ),
-    "debug": (Annotated[bool, typer.Option("--debug", help="Show where an unexpected error arose.")], False),
-}
 
 
 class Exit(IntEnum):
@@ -79,20 +75,31 @@ class Answer:
     exit: Exit = Exit.OK
 
 
-def command(app: typer.Typer, name: str, *, example: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
-    """Register a function as a command with `--format` and `--debug`; the function itself stays as it was."""
+def command(
+    app: typer.Typer, name: str, *, example: str, room: Callable[..., AbstractContextManager[object]] | None = None
+) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+    """Register a function as a command with `--format` and `--debug`; the function itself stays as it was.
+
+    `room`: the command has its options, too, and the function's first argument is what it opens.
+    """
 
     def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
-        @wraps(function)
-        def run(*, format: Format, debug: bool, **given: Any) -> None:  # noqa: A002 - the option's name
-            raise typer.Exit(_run(lambda: function(**given), format, debug=debug))
+        keys = inspect.signature(room).parameters if room else {}
+        own = list(inspect.signature(function).parameters.values())[1 if room else 0 :]
 
-        signature, keyword = inspect.signature(function), inspect.Parameter.KEYWORD_ONLY
-        common = [
-            inspect.Parameter(each, keyword, default=value, annotation=kind) for each, (kind, value) in _COMMON.items()
-        ]
-        run.__annotations__ = function.__annotations__ | {each.name: each.annotation for each in common}
-        vars(run)["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), *common])
+        def act(given: dict[str, Any]) -> Answer:
+            if room is None:
+                return function(**given)
+            with room(**{key: given.pop(key) for key in keys}) as opened:
+                return function(opened, **given)
+
+        def run(*, format: Format = "human", debug: Debug = False, **given: Any) -> None:  # noqa: A002
+            raise typer.Exit(_run(lambda: act(given), format, debug=debug))
+
+        *common, _ = inspect.signature(run).parameters.values()
+        parameters = [*own, *keys.values(), *common]
+        update_wrapper(run, function).__annotations__ = {each.name: each.annotation for each in parameters}
+        vars(run)["__signature__"] = inspect.Signature(parameters)
         app.command(name, epilog=f"Example: {example}")(run)
         return function
 

@@ -399,6 +399,26 @@ def test_a_planted_model_is_refused_although_the_coordinator_signs_it(siege: Sie
     siege.refuses(siege.forge(siege.next_frame, planted + total, aggregate=signed), "MODEL_NOT_LINKED")
 
 
+def test_a_later_attempt_is_at_the_same_model(siege: Siege) -> None:
+    """The model of a round is checked once; another one under a signed aggregate comes too late."""
+    site = siege.one.hospitals[TARGET].site
+    runs = siege.one.exchange(TARGET)._runs
+    record = runs.get(siege.run.state.run)
+    assert record is not None
+    model, total = siege.model_and_total
+    seen = {"round": ROUND, "attempt": 0, "model_in": canonical.digest(model)}
+    planted = wire.pack({name: np.full_like(each, 9.0) for name, each in wire.unpack(model, np.float64).items()})
+    last = statements.parse(str(siege.run.state.aggregate).encode(), [siege.coordinator.public])
+    signed = statements.sign(last.model_copy(update={"model_out": canonical.digest(planted)}), siege.coordinator)
+    try:
+        runs.put(record.model_copy(update=seen))
+        lie = siege.forge(siege.next_frame, planted + total, aggregate=signed.decode(), attempt=1)
+        siege.refuses(lie, "MODEL_NOT_LINKED")
+        assert site.ledger.spent(0)
+    finally:
+        runs.put(record)
+
+
 def test_masks_are_opened_once_for_one_set_with_this_sites_own_upload(siege: Siege) -> None:
     request, _ = siege.sent("unmask", ROUND - 1)
     uploads = wire.cut(wire.split(request)[1])

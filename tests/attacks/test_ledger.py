@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "ledger"
     ledger = Ledger.create(path, KEY)
     for attempt in range(3):
-        ledger.settle(ledger.reserve("study", "run", 0, attempt, FACT, PEOPLE))
+        ledger.settle(ledger.reserve("study", "run", 0, attempt, FACT, PEOPLE, 20_000))
     ledger.close()
     assert len(frames(path)) == 7
     return path
@@ -83,7 +83,7 @@ def test_every_single_bit_flip_is_noticed(path: Path) -> None:
 
 def test_records_of_another_ledger_or_key_do_not_open(path: Path, tmp_path: Path) -> None:
     other = Ledger.create(tmp_path / "other", KEY)
-    other.settle(other.reserve("study", "run", 0, 0, FACT, PEOPLE))
+    other.settle(other.reserve("study", "run", 0, 0, FACT, PEOPLE, 20_000))
     other.close()
     mine, theirs = frames(path), frames(tmp_path / "other")
     path.write_bytes(b"".join([mine[0], theirs[1], *mine[2:]]))
@@ -143,7 +143,7 @@ def tell(word, number):  # one write each: two processes share the pipe
 def work():
     ledger = Ledger(path, key)
     while True:
-        sequence = ledger.reserve("study", "run", 0, 0, fact, people)
+        sequence = ledger.reserve("study", "run", 0, 0, fact, people, 20_000)
         tell("r", sequence)
         ledger.settle(sequence)
         tell("s", sequence)

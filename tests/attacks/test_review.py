@@ -14,7 +14,7 @@ from genopact_client.agent.exchange import Exchange
 from genopact_server.rounds import Run
 from genopact_shared import statements, wire
 from genopact_shared.errors import GenopactError
-from genopact_shared.privacy.accounting import epsilon_fast
+from genopact_shared.privacy.accounting import epsilon
 from genopact_shared.wire import Reply, Request
 from tests.integration.hospital import BEFORE_THIRD_STEP, Consortium, DirectCourier, consortium, hospital
 
@@ -66,7 +66,7 @@ def test_lost_files_of_runs_give_no_budget_back(tmp_path: Path) -> None:
         Run.start(one.folder, one.study, one.courier).go()
     assert "STUDY_BUDGET_SPENT" in reasons(one)
     privacy = one.study.privacy
-    assert 1000 * epsilon_fast(site.ledger.spent(0), privacy.delta) <= float(privacy.epsilon_milli or 0)
+    assert 1000 * epsilon(site.ledger.spent(0), privacy.delta) <= float(privacy.epsilon_milli or 0)
     one.close()
 
 

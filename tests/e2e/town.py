@@ -29,7 +29,7 @@ from genopact_server.demo.stage import COORDINATOR, SITE, Stage
 from genopact_server.evidence import bundle_of
 from genopact_server.folder import Folder
 from genopact_shared import canonical, durable, statements, wire
-from genopact_shared.decision import Opening
+from genopact_shared.decision import Opening, verify_opening
 from genopact_shared.errors import GenopactError
 from genopact_shared.privacy.accounting import Fact
 from genopact_shared.study import Study
@@ -88,35 +88,45 @@ class Left:
 
 @dataclass
 class Books:
-    """What a site's outbox, openings and ledger say, read beside its agent."""
+    """What a site's outbox, openings and ledger say, read beside its agent. `frames`: replies that others received."""
 
     site: Site
     people: int
-    seen: dict[str, Left | None] = field(default_factory=dict)
+    frames: list[bytes] = field(default_factory=list)
+    seen: dict[bytes, Left | None] = field(default_factory=dict)
     samples: int = 0
     faults: list[str] = field(default_factory=list)
 
     def left(self) -> list[Left]:
-        """Every sum in the outbox."""
-        for digest, frame in self.site.outbox:
-            if digest not in self.seen:
-                self.seen[digest] = self._left(frame)
+        """Every sum in the outbox, or received."""
+        for frame in (*self.frames, *(frame for _, frame in self.site.outbox)):
+            if frame not in self.seen:
+                self.seen[frame] = self._left(frame)
         return [each for each in self.seen.values() if each is not None]
+
+    def bodies(self, run: str) -> dict[Left, bytes]:
+        """What of a run has left, as of the last look, with its bytes."""
+        found = {left: frame for frame, left in self.seen.items() if left is not None and left.run == run}
+        return {left: wire.split(frame)[1] for left, frame in found.items()}
 
     def charges(self) -> list[Facts]:
         """What the ledger says now, by row."""
         with ledger_copy(self.site) as ledger:
             return [Counter(ledger.spent(row)) for row in range(self.people)]
 
-    def check(self) -> None:
-        """Whoever is in a sum that left has been charged for it; a charge always comes before what it pays for."""
+    def owing(self) -> int:
+        """Charges that are missing: whoever is in a sum that left has been charged for it, once for each."""
         owed = [Facts() for _ in range(self.people)]
         for each in self.left():
             for row in each.rows:
                 owed[row][each.fact] += 1
-        short = [row for row, (due, paid) in enumerate(zip(owed, self.charges(), strict=True)) if not due <= paid]
+        return sum((due - paid).total() for due, paid in zip(owed, self.charges(), strict=True))
+
+    def check(self) -> None:
+        """A charge always comes before what it pays for."""
+        short = self.owing()
         self.samples += 1
-        self.faults += [f"{self.site.name}: {len(short)} patients were charged too little"] if short else []
+        self.faults += [f"{self.site.name}: {short} charges too few"] if short else []
 
     def _left(self, frame: bytes) -> Left | None:
         reply, body = wire.unseal(Reply, frame, self.site.identity.public)
@@ -126,6 +136,7 @@ class Books:
         assert isinstance(intent, statements.Intent)
         name = f"{reply.run}-{reply.round:04d}-{reply.attempt:02d}.json"
         opening = Opening.model_validate_json((self.site.home / "openings" / name).read_bytes())
+        assert verify_opening(opening, intent), "the intent commits to other patients"
         bits = np.unpackbits(np.frombuffer(bytes.fromhex(opening.bitmap), np.uint8))
         rows = tuple(np.flatnonzero(bits).tolist())
         fact = intent.mechanism
@@ -285,16 +296,22 @@ class Town:
 
     def _aggregated(self, run: str) -> set[str]:
         """Digests of the sums that entered the run's model."""
-        keys = [self.hub.identity.public, *(each.approver.public for each in self.hospitals.values())]
-        stated = [statements.parse(entry, keys) for entry in self.hub.log.entries()]
-        self.hub.close()
-        aggregates = [each for each in stated if isinstance(each, statements.Aggregate) and each.run == run]
-        return {body for each in aggregates for body in each.receipts}
+        return {body for each in aggregates(self.hub, run) for body in each.receipts}
 
     def _audit(self, study: Study, run: str) -> Report:
         path = self.folder / f"{study.name}.zip"
         export(bundle_of(self.hub, run), path)
         return verify_path(path, study_hash=study.hash)
+
+
+def aggregates(hub: Folder, run: str) -> list[statements.Aggregate]:
+    """What the coordinator's log says of a run's rounds."""
+    stated: list[statements.Statement] = []
+    for entry in hub.log.entries():
+        with suppress(GenopactError):  # an approval: the approver's signature
+            stated.append(statements.parse(entry, [hub.identity.public]))
+    hub.close()
+    return [each for each in stated if isinstance(each, statements.Aggregate) and each.run == run]
 
 
 @contextmanager

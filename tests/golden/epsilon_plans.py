@@ -19,13 +19,12 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 
 PATH = Path(__file__).with_name("epsilon_plans.json")
 Step = tuple[float, float, int]
 """Noise multiplier, sampling rate, how often."""
 Direction = Literal["remove", "add"]
-Complex = NDArray[np.complex128]
+Complex = NDArray[np.complexfloating[Any, Any]]
 
 
 def log_moments(steps: Sequence[Step], direction: Direction, s: Complex) -> Complex:
@@ -77,7 +76,11 @@ def one_way(steps: Sequence[Step], direction: Direction, delta: float, fine: flo
         values = np.exp(log_m - s * epsilon) / (s * (s + 1))
         return float((weights * values.real).sum()) / delta - 1
 
-    return 0.0 if excess(0.0) <= 0 else float(brentq(excess, 0.0, most * 1.01 + 1e-3, xtol=1e-12, rtol=1e-12))
+    low, high = 0.0, most * 1.01 + 1e-3
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+    return high
 
 
 def true_epsilon(steps: Sequence[Step], delta: float, fine: float = 1.0) -> float:
@@ -141,7 +144,7 @@ def main() -> None:
     plans = []
     for number, target in enumerate(np.geomspace(0.11, 20, 100)):
         delta = str(rng.choice(["0.00001", "0.000001", "0.0000001", "0.000000001"]))
-        cost, finer = 0.0, 1.0
+        facts, cost, finer = list[dict[str, Any]](), 0.0, 1.0
         while not math.isclose(cost, finer, rel_tol=1e-7):  # a few rare steps of large losses: the line is too short
             facts = _plan(rng, number % 3, float(target), float(delta))
             cost, finer = (true_epsilon(steps_of(facts), float(delta), fine) for fine in (1.0, 1.7))

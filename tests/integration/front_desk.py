@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from typer.testing import CliRunner
 
-from genopact_client.cli import build
+from genopact_client.cli import app
 from genopact_server.demo import cohort
 from genopact_shared.keys import SigningKey
 from tests.integration.hospital import MIXES, POLICY
@@ -55,7 +55,7 @@ class Desk:
         """Run a command with the home (and the passphrase) of this site."""
         options = self.common if keys else self.common[:2]
         arguments = [*map(str, words), *options, "--format", "json"]
-        result = CliRunner().invoke(build(), arguments, input=typed, prog_name="genopact-site")
+        result = CliRunner().invoke(app, arguments, input=typed, prog_name="genopact-site")
         lines = result.stdout.splitlines()
         assert len(lines) <= 1, result.output
         envelope = json.loads(lines[0]) if lines else {"data": {}}

@@ -176,7 +176,7 @@ def _ledger_changed(desk: Desk) -> None:
 def _ledger_put_back(desk: Desk) -> None:
     """The ledger of before a round whose intent is in the log."""
     before, site = (desk.home / "ledger").read_bytes(), opened(desk)
-    site.ledger.reserve("5" * 64, "6" * 32, 0, 0, FACT, np.arange(5))
+    site.ledger.reserve("5" * 64, "6" * 32, 0, 0, FACT, np.arange(5), 20_000)
     _intend(site, int(time.time()))
     site.ledger.close()
     (desk.home / "ledger").write_bytes(before)
@@ -202,7 +202,7 @@ def _study_changed(desk: Desk) -> None:
 
 def _budget_spent(desk: Desk) -> None:
     site = opened(desk)
-    site.ledger.reserve("5" * 64, "6" * 32, 0, 0, FACT, np.arange(120))
+    site.ledger.reserve("5" * 64, "6" * 32, 0, 0, FACT, np.arange(120), 20_000)
     site.ledger.close()
 
 

@@ -15,7 +15,7 @@ from genopact_shared import statements, wire
 from genopact_shared.decision import Opening, verify_opening
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
-from genopact_shared.privacy.accounting import epsilon_fast
+from genopact_shared.privacy.accounting import epsilon
 from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.recipes import RECIPES
 from genopact_shared.recipes.protocol import SumPlan
@@ -230,7 +230,7 @@ def test_a_study_never_costs_more_than_its_epsilon_however_often_it_is_tried(con
         run.go()
     for each in one.hospitals.values():
         spent = each.site.ledger.spent(0)
-        assert epsilon_fast(spent, "0.000001") <= 1.0
+        assert epsilon(spent, "0.000001") <= 1.0
 
 
 def test_a_second_run_of_a_spent_study_is_refused(consortium: Make) -> None:
@@ -239,7 +239,7 @@ def test_a_second_run_of_a_spent_study_is_refused(consortium: Make) -> None:
     with pytest.raises(GenopactError, match="QUORUM_LOST"):
         start(one).go()
     for each in one.hospitals.values():
-        assert epsilon_fast(each.site.ledger.spent(0), "0.000001") <= 1.0
+        assert epsilon(each.site.ledger.spent(0), "0.000001") <= 1.0
 
 
 def test_a_policy_that_is_narrowed_in_mid_run_stops_the_next_release(consortium: Make) -> None:

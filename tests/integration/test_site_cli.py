@@ -16,7 +16,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from genopact_client.cli import build
+from genopact_client.cli import app
 from genopact_client.site import Site
 from genopact_server.rounds import Run
 from genopact_shared import canonical, statements
@@ -59,7 +59,7 @@ def contents(home: Path) -> dict[str, bytes]:
 
 
 def commands() -> list[tuple[str, click.Command]]:
-    root = typer.main.get_command(build())
+    root = typer.main.get_command(app)
     assert isinstance(root, click.Group)
     found: list[tuple[str, click.Command]] = []
     for name, command in root.commands.items():
@@ -81,7 +81,7 @@ def test_the_command_line_is_complete() -> None:
 
 @pytest.mark.parametrize(("name", "command"), commands(), ids=lambda value: value if isinstance(value, str) else "")
 def test_each_command_explains_itself_with_an_example_of_itself(name: str, command: click.Command) -> None:
-    shown = " ".join(CliRunner().invoke(build(), [*name.split(), "--help"]).stdout.replace("│", " ").split())
+    shown = " ".join(CliRunner().invoke(app, [*name.split(), "--help"]).stdout.replace("│", " ").split())
     assert f"Example: genopact-site {name}" in shown
     assert command.help
 
@@ -131,9 +131,9 @@ def test_init_makes_a_closed_site(tmp_path: Path) -> None:
 
 def test_the_card_is_printed_again(desk: Desk) -> None:
     assert desk("card", keys=False).data["card"] == json.loads((desk.home / "party.json").read_text())
-    plain = CliRunner().invoke(build(), ["card", "--home", str(desk.home)])
+    plain = CliRunner().invoke(app, ["card", "--home", str(desk.home)])
     assert canonical.decode(plain.stdout.strip().encode())["name"] == "site-a"
-    prints = CliRunner().invoke(build(), ["card", "--home", str(desk.home), "--fingerprints"]).stdout
+    prints = CliRunner().invoke(app, ["card", "--home", str(desk.home), "--fingerprints"]).stdout
     identity = VerifyKey.from_hex(json.loads((desk.home / "party.json").read_text())["identity"])
     assert identity.key_id in prints
     assert identity.hex not in prints
@@ -546,10 +546,10 @@ def test_the_log_can_be_read_while_it_grows(desk: Desk, monkeypatch: pytest.Monk
 
 
 def test_vet_names_every_file_and_dependency() -> None:
-    done = CliRunner().invoke(build(), ["vet", "--format", "json"])
+    done = CliRunner().invoke(app, ["vet", "--format", "json"])
     data = json.loads(done.stdout)["data"]
     paths = {each["path"] for each in data["files"]}
-    assert {"genopact_client/site.py", "genopact_shared/errors.py", "genopact_client/site_policy.yaml"} <= paths
+    assert {"genopact_client/site.py", "genopact_shared/errors.toml", "genopact_client/site_policy.yaml"} <= paths
     assert not any("genopact_server" in path for path in paths)
     assert data["lines"] == sum(each["lines"] for each in data["files"])
     assert {"cryptography", "flwr", "torch"} <= set(data["dependencies"])

@@ -30,17 +30,24 @@ class LedgerMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "ledger"
         self.ledger = Ledger.create(self.path, KEY)
-        self.naive: dict[int, list[Fact]] = {row: [] for row in range(ROWS)}
+        self.naive: dict[int, list[tuple[int, Fact]]] = {row: [] for row in range(ROWS)}
+        self.day = 0
         self.open: set[int] = set()
         self.heads = [self.ledger.head]
 
-    @rule(fact=st.sampled_from(FACTS), rows=st.sets(st.integers(0, ROWS - 1)), attempt=st.integers(0, 3))
-    def reserve(self, fact: Fact, rows: set[int], attempt: int) -> None:
-        sequence = self.ledger.reserve("study", "run", 1, attempt, fact, np.array(sorted(rows), np.int64))
+    @rule(
+        fact=st.sampled_from(FACTS),
+        rows=st.sets(st.integers(0, ROWS - 1)),
+        attempt=st.integers(0, 3),
+        day=st.integers(0, 9),
+    )
+    def reserve(self, fact: Fact, rows: set[int], attempt: int, day: int) -> None:
+        self.day = max(self.day, day)
+        sequence = self.ledger.reserve("study", "run", 1, attempt, fact, np.array(sorted(rows), np.int64), day)
         assert sequence not in self.open
         self.open.add(sequence)
         for row in rows:
-            self.naive[row].append(fact)
+            self.naive[row].append((self.day, fact))
         self.heads.append(self.ledger.head)
 
     @rule(sequence=st.integers(0, 30))
@@ -57,7 +64,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def reopen(self, torn: int) -> None:
         """Close, leave part of a frame that was never acknowledged, open."""
         whole = self.path.read_bytes()
-        self.ledger.reserve("study", "run", 1, 0, FACTS[0], np.arange(ROWS, dtype=np.int64))
+        self.ledger.reserve("study", "run", 1, 0, FACTS[0], np.arange(ROWS, dtype=np.int64), self.day)
         self.ledger.close()
         data = self.path.read_bytes()
         kept = min(len(whole) + torn, len(data) - 1)
@@ -68,7 +75,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def same(self) -> None:
-        assert all(Counter(self.ledger.spent(row)) == Counter(facts) for row, facts in self.naive.items())
+        for since in (0, 5):
+            for row, facts in self.naive.items():
+                kept = Counter(fact for day, fact in facts if day >= since)
+                assert Counter(self.ledger.spent(row, since)) == kept
         assert self.ledger.open_reservations().keys() == self.open
         assert self.ledger.head == self.heads[-1]
         assert len(set(self.heads)) == len(self.heads)

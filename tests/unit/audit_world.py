@@ -108,7 +108,8 @@ class World:
                 previous[site] = self.step(site, number, 0, previous[site])
             models: dict[str, Any] = {"model_in": digest(f"model {number - 1}"), "model_out": digest(f"model {number}")}
             total = digest(f"total {number}")
-            self.put(HUB, Aggregate(**self.work(number, 0), **models, sites=SITES, receipts=tuple(updates), total=total))
+            models |= {"sites": SITES, "receipts": tuple(updates), "total": total}
+            self.put(HUB, Aggregate(**self.work(number, 0), **models))
         self.put(
             HUB,
             Release(

@@ -1,12 +1,16 @@
 """The audit's accountant against integration, against closed forms and against the reporting accountant."""
 
+import ast
 import math
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from genopact_server.audit.accountant import Bounds, Fact, epsilon_bounds, gaussian_epsilon
+from genopact_server.audit import accountant
+from genopact_server.audit.accountant import Bounds, Fact, _drift, epsilon_bounds, gaussian_epsilon
 from genopact_shared.privacy import accounting
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 
@@ -93,8 +97,46 @@ def test_nothing_costs_nothing() -> None:
 
 
 def test_coarse_integers_cost_more_than_fine_ones() -> None:
-    coarse, fine = (epsilon_bounds([noised("2", 1000, scale)], DELTA) for scale in (1 << 6, 1 << 16))
-    assert coarse.low == fine.low < fine.high < coarse.high
+    coarse, fine, coarsest = (epsilon_bounds([noised("2", 1000, scale)], DELTA) for scale in (1 << 6, 1 << 16, 8))
+    assert coarse.low == fine.low < fine.high < coarse.high < coarsest.high == math.inf
+
+
+@pytest.mark.parametrize(("dims", "scale", "times"), [(1, 1 << 12, 1), (87, 1 << 10, 20), (10**6, 1 << 14, 50)])
+def test_two_bounds_on_what_skellam_sums_cost_agree(dims: int, scale: int, times: int) -> None:
+    """Bernstein in closed form (reporting) lies above Chernoff by integration (audit), and both are small."""
+    facts = [noised("9", dims, scale)] * times
+    bounds, reported = epsilon_bounds(facts, DELTA), accounting.epsilon(facts, DELTA)
+    assert bounds.low < bounds.high < bounds.low * 1.001
+    assert bounds.low < reported < bounds.low * 1.001
+    inverse = Counter({(9.0 * scale) ** -2: dims * times})
+    for worst, sign in ((accounting.WORST, 1), (accounting.LEAST, -1)):
+        assert _drift(inverse, 20.0, sign) < 1.15 * accounting._drift([(dims * times, (9.0 * scale) ** -2)], worst, 20)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning", "ignore:Optimal order:UserWarning")  # Opacus' own
+@pytest.mark.parametrize("name", ["few steps", "many steps", "high rate", "sums and steps"])
+def test_opacus_numerical_accountant_agrees(name: str) -> None:
+    """A third accountant (PRV, Gopi et al. 2021), which charges a sum as one full-batch step; its error is 0.01."""
+    from opacus.accountants import PRVAccountant
+
+    third = PRVAccountant()
+    third.history = [
+        (float(f.noise_multiplier), float(f.sampling_rate), f.steps)
+        if isinstance(f, SampledSgd)
+        else (float(f.noise_multiplier), 1.0, 1)
+        for f in PLANS[name]
+        if not isinstance(f, Unprotected)
+    ]
+    bounds = epsilon_bounds(PLANS[name], DELTA)
+    assert bounds.low - 0.011 <= third.get_epsilon(delta=1e-6, eps_error=0.01) <= bounds.high + 0.021
+
+
+def test_the_audit_s_accountant_shares_nothing_with_the_reporting_one() -> None:
+    """Neither dp-accounting nor the reporting module is imported; facts are all they have in common."""
+    source = Path(str(accountant.__file__)).read_text("utf-8")
+    imported = {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
+    assert not any("accounting" in str(module) for module in imported)
+    assert "dp_accounting" not in source
 
 
 @pytest.mark.parametrize(

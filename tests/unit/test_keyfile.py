@@ -10,8 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from genopact_client.kek import Kek, read_passphrase
+from genopact_client.kek import Kek
 from genopact_client.keyfile import PAGE, KeyFile
+from genopact_shared import durable
 from genopact_shared.errors import GenopactError
 
 KEK = bytes(range(32))
@@ -143,13 +144,13 @@ def test_each_byte_of_the_kek_file_matters(tmp_path: Path) -> None:
 def test_passphrase_file(tmp_path: Path) -> None:
     path = tmp_path / "passphrase"
     with pytest.raises(GenopactError, match="KEY_MISSING"):
-        read_passphrase(path)
+        durable.read_secret(path)
     path.write_bytes(b" secret words \n")
     path.chmod(0o644)
     with pytest.raises(GenopactError, match="KEY_EXPOSED"):
-        read_passphrase(path)
+        durable.read_secret(path)
     path.chmod(0o600)
-    assert read_passphrase(path) == b"secret words"
+    assert durable.read_secret(path) == b"secret words"
 
 
 def test_writers_of_the_same_file_never_lose_a_key(tmp_path: Path, keys: KeyFile) -> None:

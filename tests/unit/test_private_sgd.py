@@ -1,4 +1,4 @@
-"""Private steps: single patients' gradients, the clip, the public divisor, the noise, networks that are refused."""
+"""Private steps: the public divisor, samples, steps and their fact, the noise; networks that are refused."""
 
 import math
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 import torch
 from numpy.typing import NDArray
 from scipy import stats
@@ -16,10 +17,9 @@ from torch import Tensor, nn
 
 from genopact_client.release.kernel import release_model
 from genopact_client.release.private import Private
-from genopact_client.release.quantise import clipped_integers
-from genopact_client.train import patient_gradients, private_sgd
-from genopact_client.train.patient_gradients import PatientGradients
+from genopact_client.train import private_sgd, private_sum
 from genopact_client.train.private_sgd import PrivateSgd, poisson
+from genopact_client.train.private_sum import MARGIN
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import MODEL_SCALE
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
@@ -101,15 +101,6 @@ def flat(model: Model) -> Floats:
     return np.concatenate([model[name].ravel() for name, _ in perceptron().named_parameters()])
 
 
-def gradients(table: Table, recipe: Toy | None = None) -> PatientGradients:
-    chosen = recipe or Toy()
-    return PatientGradients(chosen, chosen.build().double(), *chosen.tensors(table))
-
-
-def clipped(table: Table, clip: float | None = CLIP) -> NDArray[np.int64]:
-    return gradients(table).clipped_sum(np.arange(table.n), clip)
-
-
 def naive_sum(table: Table, clip: float) -> Floats:
     """The reference: plain autograd, one patient at a time, no hooks, no batches."""
     module, total = perceptron().double(), np.zeros(13)
@@ -120,7 +111,7 @@ def naive_sum(table: Table, clip: float) -> Floats:
         row = [float(value) for weights in module.parameters() for value in weights.grad.flatten()]  # type: ignore[union-attr]
         if all(map(math.isfinite, row)):
             length = math.sqrt(math.fsum(value * value for value in row))
-            total += [math.trunc(value * min(1.0, clip / length) * MODEL_SCALE) for value in row]
+            total += [value * min(1.0, clip / length) for value in row]
     return total
 
 
@@ -130,77 +121,42 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(private_sgd, "gaussian", lambda sd, size: np.zeros(size))
 
 
-# --- the clipped sum
+# --- one step without noise
 
 
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
-def test_the_sum_is_that_of_single_patients(scale: float) -> None:
+def test_a_step_follows_the_sum_of_single_patients(scale: float) -> None:
     table = table_of(30, 1, scale)
-    assert np.abs(clipped(table) - naive_sum(table, CLIP)).max() <= 30
+    expected = naive_sum(table, CLIP * (1 - MARGIN[torch.float64]))
+    assert np.allclose(-40 * flat(sgd()(initial(), table)), expected, atol=2 / MODEL_SCALE)
 
 
 def check_sensitivity(scale: float = 10.0) -> None:
     table = hostile(2, scale)
-    whole = clipped(table)
+    whole = flat(sgd()(initial(), table))
     for patient in range(table.n):
-        rest = clipped(table.take(np.arange(table.n) != patient))
-        assert np.linalg.norm((whole - rest).astype(float)) <= CLIP * MODEL_SCALE
+        rest = flat(sgd()(initial(), table.take(np.arange(table.n) != patient)))
+        assert np.linalg.norm(whole - rest) * 40 <= CLIP + 4 / MODEL_SCALE  # the grid, put on after the noise
 
 
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 1000.0])
-def test_a_patient_moves_the_sum_by_at_most_the_clip(scale: float) -> None:
+def test_a_patient_moves_a_step_by_at_most_the_clip_over_the_expected_batch(scale: float) -> None:
     check_sensitivity(scale)
 
 
-def test_a_patient_without_finite_gradient_counts_as_nothing_and_is_counted() -> None:
+@pytest.mark.usefixtures("quiet")
+def test_a_patient_without_finite_gradient_counts_as_nothing() -> None:
     """One infinite record must not take the others with it."""
     table = hostile(3, 1.0)
-    whole = gradients(table)
-    total = whole.clipped_sum(np.arange(9), CLIP)
-    assert whole.skipped == 2
-    assert np.abs(total - clipped(table.take(np.arange(9) > 1))).max() <= 7
-
-
-def test_physical_batches_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = table_of(23, 4)
-    whole = clipped(table)
-    monkeypatch.setattr(patient_gradients, "ENTRIES", 13 * 5)
-    assert np.abs(clipped(table) - whole).max() <= 23
-
-
-def broken_off(where: int, monkeypatch: pytest.MonkeyPatch) -> tuple[PatientGradients, Table]:
-    """Gradients whose sum stopped in its second physical batch: 0 before the backward pass, 1 after it."""
-    calls = [0, 0]
-
-    def breaking(place: int, result: Any) -> Any:
-        calls[place] += 1
-        if place == where and calls[place] == (4, 2)[where]:  # the first two losses are those of made-up patients
-            raise InterruptedError
-        return result
-
-    real, table = clipped_integers, table_of(12, 5)
-    monkeypatch.setattr(patient_gradients, "ENTRIES", 13 * 4)
-    monkeypatch.setattr(patient_gradients, "clipped_integers", lambda *args: breaking(1, real(*args)))
-    one = gradients(table, Toy(of=lambda predicted, targets: breaking(0, squared(predicted, targets))))
-    with pytest.raises(InterruptedError):
-        one.clipped_sum(np.arange(12), CLIP)
-    return one, table
-
-
-def test_a_batch_that_broke_off_is_never_carried_into_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, table = broken_off(1, monkeypatch)
-    assert np.array_equal(one.clipped_sum(np.arange(12), CLIP), clipped(table))
-
-
-def test_after_half_a_pass_through_the_network_nothing_more_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opacus still holds the activations of the batch that broke off."""
-    one, _ = broken_off(0, monkeypatch)
-    with pytest.raises(GenopactError, match="KERNEL_REFUSED"):
-        one.clipped_sum(np.arange(12), CLIP)
-
-
-def test_nobody_gives_zeros() -> None:
-    assert not gradients(table_of(3)).clipped_sum(np.arange(0), CLIP).any()
+    columns = {name: np.array(column, dtype=np.float64) for name, column in table.columns.items()}
+    for patient in (0, 1, 2):  # the square of the third does not fit into a double
+        columns["a"][patient] = np.nan
+    with structlog.testing.capture_logs() as logs:
+        change = flat(sgd()(initial(), table))
+    assert logs == [{"event": "gradients_not_finite", "times": 3, "log_level": "warning"}]
+    assert np.array_equal(change, flat(sgd()(initial(), Table(columns, 9))))
 
 
 # --- networks and losses that mix patients
@@ -245,12 +201,6 @@ class Buffered(nn.Sequential):
         self.register_buffer("mean", torch.zeros(2))
 
 
-def frozen() -> nn.Module:
-    module = perceptron()
-    next(module.parameters()).requires_grad_(False)
-    return module
-
-
 def balanced(predicted: Tensor, targets: Tensor) -> Tensor:
     """Classes weighted by their counts in the batch."""
     share = (targets > 0.5).double().mean()
@@ -272,7 +222,6 @@ REFUSED = {
     "windows as rows": Toy(build=Folded),
     "batch normalisation": Toy(build=lambda: nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))),
     "an unused tower": Toy(build=Tower),
-    "frozen weights": Toy(build=frozen),
     "a buffer": Toy(build=Buffered),
 }
 
@@ -280,7 +229,7 @@ REFUSED = {
 @pytest.mark.parametrize("why", REFUSED)
 def test_a_network_that_mixes_patients_is_refused(why: str) -> None:
     with pytest.raises(GenopactError, match="KERNEL_REFUSED"):
-        gradients(table_of(4), REFUSED[why]).clipped_sum(np.arange(4), CLIP)
+        sgd(REFUSED[why])(dict(NetPlan(REFUSED[why], NetParameters(), {}).initial()), table_of(4))
 
 
 # --- samples
@@ -294,6 +243,17 @@ def test_a_sample_holds_each_patient_with_the_sampling_rate() -> None:
     each = np.bincount(np.concatenate(draws), minlength=400)
     assert 0.7 < each.var() / (300 * 0.25 * 0.75) < 1.3
     assert all(len(np.unique(draw)) == len(draw) for draw in draws)
+
+
+@pytest.mark.parametrize("milli", [1, 93, 333, 999, 1000])
+def test_trap_h_a_rate_is_a_fraction_and_every_step_is_made(milli: int) -> None:
+    """No step is lost to int(1 / rate), and no patient to the rounding of a rate."""
+    fact = FACT.model_copy(update={"steps": 3, "sampling_rate": f"{milli / 1000:.3f}"})
+    one = sgd(fact=fact, sampling_rate_milli=milli)
+    one(initial(), table_of(5))
+    assert one.done == fact
+    short = int(Fraction(milli, 1000) * 2**64)
+    assert 0 <= Fraction(milli, 1000) - Fraction(short, 2**64) < Fraction(1, 2**64)
 
 
 def test_rate_one_takes_everybody_and_nobody_can_be_taken_from_an_empty_table() -> None:
@@ -310,17 +270,8 @@ def test_the_divisor_is_public(n: int) -> None:
     """However many patients there are, their sum is divided by the planned cohort times the sampling rate."""
     table = table_of(n, 6)
     change = flat(sgd(planned=40)(initial(), table))
-    expected = -gradients(table).clipped_sum(np.arange(n), CLIP - private_sgd.MARGIN) / MODEL_SCALE / 40
+    expected = -naive_sum(table, CLIP * (1 - MARGIN[torch.float64])) / 40
     assert np.allclose(change, expected, atol=1e-6)
-
-
-@pytest.mark.usefixtures("quiet")
-def test_a_patient_moves_a_step_by_at_most_the_clip_over_the_expected_batch() -> None:
-    table = hostile(7, 50.0)
-    whole = flat(sgd()(initial(), table))
-    for patient in range(table.n):
-        rest = flat(sgd()(initial(), table.take(np.arange(table.n) != patient)))
-        assert np.linalg.norm(whole - rest) <= CLIP / 40 * (1 + 1e-12)
 
 
 def test_without_protection_it_is_gradient_descent() -> None:
@@ -415,7 +366,15 @@ def test_no_two_rounds_share_their_noise() -> None:
     check_fresh()
 
 
-real_sum, real_noise = PatientGradients.clipped_sum, gaussian
+real_add, real_noise = private_sum._add, gaussian
+
+
+def check_quietly() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(private_sgd, "gaussian", lambda sd, size: np.zeros(size))
+        check_sensitivity()
+
+
 FIXED = np.random.default_rng(0).normal(0, 1, 6001)
 
 
@@ -424,12 +383,12 @@ def half_noised(sd: float, size: int) -> Floats:
 
 
 MUTATIONS: dict[str, tuple[object, str, object, Callable[[], None]]] = {
-    "no clip": (PatientGradients, "clipped_sum", lambda self, who, clip: real_sum(self, who, None), check_sensitivity),
-    "a clip for each weight": (
-        patient_gradients,
-        "clipped_integers",
-        lambda rows, clip, scale: np.trunc(np.clip(np.nan_to_num(rows), -clip, clip) * scale).astype(np.int64),
-        check_sensitivity,
+    "no clip": (private_sum, "_add", lambda total, uses, bound, m: real_add(total, uses, None, m), check_quietly),
+    "a clip for each layer": (
+        private_sum,
+        "_add",
+        lambda total, uses, bound, m: sum(real_add(total, {weight: use}, bound, m) for weight, use in uses.items()),
+        check_quietly,
     ),
     "no noise": (private_sgd, "gaussian", lambda sd, size: np.zeros(size), check_noise),
     "half the noise": (private_sgd, "gaussian", lambda sd, size: real_noise(sd / 2, size), check_noise),
@@ -455,6 +414,15 @@ def test_the_checks_catch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_of_opacus_that_is_unsafe_is_used() -> None:
-    text = "".join(Path(str(room.__file__)).read_text("utf-8") for room in (private_sgd, patient_gradients))
-    for word in ("ghost", "secure_mode", "PrivacyEngine", "manual_seed", "torch.normal", "randn", "np.random", "yield"):
+    text = "".join(each.read_text("utf-8") for each in Path(str(private_sgd.__file__)).parent.glob("*.py"))
+    for word in (
+        "ghost",
+        "secure_mode",
+        "PrivacyEngine",
+        "manual_seed",
+        "torch.normal",
+        "randn",
+        "np.random",
+        "torch.load",
+    ):
         assert word not in text

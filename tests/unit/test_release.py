@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from structlog.testing import capture_logs
 
 from genopact_client.release.kernel import release_model, release_sum
 from genopact_client.release.private import Private
@@ -62,6 +63,14 @@ def test_a_row_within_the_clip_is_only_rounded_towards_zero(values: Floats) -> N
 def test_a_row_that_is_not_finite_is_nothing() -> None:
     values = np.array([[1.0, np.nan], [np.inf, 0.0], [1.0, 1.0]])
     assert clipped_integers(values, 10.0, 10).tolist() == [[0, 0], [0, 0], [10, 10]]
+
+
+def test_rows_that_are_not_finite_are_counted_in_the_sites_own_log() -> None:
+    fact = noised()
+    values = np.array([[1.0, np.nan, 0.0], [1.0, 1.0, 1.0], [np.inf, 0.0, 0.0]])
+    with capture_logs() as logs:
+        release_sum(Private(values), step(fact, 1e6), fact, None)
+    assert logs == [{"event": "rows_not_finite", "times": 2, "log_level": "warning"}]
 
 
 def test_a_sum_beyond_its_range_is_an_error_and_never_a_clip() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genopact_client.consent import match
+from genopact_client.ledger import DAY_S
 from genopact_client.release.private import Private
 from genopact_client.site import Site
 from genopact_shared.decision import Opening
@@ -42,8 +43,11 @@ def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> Co
     permission = site.registry.permitted(study.purpose, on)
     rows = np.intersect1d(np.flatnonzero(permission.rows), site.store.rows()).astype(np.int64)
     if step is not None and not unprotected:
-        cap = np.minimum(permission.cap[rows], policy.limits.lifetime_epsilon_milli)
-        rows = rows[site.ledger.affordable(rows, step.fact, cap, study.privacy.delta)]
+        limits = policy.limits
+        cap = np.minimum(permission.cap[rows], limits.lifetime_epsilon_milli)
+        # The site's delta, not the study's: what a life may cost must not depend on who asks.
+        able = site.ledger.affordable(rows, step.fact, cap, limits.max_delta, now // DAY_S, limits.window)
+        rows = rows[able]
     table = site.store.table(rows)
     complete = ~np.isnan(table.number(study.outcome))
     # An empty cohort releases noise alone: a refusal would tell, for nothing, that the last patient is gone.

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,9 +158,12 @@ class Exchange:
         if step.masked and len(cohort.rows) > COHORT_SLACK * plan.planned[self._site.name]:
             raise GenopactError("RANGE_EXCEEDED", "far more patients than this site planned with")
         model_in = canonical.digest(admitted.model)
-        durable.replace(self._runs.folder(record.run) / "seen.safetensors", admitted.model)
+        durable.replace(self._seen(record.run, model_in), admitted.model)
         position = {"round": request.round, "attempt": request.attempt, "model_in": model_in, "reply": None}
         record = self._runs.put(record.model_copy(update=position | {"taken": (*record.taken, step.index)}))
+        for old in self._runs.folder(record.run).glob("seen-*"):
+            if old != self._seen(record.run, model_in):
+                old.unlink()
         day = int(self._clock()) // 86_400
         address = study.hash, request.run, request.round, request.attempt
         sequence = self._site.ledger.reserve(*address, step.fact, cohort.rows, day=day)
@@ -226,7 +230,7 @@ class Exchange:
             facts.update(steps[index].fact for index in record.taken)
         facts |= self._site.ledger.of_study(study.hash)  # files of runs can be lost; the ledger cannot, unnoticed
         facts[step.fact] += 1
-        if accounting.epsilon_fast(facts, study.privacy.delta) > study.privacy.epsilon_milli / 1000:
+        if accounting.epsilon(facts, study.privacy.delta) > study.privacy.epsilon_milli / 1000:
             raise GenopactError("STUDY_BUDGET_SPENT")
 
     def _check_model(self, admitted: Admitted, record: RunRecord, plan: Plan) -> None:
@@ -251,6 +255,8 @@ class Exchange:
         total = admitted.body[len(admitted.model) :]
         if record.round == last.round and last.model_in != record.model_in:
             return False
+        if record.round == admitted.request.round:  # a later attempt
+            return record.model_in == last.model_out
         if not plan.steps[last.round].masked:
             return not total
         if last.total != canonical.digest(total):
@@ -258,10 +264,14 @@ class Exchange:
         self._masks.check_total(last, record, total)
         if record.round != last.round:
             return True
-        seen = (self._runs.folder(record.run) / "seen.safetensors").read_bytes()
+        seen = self._seen(record.run, last.model_in).read_bytes()
         integers = wire.unpack(total, np.int64, tag=np.uint64)["sum"]
         _, made = plan.advance(last.round, _model(seen), integers, last.sites)
         return canonical.digest(seen) == last.model_in and wire.pack(made) == admitted.model
+
+    def _seen(self, run: str, digest: str) -> Path:
+        """Where a model that this site was shown is kept; by its digest, so that a kill leaves the last position's."""
+        return self._runs.folder(run) / f"seen-{digest}.safetensors"
 
     def _log_intent(self, admitted: Admitted, step: PlannedStep, cohort: Cohort) -> tuple[bytes, bytes]:
         """Append the intent; returns it with its proof of inclusion under a checkpoint signed now."""

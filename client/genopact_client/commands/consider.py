@@ -9,7 +9,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from genopact_client.commands.opening import HOME, Home, PassphraseFile, card, confirmed, keyless, opened
+from genopact_client.commands.opening import HOME, Home, confirmed, opened
 from genopact_client.sheet import sheet
 from genopact_client.site import Site
 from genopact_client.store import manifest
@@ -22,54 +22,53 @@ from genopact_shared.terminal import Answer, Exit, command, human, working
 StudyFile = Annotated[Path, typer.Argument(help="The study file.")]
 
 
-def add_to(app: typer.Typer, study: typer.Typer) -> None:
-    """Register the commands."""
-    command(study, "check", example="genopact-site study check warfarin.yaml")(check)
-    command(app, "approve", example="genopact-site approve warfarin.yaml --approver-key /media/token/approver.key")(
-        approve
-    )
+app = typer.Typer()
+study = typer.Typer(name="study", help="What studies ask of this site.", no_args_is_help=True)
 
 
+@command(study, "check", example="genopact-site study check warfarin.yaml")
 def check(file: StudyFile, *, home: Home = HOME) -> Answer:
     """Explain a study in plain words, with its cost and the site policy's verdict; exit 1 unless permitted."""
-    found = sheet(load_study(file), card(home), keyless(home).policy)
+    site = Site.keyless(home)
+    found = sheet(load_study(file), site.party, site.policy)
     if not found.permitted:
         return Answer(found.data(), found.lines(), exit=Exit.REFUSED)
     return Answer(found.data(), found.lines(), f"genopact-site approve {file} --home {home} --approver-key KEY")
 
 
+@command(
+    app, "approve", example="genopact-site approve warfarin.yaml --approver-key /media/token/approver.key", room=opened
+)
 def approve(
+    site: Site,
     file: StudyFile,
     *,
     approver_key: Annotated[Path, typer.Option(help="The approver's key, kept offline until now.")],
     planned_cohort: Annotated[int | None, typer.Option(min=10, help="In tens; default: who permits it now.")] = None,
     out: Annotated[Path, typer.Option(help="The folder for the approval file.", file_okay=False)] = Path(),
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    home: Home = HOME,
-    passphrase_file: PassphraseFile = None,
 ) -> Answer:
     """Agree to a study: sign its hash with the approver's key and write the approval for the coordinator."""
     study = load_study(file)
-    with opened(home, passphrase_file) as site:
-        found = sheet(study, card(home) | site.card(), site.policy)
-        for line in found.lines():
-            human().print(line)
-        if not found.permitted:
-            raise GenopactError("POLICY_REFUSED", ", ".join(found.verdict.reasons))
-        if study.expired(int(time.time())):
-            raise GenopactError("STUDY_EXPIRED", study.expires)
-        planned = _planned(site, study, planned_cohort)
-        confirmed(f"Approve {study.name} with a planned cohort of {planned}?", yes=yes)
-        statement = statements.Approval(
-            at=int(time.time()), study=study.hash, site=site.name, planned_cohort=planned, policy=site.policy.digest
-        )
-        envelope = statements.sign(statement, SigningKey.load(approver_key))
-        site.studies.approve(study, envelope)
-        path = out / f"approval-{study.name}-{site.name}.json"
-        durable.replace(path, envelope)
+    found = sheet(study, site.party | site.card(), site.policy)
+    for line in found.lines():
+        human().print(line)
+    if not found.permitted:
+        raise GenopactError("POLICY_REFUSED", ", ".join(found.verdict.reasons))
+    if study.expired(int(time.time())):
+        raise GenopactError("STUDY_EXPIRED", study.expires)
+    planned = _planned(site, study, planned_cohort)
+    confirmed(f"Approve {study.name} with a planned cohort of {planned}?", yes=yes)
+    statement = statements.Approval(
+        at=int(time.time()), study=study.hash, site=site.name, planned_cohort=planned, policy=site.policy.digest
+    )
+    envelope = statements.sign(statement, SigningKey.load(approver_key))
+    site.studies.approve(study, envelope)
+    path = out / f"approval-{study.name}-{site.name}.json"
+    durable.replace(path, envelope)
     data = {**found.data(), "planned_cohort": planned, "file": str(path)}
     text = [f"Approved with a planned cohort of {planned}. Send {path} to the coordinator; put the key away."]
-    follow = f"genopact-site start --home {home} --address {study.coordinator.address} --ca ca.pem"
+    follow = f"genopact-site start --home {site.home} --address {study.coordinator.address} --ca ca.pem"
     return Answer(data, text, follow)
 
 

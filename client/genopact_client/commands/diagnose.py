@@ -5,28 +5,26 @@ from typing import Annotated
 
 import typer
 
-from genopact_client.commands.opening import HOME, Home, PassphraseFile, card, opened
+from genopact_client.commands.opening import opened
 from genopact_client.doctor import Subject, examine
+from genopact_client.site import Site
 from genopact_shared.study import load_study
 from genopact_shared.terminal import Answer, Exit, command, working
 
-
-def add_to(app: typer.Typer) -> None:
-    """Register the command."""
-    command(app, "doctor", example="genopact-site doctor --address coordinator.example:9443 --ca ca.pem")(doctor)
+app = typer.Typer()
 
 
+@command(app, "doctor", example="genopact-site doctor --address coordinator.example:9443 --ca ca.pem", room=opened)
 def doctor(
+    site: Site,
     *,
     study: Annotated[Path | None, typer.Option(help="A study file; default: each approved study.")] = None,
     address: Annotated[str | None, typer.Option(help="host:port of the coordinator; default: of the studies.")] = None,
     ca: Annotated[Path | None, typer.Option(help="The coordinator's authority, PEM.", envvar="GENOPACT_CA")] = None,
-    home: Home = HOME,
-    passphrase_file: PassphraseFile = None,
 ) -> Answer:
     """Examine the site; each problem comes with its solution. Exit 1 if there is one."""
-    with opened(home, passphrase_file) as site, working("Examining"):
-        checks = list(examine(Subject(site, card(home), load_study(study) if study else None, address, ca)))
+    with working("Examining"):
+        checks = list(examine(Subject(site, load_study(study) if study else None, address, ca)))
     text = []
     for each in checks:
         text.append(f"{each.state:8} {each.name:14} {each.detail}")

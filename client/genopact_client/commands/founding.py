@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from genopact_client.commands.opening import HOME, Home, PassphraseFile, card, passphrase, schemas
+from genopact_client.commands.opening import HOME, Home, PassphraseFile, passphrase, schemas
 from genopact_client.installed import DISTRIBUTIONS, refuse_mixed, requirements, version
 from genopact_client.link import nodekey
 from genopact_client.site import Site
@@ -19,14 +19,10 @@ from genopact_shared.keys import SigningKey, VerifyKey
 from genopact_shared.study import Name
 from genopact_shared.terminal import Answer, command, working
 
-
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    command(app, "init", example="genopact-site init northgate --home /srv/genopact --passphrase-file pass.txt")(init)
-    command(app, "card", example="genopact-site card --home /srv/genopact > northgate.json")(show_card)
-    command(app, "vet", example="genopact-site vet")(vet)
+app = typer.Typer()
 
 
+@command(app, "init", example="genopact-site init northgate --home /srv/genopact --passphrase-file pass.txt")
 def init(
     name: Annotated[str, typer.Argument(help="The site's name in studies: lower case, digits, dashes.")],
     *,
@@ -65,16 +61,18 @@ def init(
     return Answer(data, text, f"genopact-site import --home {home} --table covariates.csv")
 
 
+@command(app, "card", example="genopact-site card --home /srv/genopact > northgate.json")
 def show_card(
     *,
     fingerprints: Annotated[bool, typer.Option("--fingerprints", help="Print these instead of the keys.")] = False,
     home: Home = HOME,
 ) -> Answer:
     """Print what the coordinator needs of this site, as JSON: its name and public keys."""
-    public = card(home)
+    public = Site.keyless(home).party
     return Answer({"card": public}, _card_lines(public) if fingerprints else [canonical.encode(public).decode()])
 
 
+@command(app, "vet", example="genopact-site vet")
 def vet() -> Answer:
     """Print what a hospital must vet: each file with its lines and hash, and the direct dependencies."""
     listed = [entry for package in ("genopact_client", "genopact_shared") for entry in _sources(package)]

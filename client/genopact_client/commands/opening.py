@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from genopact_client.kek import read_passphrase
 from genopact_client.site import Site
-from genopact_shared import canonical
+from genopact_shared import durable
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes import NETWORKS, RECIPES
 from genopact_shared.recipes.protocol import Column
@@ -30,13 +29,13 @@ _ROOMS = ("store", "ledger", "log", "private_log", "registry")
 
 
 @contextmanager
-def opened(home: Path, passphrase_file: Path | None) -> Iterator[Site]:
-    """The site, with every room that was used closed at the end.
+def opened(*, home: Home = HOME, passphrase_file: PassphraseFile = None) -> Iterator[Site]:
+    """The site, with every room that was used closed at the end; the room of the commands that need its keys.
 
     Raises:
         GenopactError: SITE_MISSING, KEK_WRONG, and those of `passphrase`.
     """
-    keyless(home)  # a wrong folder is noticed before anybody types a passphrase
+    Site.keyless(home)  # a wrong folder is noticed before anybody types a passphrase
     site = Site.open(home, passphrase(passphrase_file))
     try:
         yield site
@@ -46,22 +45,6 @@ def opened(home: Path, passphrase_file: Path | None) -> Iterator[Site]:
                 getattr(site, room).close()
 
 
-def keyless(home: Path) -> Site:
-    """The site without its keys: policy, studies and outbox alone can be read. SITE_MISSING."""
-    try:
-        return Site(home, str(canonical.decode((home / "site.json").read_bytes())["name"]), b"")
-    except FileNotFoundError as error:
-        raise GenopactError("SITE_MISSING", str(home)) from error
-
-
-def card(home: Path) -> dict[str, str]:
-    """What the site tells a coordinator: name and public keys. SITE_MISSING."""
-    try:
-        return {str(key): str(value) for key, value in canonical.decode((home / "party.json").read_bytes()).items()}
-    except FileNotFoundError as error:
-        raise GenopactError("SITE_MISSING", str(home)) from error
-
-
 def passphrase(file: Path | None, *, new: bool = False) -> bytes:
     """The passphrase: of a file, a service credential, or a person; a new one is asked for twice.
 
@@ -69,7 +52,7 @@ def passphrase(file: Path | None, *, new: bool = False) -> bytes:
         GenopactError: KEY_MISSING, KEY_EXPOSED, PASSPHRASE_MISSING.
     """
     if file is not None:
-        return read_passphrase(file)
+        return durable.read_secret(file)
     credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) / "passphrase"
     if credential.is_absolute() and credential.exists():
         return credential.read_bytes().strip()  # the service manager looks after its access

@@ -28,24 +28,22 @@ Socket = Annotated[Path | None, typer.Option(help="Default: run/agent.sock in th
 _log = structlog.get_logger()
 
 
-def add_to(app: typer.Typer) -> None:
-    """Register the commands."""
-    command(app, "agent", example="genopact-site agent --home /srv/genopact")(agent)
-    command(app, "link", example="genopact-site link --address coordinator.example:9443 --ca ca.pem")(link)
-    command(app, "start", example="genopact-site start --address coordinator.example:9443 --ca ca.pem")(start)
+app = typer.Typer()
 
 
-def agent(*, socket: Socket = None, home: Home = HOME, passphrase_file: PassphraseFile = None) -> Answer:
+@command(app, "agent", example="genopact-site agent --home /srv/genopact", room=opened)
+def agent(site: Site, *, socket: Socket = None) -> Answer:
     """Run the agent in the foreground: data, keys and ledger, and no network. SIGTERM ends it."""
     from genopact_client.agent.process import run
 
     configure_logging()
     refuse_mixed()
-    with stopping() as stop, opened(home, passphrase_file) as site:
-        run(site, socket or home / "run" / "agent.sock", stop)
+    with stopping() as stop:
+        run(site, socket or site.home / "run" / "agent.sock", stop)
     return Answer()
 
 
+@command(app, "link", example="genopact-site link --address coordinator.example:9443 --ca ca.pem")
 def link(
     *, address: Address, ca: Certificates, node_key: NodeKey = None, socket: Socket = None, home: Home = HOME
 ) -> Answer:
@@ -60,6 +58,7 @@ def link(
     return Answer()
 
 
+@command(app, "start", example="genopact-site start --address coordinator.example:9443 --ca ca.pem")
 def start(*, address: Address, ca: Certificates, home: Home = HOME, passphrase_file: PassphraseFile = None) -> Answer:
     """Run agent and link as two processes that are started again when they die. SIGTERM ends both.
 

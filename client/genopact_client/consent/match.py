@@ -7,9 +7,11 @@ Source: DUO 2022-09-21; three-valued matching after REMS' architecture decision 
 """
 
 import datetime as dt
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 
 from genopact_client.consent import diseases
 from genopact_client.consent.record import ConsentRecord, Provision, Withdrawal
@@ -33,46 +35,12 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-REASONS: dict[str, str] = {
-    "permitted": "A provision permits the purpose.",
-    "no_record": "No consent is recorded.",
-    "erased": "The record was erased.",
-    "status_refused": "The person refused.",
-    "status_withdrawn": "The person withdrew.",
-    "status_expired": "The consent has expired.",
-    "status_not_asked": "The person was not asked.",
-    "status_unknown": "Nobody knows what the person decided.",
-    "status_superseded": "A later form replaces this one.",
-    "denied": "A provision denies the purpose.",
-    "no_provision": "No provision permits anything.",
-    "not_in_force": "Today lies outside the period of the consent.",
-    "withdrawn_before": "The consent is older than the person's withdrawal.",
-    "permission": "The kind of research is wider than, or other than, what was permitted.",
-    "permission_unknown": "The study's kind of research has no rule; a person decides.",
-    "disease": "The study's disease is none of those permitted.",
-    "disease_unknown": "The ontology excerpt cannot tell whether the study's disease is covered; a person decides.",
-    "use": "One of the uses was not permitted.",
-    "organisation": "One of the organisation types was not permitted.",
-    "commercial": "Commercial use was not permitted.",
-    "region": "One of the regions was not permitted.",
-    "data": "One of the kinds of data was not permitted.",
-    "regime": "The record is not an opt-in; a person decides.",
-    "modifier": "The consent has a condition that the study file cannot show to be met; a person decides.",
-}
-
-_EU = "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK"
-EU = frozenset(_EU.split())
-BLOCS = {"EU": EU, "EEA": EU | {"IS", "LI", "NO"}}
-
-WITHIN: dict[str, frozenset[str]] = {
-    "NRES": frozenset({"GRU", "HMB", "DS", "POA"}),
-    "GRU": frozenset({"GRU", "HMB", "DS", "POA"}),
-    "HMB": frozenset({"HMB", "DS"}),
-    "DS": frozenset({"DS"}),
-    "POA": frozenset({"POA"}),
-}
+_RULES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+REASONS: dict[str, str] = _RULES["reasons"]
+WITHIN: dict[str, frozenset[str]] = {permission: frozenset(inner) for permission, inner in _RULES["within"].items()}
 """Which purposes a permission includes; HMB leaves out ancestry (POA)."""
 
+BLOCS: dict[str, frozenset[str]] = {bloc: frozenset(members) for bloc, members in _RULES["blocs"].items()}
 DIGEST = canonical.digest_of(
     {
         "matcher": "genopact.match/1",

@@ -23,16 +23,15 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
+from genopact_client import aead
 from genopact_client.consent.record import ConsentRecord, Status
 from genopact_shared.errors import GenopactError
 from genopact_shared.tlog.tree import Tree, leaf_hash
 
 SCHEMA = "genopact.consent/1"
-SALT, NONCE = 16, 12
+SALT = 16
 _PRAGMAS = ("busy_timeout=5000", "journal_mode=WAL", "secure_delete=ON", "synchronous=FULL", "temp_store=MEMORY")
 _TABLES = """
 CREATE TABLE IF NOT EXISTS consent (
@@ -143,11 +142,9 @@ class Vault:
         if record is None:
             leaf, sealed = silent_leaf(b"erased", row, version), b""
         else:
-            salt, nonce = os.urandom(SALT), os.urandom(NONCE)
-            plain = salt + record.encode()
+            plain = os.urandom(SALT) + record.encode()
             leaf = _leaf(plain, row, version, record.status)
-            cipher = AESGCM(self._keys.key(row, "consent"))
-            sealed = nonce + cipher.encrypt(nonce, plain, _context(row, version))
+            sealed = aead.seal(self._keys.key(row, "consent"), plain, _context(row, version))
         self._db.execute("INSERT OR REPLACE INTO consent VALUES (?, ?, ?, ?)", (row, version, leaf, sealed))
         return leaf
 
@@ -166,10 +163,8 @@ class Vault:
             if sealed and row not in keys:
                 expected = leaf
             elif sealed:
-                try:
-                    plain = AESGCM(keys[row]).decrypt(sealed[:NONCE], sealed[NONCE:], _context(row, version))
-                except (InvalidTag, ValueError) as error:
-                    raise GenopactError("CONSENT_BROKEN", f"row {row} cannot be unsealed") from error
+                context, broken = _context(row, version), f"row {row} cannot be unsealed"
+                plain = aead.unseal(keys[row], sealed, context, "CONSENT_BROKEN", broken)
                 record = ConsentRecord.parse(plain[SALT:])
                 expected = _leaf(plain, row, version, record.status)
             if leaf != expected:

@@ -11,18 +11,8 @@ from genopact_shared.keys import SigningKey
 
 FREE_BYTES = 1 << 30
 _PRIVATE = (
-    "kek",
-    "keys",
-    "keyfile",
-    "people.db",
-    "consent.db",
-    "store",
-    "ledger",
-    "studies",
-    "runs",
-    "outbox",
-    "openings",
-)
+    "kek", "keys", "keyfile", "people.db", "consent.db", "store", "ledger", "studies", "runs", "outbox", "openings",
+)  # fmt: skip
 
 
 def installation(_: Subject) -> str:
@@ -45,7 +35,7 @@ def folder(subject: Subject) -> str:
 
 def approver(subject: Subject) -> str:
     """The approver's key is not within the agent's reach."""
-    home, wanted = subject.site.home, bytes.fromhex(subject.card["approver"])
+    home, wanted = subject.site.home, bytes.fromhex(subject.site.party["approver"])
     for path in home.rglob("*.key"):
         if path.is_file() and path.stat().st_size == 65 and _public_of(path) == wanted:
             remedy = f"Move it out of {home}, offline, to the person who approves."
@@ -62,8 +52,7 @@ def _public_of(path: Path) -> bytes | None:
 
 def keys(subject: Subject) -> str:
     """Identity, log key and key file open and are those of the card."""
-    opened = subject.site.card()
-    if any(subject.card[use] != opened[use] for use in opened):
+    if not subject.site.card().items() <= subject.site.party.items():
         raise GenopactError("KEY_INVALID", "the keys are not those of the site's card")
     return f"identity and log open; {len(subject.site.keyfile)} people have or had a key"
 

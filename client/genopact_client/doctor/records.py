@@ -97,10 +97,10 @@ def budget(subject: Subject) -> str:
     with ledger_copy(subject.site) as ledger:
         spent = levels(ledger, len(subject.site.people))
     spent[frozenset()] = len(subject.site.people) - spent.total()
-    limit, said = subject.site.policy.limits.lifetime_epsilon_milli, []
+    limits, said = subject.site.policy.limits, []
     for study in studies:
         facts = [step.fact for step in plan_of(study, {study.parties[0].name: study.minimum_cohort}).steps]
-        left = sum(n for level, n in spent.items() if can_pay(level, facts, limit, study.privacy.delta))
+        left = sum(n for level, n in spent.items() if can_pay(level, facts, limits))
         if study.privacy.mode != "none" and left < study.minimum_cohort:
             detail = f"{study.name}: fewer than {study.minimum_cohort} people can pay for it"
             raise Unsound("problem", detail, "Leave the study; nobody's spending can be taken back.")

@@ -1,6 +1,5 @@
 """What the doctor examines, and what a check says."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,10 +26,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is examined: an opened site, its card, a study instead of the approved ones, where the coordinator is."""
+    """What is examined: an opened site, a study instead of the approved ones, where the coordinator is."""
 
     site: Site
-    card: Mapping[str, str]
     study: Study | None = None
     address: str | None = None
     ca: Path | None = None
@@ -51,6 +49,6 @@ class Unsound(Exception):  # noqa: N818
 
 def logged(subject: Subject) -> list[statements.Statement]:
     """Every entry of the exchanged log, its signature checked."""
-    keys = [VerifyKey.from_hex(subject.card[use]) for use in ("identity", "approver")]
+    keys = [VerifyKey.from_hex(subject.site.party[use]) for use in ("identity", "approver")]
     with log_copy(subject.site) as log:
         return [statements.parse(entry, keys) for entry in log.entries()]

@@ -20,6 +20,18 @@ class Finding:
         return f"{self.code}{' at ' * bool(place)}{place}: {fault.cause} {self.detail}".rstrip() + f" -> {fault.remedy}"
 
 
+class Fault(Exception):  # noqa: N818
+    """The fault of a cell or a line, on its way to a Finding."""
+
+    def __init__(self, code: str, detail: str = "", column: str = "") -> None:
+        super().__init__(code)
+        self.code, self.detail, self.column = code, detail, column
+
+    def at(self, row: int | None, column: str = "") -> Finding:
+        """The finding at a place."""
+        return Finding(self.code, self.detail, row, column or self.column)
+
+
 class ImportRefusedError(GenopactError):
     """A file is refused whole; `findings` says why."""
 

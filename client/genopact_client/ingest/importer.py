@@ -1,25 +1,22 @@
 """One import: a table and VCFs are read and checked, joined by person, and sealed; or nothing is changed."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from genopact_client.ingest.findings import Finding, ImportRefusedError
 from genopact_client.ingest.table import Covariates, read_table
 from genopact_client.ingest.vcf import Calls, read_vcf
-from genopact_client.keyfile import KeyFile
-from genopact_client.people import People
-from genopact_client.store import Store
+from genopact_client.site import Site
 from genopact_client.store.schema import facts
 from genopact_shared import __version__
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.protocol import Codes, Column, Dosage, Floats, Table
+from genopact_shared.terminal import working
 from genopact_shared.variants import Build
 
 
@@ -30,25 +27,6 @@ class Files:
     table: Path
     vcfs: tuple[Path, ...] = ()
     build: Build | None = None
-
-
-class Rooms(Protocol):
-    """Where it goes: three parts of one site's folder."""
-
-    @property
-    def people(self) -> People:
-        """Rows by patient number."""
-        ...
-
-    @property
-    def keyfile(self) -> KeyFile:
-        """Keys by row."""
-        ...
-
-    @property
-    def store(self) -> Store:
-        """Sealed records by row."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -78,17 +56,14 @@ class Imported:
         yield "dry run: nothing was changed" if self.generation is None else f"sealed as version {self.generation}"
 
 
-def import_site(
-    files: Files, schema: Sequence[Column], site: Rooms, *, dry_run: bool = False, console: Console | None = None
-) -> Imported:
+def import_site(files: Files, schema: Sequence[Column], site: Site, *, dry_run: bool = False) -> Imported:
     """Import the files into the store, as a new version of each person's record; people who are not in them stay.
 
     Args:
         files: the hospital's export.
         schema: the recipe's; the store was created for it.
-        site: people, key file and store.
+        site: its people, key file and store.
         dry_run: check and report only.
-        console: shows progress and the report.
 
     Raises:
         ImportRefusedError: with findings; nothing was changed.
@@ -96,20 +71,16 @@ def import_site(
     """
     if list(facts(schema)) != site.store.manifest()["columns"]:
         raise GenopactError("TABLE_INVALID", "the store was created for another schema")
-    with _step(console, "Reading the table"):
+    with working("Reading the table"):
         covariates = read_table(files.table, schema)
     wanted = [column for column in schema if isinstance(column, Dosage)]
     calls = []
     for number, path in enumerate(files.vcfs, start=1):
-        with _step(console, f"Reading VCF {number} of {len(files.vcfs)}"):
+        with working(f"Reading VCF {number} of {len(files.vcfs)}"):
             calls.append(read_vcf(path, wanted, files.build))
     table = _join(covariates, calls)
-    with _step(console, "Sealing"):
-        imported = _seal(covariates, calls, table, site, dry_run=dry_run)
-    if console:
-        for line in imported.lines():
-            console.print(line, highlight=False)
-    return imported
+    with working("Sealing"):
+        return _seal(covariates, calls, table, site, dry_run=dry_run)
 
 
 def _join(covariates: Covariates, calls: Sequence[Calls]) -> Table:
@@ -138,14 +109,11 @@ def _join(covariates: Covariates, calls: Sequence[Calls]) -> Table:
     return Table(columns, covariates.table.n)
 
 
-def _seal(covariates: Covariates, calls: Sequence[Calls], table: Table, site: Rooms, *, dry_run: bool) -> Imported:
+def _seal(covariates: Covariates, calls: Sequence[Calls], table: Table, site: Site, *, dry_run: bool) -> Imported:
     known = site.people.find(covariates.people)
     erased = (known >= 0) & ~site.keyfile.alive(known)
     samples = {sample for source in calls for sample in source.samples}
-    notes: dict[str, int] = {}
-    for source in calls:
-        for note, count in source.notes.items():
-            notes[note] = notes.get(note, 0) + count
+    notes = sum((source.notes for source in calls), Counter[str]())
     if not dry_run:
         keep = ~erased
         rows = site.people.enrol(covariates.people)
@@ -168,12 +136,3 @@ def _seal(covariates: Covariates, calls: Sequence[Calls], table: Table, site: Ro
 
 def _known(values: NDArray[np.generic]) -> int:
     return int(np.isfinite(values).sum() if values.dtype == np.float64 else (values.astype(np.int8) >= 0).sum())
-
-
-@contextmanager
-def _step(console: Console | None, text: str) -> Iterator[None]:
-    if console is None:
-        yield
-        return
-    with console.status(text):
-        yield

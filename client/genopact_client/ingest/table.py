@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genopact_client.ingest.findings import Finding, ImportRefusedError
+from genopact_client.ingest.findings import Fault, Finding, ImportRefusedError
 from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
 from genopact_shared.variants import complement
 
@@ -34,12 +34,6 @@ class Covariates:
     people: tuple[str, ...]
     table: Table
     digest: str
-
-
-class _Fault(Exception):  # noqa: N818 (one cell's fault on its way to a Finding)
-    def __init__(self, code: str, detail: str = "") -> None:
-        super().__init__(code)
-        self.code, self.detail = code, detail
 
 
 def read_table(path: Path, schema: Sequence[Column]) -> Covariates:
@@ -127,8 +121,8 @@ def _cell(column: Column, text: str, number: int, findings: list[Finding]) -> fl
         return missing
     try:
         return _value(column, text)
-    except _Fault as fault:
-        findings.append(Finding(fault.code, fault.detail, number, column.name))
+    except Fault as fault:
+        findings.append(fault.at(number, column.name))
         return missing
 
 
@@ -150,16 +144,16 @@ def _value(column: Column, text: str) -> float:
 
 def _number(column: Number, text: str) -> float:
     if not _NUMBER.fullmatch(text):
-        raise _Fault("NUMBER_INVALID")
+        raise Fault("NUMBER_INVALID")
     value = float(text)
     if not column.low <= value <= column.high:
-        raise _Fault("VALUE_RANGE", f"(expected {column.low:g} to {column.high:g} {column.unit})")
+        raise Fault("VALUE_RANGE", f"(expected {column.low:g} to {column.high:g} {column.unit})")
     return value
 
 
 def _level(text: str, codes: dict[str, int]) -> int:
     if text not in codes:
-        raise _Fault("LEVEL_UNKNOWN", f"(known: {', '.join(codes)})")
+        raise Fault("LEVEL_UNKNOWN", f"(known: {', '.join(codes)})")
     return codes[text]
 
 
@@ -168,9 +162,9 @@ def _dosage(column: Dosage, text: str) -> int:
     if text in {"0", "1", "2"}:
         return int(text)
     if complement(column.effect) == column.other:
-        raise _Fault("ALLELE_AMBIGUOUS", f"(count copies of forward-strand {column.effect})")
+        raise Fault("ALLELE_AMBIGUOUS", f"(count copies of forward-strand {column.effect})")
     alleles = re.split(r"[/|]", text)
     for effect, other in (column.effect, column.other), (complement(column.effect), complement(column.other)):
         if len(alleles) == 2 and set(alleles) <= {effect, other}:
             return alleles.count(effect)
-    raise _Fault("ALLELE_UNKNOWN", f"(expected {column.effect} and {column.other}, or 0, 1, 2)")
+    raise Fault("ALLELE_UNKNOWN", f"(expected {column.effect} and {column.other}, or 0, 1, 2)")

@@ -13,6 +13,7 @@ import io
 import re
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_client.ingest.findings import Finding, ImportRefusedError
+from genopact_client.ingest.findings import Fault, Finding, ImportRefusedError
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.protocol import Dosage
 from genopact_shared.variants import CONTIG_LENGTHS, VARIANTS, Build, Variant, complement
@@ -52,13 +53,7 @@ class Calls:
     dosages: dict[str, NDArray[np.int8]]
     build: Build
     digest: str
-    notes: dict[str, int] = field(default_factory=dict)
-
-
-class _Fault(Exception):  # noqa: N818 (one line's fault on its way to a Finding)
-    def __init__(self, code: str, detail: str = "", column: str = "") -> None:
-        super().__init__(code)
-        self.code, self.detail, self.column = code, detail, column
+    notes: Counter[str] = field(default_factory=Counter)
 
 
 def read_vcf(path: Path, wanted: Sequence[Dosage], build: Build | None = None) -> Calls:
@@ -80,8 +75,8 @@ def read_vcf(path: Path, wanted: Sequence[Dosage], build: Build | None = None) -
             for line in _lines(stream):
                 reader.feed(line)
         return reader.finish(digest)
-    except _Fault as fault:
-        raise ImportRefusedError((Finding(fault.code, fault.detail, reader.line or None, fault.column),)) from fault
+    except Fault as fault:
+        raise ImportRefusedError((fault.at(reader.line or None),)) from fault
     except UnicodeDecodeError as error:
         raise ImportRefusedError((Finding("VCF_UNREADABLE", "(not UTF-8)"),)) from error
     except EOFError as error:
@@ -93,7 +88,7 @@ def read_vcf(path: Path, wanted: Sequence[Dosage], build: Build | None = None) -
 def _open(path: Path) -> tuple[io.BufferedReader | gzip.GzipFile, str]:
     """The decompressed stream and the file's SHA-256. gzip checks each block's CRC and length."""
     if not path.is_file():
-        raise _Fault("VCF_UNREADABLE", "(not a regular local file)")
+        raise Fault("VCF_UNREADABLE", "(not a regular local file)")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
@@ -103,18 +98,18 @@ def _open(path: Path) -> tuple[io.BufferedReader | gzip.GzipFile, str]:
     if head[:2] != b"\x1f\x8b":
         return path.open("rb"), digest
     if head[12:16] != b"BC\2\0":
-        raise _Fault("VCF_NOT_BGZF")
+        raise Fault("VCF_NOT_BGZF")
     if tail != _EOF:
-        raise _Fault("VCF_TRUNCATED")
+        raise Fault("VCF_TRUNCATED")
     return gzip.open(path, "rb"), digest
 
 
 def _lines(stream: io.BufferedReader | gzip.GzipFile) -> Iterator[str]:
     while raw := stream.readline(MAX_LINE):
         if not raw.endswith(b"\n"):
-            raise _Fault("VCF_TRUNCATED", "(the last line has no end)")
+            raise Fault("VCF_TRUNCATED", "(the last line has no end)")
         if raw.endswith(b"\r\n"):
-            raise _Fault("VCF_LINE_ENDS")
+            raise Fault("VCF_LINE_ENDS")
         yield raw[:-1].decode()
 
 
@@ -129,7 +124,7 @@ class _Reader:
         self._samples: tuple[str, ...] = ()
         self._dosages: dict[str, NDArray[np.int8]] = {}
         self._sites: dict[tuple[str, str], Variant] = {}
-        self._notes: dict[str, int] = {}
+        self._notes = Counter[str]()
         self._lengths: dict[str, int] = {}
         self.line = 0
 
@@ -138,7 +133,7 @@ class _Reader:
         self.line += 1
         if self.line == 1:
             if not _FORMAT_LINE.fullmatch(line):
-                raise _Fault("VCF_HEADER", "(the first line is ##fileformat=VCFv4.x)")
+                raise Fault("VCF_HEADER", "(the first line is ##fileformat=VCFv4.x)")
         elif self._samples:
             self._record(line)
         elif line.startswith("##"):
@@ -150,18 +145,18 @@ class _Reader:
     def finish(self, digest: str) -> Calls:
         """What was read, after the last line."""
         if self._build is None or not self._samples:
-            raise _Fault("VCF_HEADER", "(no #CHROM line)")
+            raise Fault("VCF_HEADER", "(no #CHROM line)")
         return Calls(self._samples, self._dosages, self._build, digest, self._notes)
 
     def _column_line(self, line: str) -> None:
         names = line.split("\t")
         if names[:8] != _FIXED[:8]:
-            raise _Fault("VCF_HEADER", "(the #CHROM line has other columns)")
+            raise Fault("VCF_HEADER", "(the #CHROM line has other columns)")
         if names[8:9] != _FIXED[8:] or len(names) == 9:
-            raise _Fault("VCF_NO_SAMPLES")
+            raise Fault("VCF_NO_SAMPLES")
         samples = tuple(unicodedata.normalize("NFC", name.strip()) for name in names[9:])
         if len(set(samples)) != len(samples) or not all(samples):
-            raise _Fault("VCF_SAMPLES")
+            raise Fault("VCF_SAMPLES")
         self._build = build = _build(self._lengths, self._build)
         self._sites = {
             (variant.chrom, str(variant.positions[build])): variant
@@ -171,39 +166,36 @@ class _Reader:
 
     def _record(self, line: str) -> None:
         if line.count("\t") != 8 + len(self._samples):
-            raise _Fault("VCF_RECORD", f"(expected {9 + len(self._samples)} fields)")
+            raise Fault("VCF_RECORD", f"(expected {9 + len(self._samples)} fields)")
         match = _SITE.match(line)
         if not match or line[match.end()] != "\t":
-            raise _Fault("VCF_RECORD", "(one of CHROM to FORMAT is malformed)")
+            raise Fault("VCF_RECORD", "(one of CHROM to FORMAT is malformed)")
         site = match[0].split("\t")
         variant = self._sites.get((site[0].removeprefix("chr"), site[1]))
         if variant is not None:
             self._take(variant, site, line[match.end() + 1 :].split("\t"))
         elif not self._wanted.keys().isdisjoint(site[2].split(";")):
-            raise _Fault("VCF_BUILD", f"(a wanted variant lies elsewhere than on {self._build})", "POS")
+            raise Fault("VCF_BUILD", f"(a wanted variant lies elsewhere than on {self._build})", "POS")
 
     def _take(self, variant: Variant, site: list[str], cells: list[str]) -> None:
         """The dosages of a record at a wanted position."""
         column = self._wanted[variant.rsid]
         ref, alt, passed, form = site[3].upper(), site[4].upper(), site[6], site[8]
         if len(ref) > 1:
-            self._note("other_records")  # a deletion that starts here says nothing about the substitution
+            self._notes["other_records"] += 1  # a deletion that starts here says nothing about the substitution
             return
         if column.name in self._dosages:
-            raise _Fault("VCF_TWICE", column=column.name)
+            raise Fault("VCF_TWICE", column=column.name)
         if form.split(":")[0] != "GT":
-            raise _Fault("VCF_NO_GENOTYPES", column=column.name)
+            raise Fault("VCF_NO_GENOTYPES", column=column.name)
         alleles = _forward([ref, *alt.split(",")] if alt != "." else [ref], variant, column.name)
         if alleles[0] != ref or ref != variant.ref:
-            self._note("exchanged_or_flipped")
+            self._notes["exchanged_or_flipped"] += 1
         dosages = _dosages(cells, _copies(alleles, column.effect), column.name)
         if passed not in {"PASS", "."}:
-            self._note("not_pass")
+            self._notes["not_pass"] += 1
             dosages[:] = -1
         self._dosages[column.name] = dosages
-
-    def _note(self, what: str) -> None:
-        self._notes[what] = self._notes.get(what, 0) + 1
 
 
 def _build(lengths: dict[str, int], declared: Build | None) -> Build:
@@ -216,10 +208,10 @@ def _build(lengths: dict[str, int], declared: Build | None) -> Build:
     }
     other = any(lengths.get(chrom, length) != length for chrom, length in CONTIG_LENGTHS["GRCh38"].items())
     if len(shown) > 1 or (other and not shown) or (declared and shown and declared not in shown):
-        raise _Fault("VCF_BUILD", "(contig lengths)")
+        raise Fault("VCF_BUILD", "(contig lengths)")
     build = declared or next(iter(shown), None)
     if build is None:
-        raise _Fault("VCF_BUILD", "(no contig lengths in the header: declare the build)")
+        raise Fault("VCF_BUILD", "(no contig lengths in the header: declare the build)")
     return build
 
 
@@ -230,7 +222,7 @@ def _forward(alleles: list[str], variant: Variant, column: str) -> list[str]:
     complemented. Where the letters fit both readings (C/G, A/T) only the first is accepted.
     """
     if any(allele in {"<NON_REF>", "<*>"} for allele in alleles):
-        raise _Fault("VCF_GVCF", column=column)
+        raise Fault("VCF_GVCF", column=column)
     unique = len(set(alleles)) == len(alleles)
     if unique and alleles[0] == variant.ref:
         return alleles
@@ -240,7 +232,7 @@ def _forward(alleles: list[str], variant: Variant, column: str) -> list[str]:
         flipped = [complement(allele) if len(allele) == 1 else allele for allele in alleles]
         if set(flipped) == {variant.ref, variant.alt}:
             return flipped
-    raise _Fault("VCF_ALLELES", column=column)
+    raise Fault("VCF_ALLELES", column=column)
 
 
 def _copies(alleles: list[str], effect: str) -> list[int]:
@@ -252,10 +244,10 @@ def _dosages(cells: list[str], copies: list[int], column: str) -> NDArray[np.int
     known: dict[str, int] = {}
     for call in {cell.partition(":")[0] for cell in cells}:
         if not _CALL.fullmatch(call):
-            raise _Fault("VCF_CALL", column=column)
+            raise Fault("VCF_CALL", column=column)
         alleles = [int(allele) if allele != "." else -1 for allele in re.split("[/|]", call.lstrip("/|"))]
         if max(alleles) >= len(copies):
-            raise _Fault("VCF_CALL", column=column)
+            raise Fault("VCF_CALL", column=column)
         counts = [copies[allele] if allele >= 0 else -1 for allele in alleles]
         known[call] = sum(counts) if len(counts) == 2 and min(counts) >= 0 else -1
     return np.array([known[cell.partition(":")[0]] for cell in cells], np.int8)

@@ -16,6 +16,7 @@ import structlog
 from genopact_client.link import bundle, nodekey
 from genopact_client.link.fleet import Delivery, Fleet
 from genopact_client.link.socket import AgentChannel
+from genopact_shared import durable
 from genopact_shared.channel import LIMIT
 from genopact_shared.errors import GenopactError
 
@@ -46,10 +47,7 @@ def run(config: NodeConfig, stop: threading.Event | None = None) -> None:
     Raises KEY_MISSING, KEY_EXPOSED, KEY_INVALID, LINK_CONFIG (no certificate), LINK_SIGN_IN (unknown key).
     """
     key = nodekey.load(config.key)
-    try:
-        root = config.root_certificates.read_bytes()
-    except OSError as error:
-        raise GenopactError("LINK_CONFIG", "root_certificates") from error
+    root = durable.read(config.root_certificates, "LINK_CONFIG")
     stop = stop or _signalled()
     with (
         AgentChannel(config.socket, config.limit) as agent,

@@ -1,13 +1,12 @@
 """The key with which a site's node signs in: EC P-384, made at the site; worthless for anything but the courier."""
 
-import os
-import stat
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from genopact_shared import durable
 from genopact_shared.errors import GenopactError
 
 
@@ -20,21 +19,13 @@ def create(path: Path) -> ec.EllipticCurvePrivateKey:
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
+    durable.create(path, pem)
     return key
 
 
 def load(path: Path) -> ec.EllipticCurvePrivateKey:
     """Read the key that `create` wrote. Raises KEY_MISSING, KEY_EXPOSED or KEY_INVALID."""
-    try:
-        mode, pem = path.stat().st_mode, path.read_bytes()
-    except OSError as error:
-        raise GenopactError("KEY_MISSING", str(path)) from error
-    if stat.S_IMODE(mode) & 0o077:
-        raise GenopactError("KEY_EXPOSED", str(path))
+    pem = durable.read_secret(path)
     try:
         key = serialization.load_ssh_private_key(pem, password=None)
     except (ValueError, UnsupportedAlgorithm) as error:

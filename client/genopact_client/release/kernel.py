@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from genopact_client.release.private import Private, Released
@@ -21,6 +22,7 @@ from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotecte
 from genopact_shared.privacy.noise import skellam
 from genopact_shared.secagg.masking import Masked
 
+_log = structlog.get_logger()
 Floats = NDArray[np.float64]
 Mask = Callable[[NDArray[np.int64], int], Masked]
 
@@ -51,6 +53,8 @@ def release_sum(contributions: Private[Floats], planned: PlannedStep, reserved: 
         raise GenopactError("KERNEL_REFUSED")
     if (mask is None) != (not planned.masked):
         raise GenopactError("KERNEL_REFUSED")
+    if unfit := int((~np.isfinite(values).all(axis=1)).sum()):
+        _log.warning("rows_not_finite", times=unfit)
     clip = float(fact.clip) if isinstance(fact, NoisedSum) else None
     total = clipped_integers(values, clip, fact.scale).sum(axis=0, dtype=np.int64)
     if not isinstance(fact, Unprotected):

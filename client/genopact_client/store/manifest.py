@@ -62,10 +62,7 @@ def load(path: Path, key: SigningKey) -> Manifest:
     Raises:
         GenopactError: STORE_MISSING, SIGNATURE_INVALID, STORE_INVALID.
     """
-    try:
-        payload = dsse.verify(path.read_bytes(), TYPE, [key.public])
-    except FileNotFoundError as error:
-        raise GenopactError("STORE_MISSING", str(path.parent)) from error
+    payload = dsse.verify(durable.read(path, "STORE_MISSING"), TYPE, [key.public])
     try:
         return Manifest.model_validate_json(payload)
     except ValidationError as error:

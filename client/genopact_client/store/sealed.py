@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
+from genopact_client import aead
 from genopact_client.keyfile import KeyFile
 from genopact_client.store import schema as layout
 from genopact_client.store.manifest import Kind, Manifest, load, runs
@@ -109,10 +108,8 @@ class Store:
         packed, keys = layout.pack(table, self._type).tobytes(), self._keyfile.keys(rows.tolist(), "row")
         width = self._type.itemsize
         for index, (row, key) in enumerate(zip(rows.tolist(), keys, strict=True)):
-            nonce = os.urandom(12)
             plain = packed[index * width : (index + 1) * width]
-            sealed = nonce + AESGCM(key).encrypt(nonce, plain, self._context(row, generation))
-            records[row * size : (row + 1) * size] = sealed
+            records[row * size : (row + 1) * size] = aead.seal(key, plain, self._context(row, generation))
         versions = np.concatenate([self._versions, np.zeros(n - len(self._versions), np.int64)])
         versions[rows] = generation
         durable.replace(self._path / f"records.{generation}", bytes(records))
@@ -138,13 +135,10 @@ class Store:
         keys, size = self._keyfile.keys(wanted, "row"), self._size
         with self._records.open("rb") as file:
             sealed = [os.pread(file.fileno(), size, row * size) for row in wanted]
-        try:
-            plain = [
-                AESGCM(key).decrypt(record[:12], record[12:], self._context(row, int(self._versions[row])))
-                for key, record, row in zip(keys, sealed, wanted, strict=True)
-            ]
-        except (InvalidTag, ValueError) as error:
-            raise GenopactError("RECORD_INVALID") from error
+        plain = (
+            aead.unseal(key, record, self._context(row, int(self._versions[row])), "RECORD_INVALID")
+            for key, record, row in zip(keys, sealed, wanted, strict=True)
+        )
         return layout.unpack(b"".join(plain), self._type)
 
     def erase(self, row: int) -> None:

@@ -172,6 +172,8 @@ def _unused(evidence: Evidence, runs: dict[str, list[Record[Aggregate]]]) -> Ite
             yield Finding("rounds", "unknown", site, f"released round {intent.round} ({intent.step}), never aggregated")
         elif position[2] > aggregate.attempt:
             yield Finding("rounds", "violated", site, f"round {intent.round} was asked again after it was aggregated")
+        if aggregate is not None and intent.model_in != aggregate.model_in:
+            yield Finding("rounds", "violated", site, f"round {intent.round} was asked with another model")
 
 
 def check_release(evidence: Evidence) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from genopact_shared import wire
 from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import Plan, PlannedStep, plan_of
-from genopact_shared.privacy.accounting import Fact, epsilon_fast
+from genopact_shared.privacy.accounting import Fact, epsilon
 from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.recipes.dose_features import FEATURES
 from genopact_shared.recipes.protocol import Metrics, Model
@@ -62,13 +62,13 @@ class RunFacts:
         spent = []
         for step, attempts in zip(self.plan.steps, self.attempts, strict=True):
             facts += [step.fact] * max(1, attempts)
-            spent.append(epsilon_fast(facts, self.study.privacy.delta))
+            spent.append(epsilon(facts, self.study.privacy.delta))
         return spent
 
     @property
     def spent_now(self) -> float:
         """Epsilon for a patient of every attempt so far."""
-        return epsilon_fast([self.plan.steps[index].fact for index in self.state.asked], self.study.privacy.delta)
+        return epsilon([self.plan.steps[index].fact for index in self.state.asked], self.study.privacy.delta)
 
     @property
     def metrics(self) -> Metrics:

@@ -1,23 +1,44 @@
 """Epsilon from facts, and noise from a budget.
 
-The reporting accountant is the privacy loss distribution (dp-accounting); the audit recomputes with another one.
+Reported is what a plan costs that was fixed beforehand: the exact curve of Gaussian sums, privacy loss distributions
+(dp-accounting) where steps are sampled. What may still be charged to somebody whose studies are chosen one after the
+other is decided by a Renyi filter. The audit recomputes epsilon with another accountant.
+
+Skellam sums (proof: docs/decisions/0009). A Gaussian rounded to integers is post-processing of the Gaussian mechanism
+and has its curve, in any composition. log(Skellam / rounded Gaussian) of one coordinate has both second moments below
+MOMENT / v^2, lies below WORST / v within ten standard deviations, outside of which TAIL of the mass is, and above
+-LEAST / v everywhere. Bernstein's inequality bounds its sum over all coordinates of all sums. So a composition of
+Skellam sums costs what Gaussian ones do at a delta reduced by the chances of failure, and two bounds on top. Noise
+beyond the declared only helps: it is added to what is private already.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import ROUND_UP, Decimal
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 
+if TYPE_CHECKING:
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
+
 Fact = NoisedSum | SampledSgd | Unprotected
 
 CALIBRATION_MARGIN = 1.002
-"""Extra noise that covers the discretisation of the reporting accountant."""
+"""Extra noise that covers what Skellam sums cost above Gaussian ones."""
 MIN_SGD_MULTIPLIER_MILLI = 200
 """Less noise than this no plan of sampled steps gets, whatever its budget."""
+GRID = 2e-4
+"""Of privacy losses, for up to 400 sampled steps; finer for more: rounding, which is upwards, adds below 1e-4."""
+LEAST_VARIANCE = 1000.0
+"""Squared integer units, below which a Skellam sum is not accounted: a recipe's scale is far above it."""
+WORST, LEAST, MOMENT, TAIL = 400.0, 0.5, 0.06, 1e-21
+MAX_ORDER = 4096
 
 
 def gaussian_delta(epsilon: float, mu: float) -> float:
@@ -54,31 +75,87 @@ def noise_multipliers(epsilon_milli: int, delta: str, weights: Sequence[float]) 
     return tuple(_round_up(1.0 / (mu * math.sqrt(weight))) for weight in weights)
 
 
-def epsilon(facts: Iterable[Fact], delta: str) -> float:
-    """Composed epsilon of a fixed plan, by privacy loss distributions; infinite if anything was unprotected.
+def epsilon(facts: Iterable[Fact] | Mapping[Fact, int], delta: str) -> float:
+    """Composed epsilon of a multiset of facts, remembered; infinite if anything was unprotected or without noise.
 
-    Assumptions: the plan was fixed beforehand; each fact's patient took part in it at most once.
+    Full-batch Gaussian sums compose to one of mu = sqrt(sum of 1/z^2), whose curve is known in closed form (Dong,
+    Roth and Su, 2022, corollary 3.3); with sampled steps, privacy loss distributions.
+
+    Assumptions: the plan was fixed beforehand; each fact's patient took part in it at most once; noise is drawn
+    exactly from its distribution.
     """
     counted = Counter(facts)
-    protected = {fact: times for fact, times in counted.items() if not isinstance(fact, Unprotected)}
-    if len(protected) < len(counted):
-        return math.inf
-    if not protected:
-        return 0.0
+    noiseless = any(isinstance(fact, Unprotected) or not float(fact.noise_multiplier) for fact in counted)
+    return math.inf if noiseless else _epsilon_of(frozenset(counted.items()), delta)
+
+
+@lru_cache(maxsize=1 << 14)
+def _epsilon_of(counted: frozenset[tuple[Fact, int]], delta: str) -> float:
+    sums = [(fact, times) for fact, times in counted if isinstance(fact, NoisedSum)]
+    steps, squares = Counter[tuple[float, float]](), list[float]()
+    for fact, times in counted:
+        if isinstance(fact, SampledSgd) and float(fact.sampling_rate) < 1:
+            steps[float(fact.noise_multiplier), float(fact.sampling_rate)] += times * fact.steps
+        elif not isinstance(fact, Unprotected):
+            full = times if isinstance(fact, NoisedSum) else times * fact.steps
+            squares.append(full / float(fact.noise_multiplier) ** 2)
+    mu = math.sqrt(math.fsum(squares))
+    if not steps:
+        return _above_gaussian(sums, float(delta), lambda left: _gaussian_epsilon(mu, left))
+    if mu:
+        steps[1 / mu, 1.0] += 1
+    # Sums of floats depend on the order.
+    losses = _losses(tuple(sorted((*step, times) for step, times in steps.items())), _grid(steps))
+    return _above_gaussian(sums, float(delta), lambda left: float(losses.get_epsilon_for_delta(left)))
+
+
+def _grid(steps: Mapping[tuple[float, float], int]) -> float:
+    """Fine enough for the number of steps, and coarse enough for what they may cost, in powers of two."""
+    squared = math.fsum(n * min(q * q * math.expm1(min(50, z**-2)), q * z**-2) for (z, q), n in steps.items())
+    together, one = squared / 2 + 12 * math.sqrt(squared), max(10 / z + z**-2 / 2 for z, _ in steps)
+    aim = max(GRID * min(1.0, 20 / math.sqrt(sum(steps.values()))), together / (1 << 19), one / (1 << 16))
+    return float(GRID * 2.0 ** math.floor(math.log2(aim / GRID)))
+
+
+@lru_cache(maxsize=64)
+def _losses(steps: tuple[tuple[float, float, int], ...], grid: float) -> "PrivacyLossDistribution":
+    """Of (noise multiplier, sampling rate, times) composed; a history that grows at its end is not built again."""
     from dp_accounting.pld import privacy_loss_distribution as pld
 
-    # Sampled steps take ten times as long; the coarser grid adds about 1e-4 to epsilon and never takes anything away.
-    grid = 1e-3 if any(isinstance(fact, SampledSgd) for fact in protected) else 1e-4
-    total, penalty = None, 0.0
-    for fact, times in protected.items():
-        rate, steps = (1.0, 1) if isinstance(fact, NoisedSum) else (float(fact.sampling_rate), fact.steps)
-        one = pld.from_gaussian_mechanism(
-            float(fact.noise_multiplier), sampling_prob=rate, value_discretization_interval=grid
-        ).self_compose(steps * times)
-        total = one if total is None else total.compose(one)
-        penalty += times * skellam_penalty(fact)
-    assert total is not None  # noqa: S101 - there is a fact
-    return float(total.get_epsilon_for_delta(float(delta))) + penalty
+    *before, (multiplier, rate, times) = steps
+    last = pld.from_gaussian_mechanism(multiplier, sampling_prob=rate, value_discretization_interval=grid)
+    last = last.self_compose(times)
+    return _losses(tuple(before), grid).compose(last) if before else last
+
+
+def _above_gaussian(
+    sums: Sequence[tuple[NoisedSum, int]], delta: float, gaussian_epsilon: Callable[[float], float]
+) -> float:
+    """Epsilon of a composition with Skellam sums, from that with Gaussian sums at a slightly smaller delta."""
+    if not sums:
+        return gaussian_epsilon(delta)
+    inverse = [(fact.dims * times, 1 / integer_variance(fact)) for fact, times in sums]
+    failure = delta / 4000  # of each of the two bounds
+    odds = -math.log(failure)
+    above = _drift(inverse, WORST, odds)
+    left = (delta - 2 * failure - TAIL * sum(count for count, _ in inverse)) * math.exp(-above)
+    if left <= 0 or max(inverse, key=lambda each: each[1])[1] > 1 / LEAST_VARIANCE:
+        return math.inf
+    cost = gaussian_epsilon(left) + above
+    return cost + _drift(inverse, LEAST, odds + cost)
+
+
+def _drift(inverse: Sequence[tuple[int, float]], worst: float, odds: float) -> float:
+    """What the sum of log ratios over (count, 1/v) coordinates exceeds with chance exp(-odds) at most."""
+    moment = MOMENT * math.fsum(count * each**2 for count, each in inverse)
+    mean = 0.75 * moment + TAIL * sum(count for count, _ in inverse)
+    bernstein = mean + odds / 3 * worst * max(each for _, each in inverse) + math.sqrt(2 * odds * moment)
+    return min(bernstein, worst * math.fsum(count * each for count, each in inverse))
+
+
+def integer_variance(fact: NoisedSum) -> float:
+    """Of the guaranteed noise in each coordinate of the total, in squared integer units."""
+    return (float(fact.noise_multiplier) * float(fact.clip) * fact.scale) ** 2
 
 
 @lru_cache(maxsize=256)
@@ -115,42 +192,8 @@ def sgd_noise_multiplier(epsilon_milli: int, delta: str, sampling_rate: str, ste
     return str(Decimal(high) / 1000)
 
 
-def skellam_penalty(fact: Fact) -> float:
-    """What a Skellam sum costs above a Gaussian one, at any Renyi order (Agarwal et al. 2021, theorem 3.5)."""
-    if not isinstance(fact, NoisedSum):
-        return 0.0
-    l2 = float(fact.clip) * fact.scale
-    l1 = min(math.sqrt(fact.dims) * l2, l2 * l2)
-    variance = (float(fact.noise_multiplier) * l2) ** 2
-    return 1.5 * l1 / variance
-
-
 def _round_up(value: float) -> str:
     return str(Decimal(value).quantize(Decimal("0.000001"), rounding=ROUND_UP))
-
-
-def epsilon_fast(facts: Iterable[Fact] | Mapping[Fact, int], delta: str) -> float:
-    """Composed epsilon of a multiset of facts, remembered: exact for noised sums alone, else `epsilon`.
-
-    Full-batch Gaussian sums compose to one of mu = sqrt(sum of 1/z^2), whose curve is known in closed form (Dong,
-    Roth and Su, 2022, corollary 3.3). Each sum's Skellam penalty, a bound at every Renyi order, is added:
-    customary, not proven for this curve. Infinite if anything was unprotected or without noise.
-
-    Assumptions: those of `epsilon`.
-    """
-    counted = Counter(facts)
-    noiseless = any(isinstance(fact, Unprotected) or not float(fact.noise_multiplier) for fact in counted)
-    return math.inf if noiseless else _epsilon_of(frozenset(counted.items()), delta)
-
-
-@lru_cache(maxsize=1 << 14)
-def _epsilon_of(counted: frozenset[tuple[Fact, int]], delta: str) -> float:
-    sums = [(fact, times) for fact, times in counted if isinstance(fact, NoisedSum)]
-    if len(sums) < len(counted):
-        ordered = sorted(counted, key=lambda item: item[0].model_dump_json())  # sums of floats depend on the order
-        return epsilon(Counter(dict(ordered)), delta)
-    mu = math.sqrt(math.fsum(times / float(fact.noise_multiplier) ** 2 for fact, times in sums))
-    return _gaussian_epsilon(mu, float(delta)) + math.fsum(times * skellam_penalty(fact) for fact, times in sums)
 
 
 def _gaussian_epsilon(mu: float, delta: float) -> float:
@@ -166,3 +209,41 @@ def _gaussian_epsilon(mu: float, delta: float) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if gaussian_delta(middle, mu) <= delta else (middle, high)
     return high
+
+
+@lru_cache(maxsize=1 << 12)
+def filter_budget(epsilon_milli: int, delta: str) -> tuple[int, float]:
+    """The order of the Renyi filter that keeps (epsilon, delta), and how much divergence it admits at that order.
+
+    Whatever is chosen after seeing earlier releases, charges whose costs add up to no more than the budget are
+    (epsilon, delta)-private together: Feldman and Zrnic, 2021, with the conversion of Canonne, Kamath
+    and Steinke, 2020, proposition 12. The order that admits most Gaussian sums depends on the cap alone.
+    """
+    orders, log_delta = range(2, MAX_ORDER + 1), math.log(float(delta))
+    budget = {a: epsilon_milli / 1000 - math.log1p(-1 / a) + (log_delta + math.log(a)) / (a - 1) for a in orders}
+    order = max(orders, key=lambda a: budget[a] / a)
+    return order, budget[order]
+
+
+def renyi_cost(fact: Fact, order: int) -> float:
+    """Renyi divergence of integer order that a fact costs; infinite without noise.
+
+    Skellam sums: Agarwal, Kairouz and Liu, 2021, theorem 3.5. Sampled steps: Mironov, Talwar and Zhang, 2019,
+    section 3.3, exact; adding a patient costs no more than removing one.
+    """
+    if isinstance(fact, Unprotected) or not float(fact.noise_multiplier):
+        return math.inf
+    half = 1 / (2 * float(fact.noise_multiplier) ** 2)
+    if isinstance(fact, NoisedSum):
+        l2, variance = float(fact.clip) * fact.scale, integer_variance(fact)
+        l1 = l2 * min(math.sqrt(fact.dims), l2)
+        return order * half + min(((2 * order - 1) * l2**2 + 6 * l1) / (4 * variance**2), 1.5 * l1 / variance)
+    rate = float(fact.sampling_rate)
+    if not 0 < rate < 1:
+        return fact.steps * order * half * rate
+    from scipy.special import gammaln
+
+    k = np.arange(order + 1)
+    chosen = gammaln(order + 1) - gammaln(k + 1) - gammaln(order - k + 1)
+    terms = chosen + k * math.log(rate) + (order - k) * math.log1p(-rate) + k * (k - 1) * half
+    return fact.steps * max(0.0, float(np.logaddexp.reduce(terms))) / (order - 1)

@@ -1,4 +1,9 @@
-"""Mechanisms as frozen facts: what was done to the data. Epsilon is always derived from them, never stored."""
+"""Mechanisms as frozen facts: what was done to the data. Epsilon is always derived from them, never stored.
+
+A fact says what its epsilon is about: neighbouring data sets differ by one patient of one site, who is there or not
+(`unit`, `adjacency`), and how patients came to take part (`sampling`; `sampling_rate` is the site's own, of its own
+patients: no patient is drawn from the union).
+"""
 
 from typing import Annotated, Literal
 
@@ -19,7 +24,9 @@ class NoisedSum(Frozen):
     """
 
     kind: Literal["noised-sum"] = "noised-sum"
+    unit: Literal["patient-of-a-site"] = "patient-of-a-site"
     adjacency: Literal["add-remove"] = "add-remove"
+    sampling: Literal["none"] = "none"
     noise_multiplier: Real
     clip: Real
     scale: int = Field(ge=1)
@@ -31,7 +38,9 @@ class SampledSgd(Frozen):
     """`steps` noised gradient steps on Poisson samples of one site's patients (release of a model delta)."""
 
     kind: Literal["sampled-sgd"] = "sampled-sgd"
+    unit: Literal["patient-of-a-site"] = "patient-of-a-site"
     adjacency: Literal["add-remove"] = "add-remove"
+    sampling: Literal["poisson"] = "poisson"
     noise_multiplier: Real
     clip: Real
     sampling_rate: Real

@@ -1,0 +1,257 @@
+"""Gradients of single records without weight gradients in the backward pass: book-keeping, one rule per layer.
+
+A `Tape` stands between a network and the functions that use its weights. A function with a rule computes its result
+from detached weights, and the backward pass hands it delta, the gradient of the losses at that result. Activation and
+delta give each record's gradient norm and, later, the clipped sum. Any other use of a weight leaves an ordinary
+gradient on it, which the caller refuses or gives to Opacus.
+Source: Bu et al., "Differentially Private Optimization on Large Model at Small Cost", 2023 (book-keeping).
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from functools import partial
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - everybody's name for it
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from genopact_client.train.gradients import Direct, Lookup, Use, outer, wide
+from genopact_shared.errors import GenopactError
+
+Maker = Callable[[Tensor, Tensor], Use]
+"""(activation, delta) -> the gradients of a weight."""
+BLOCK = 1 << 19
+"""Values of unfolded convolution inputs at a time: what stays in a core's cache."""
+
+
+class Tape(TorchFunctionMode):
+    """Collects the uses of `weights` by a network on some records; `values` sizes their activations and deltas.
+
+    Args:
+        weights: those to book.
+        inputs: (n, ...), the records.
+        squares: (n,) squared norms of the records, if known; for a linear layer right on them.
+
+    Raises:
+        GenopactError: KERNEL_REFUSED for a layer whose first axis is not that of the records.
+    """
+
+    def __init__(self, weights: Collection[nn.Parameter], inputs: Tensor, squares: Tensor | None = None) -> None:
+        super().__init__()
+        self.uses: dict[nn.Parameter, list[Use]] = defaultdict(list)
+        self.n, self.inputs, self.squares, self.values = len(inputs), inputs, squares, 0
+        self._weights, self.records_second = set(weights), False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Use the rule of a function, if it has one."""
+        rule, named = RULES.get(func), kwargs or {}
+        if rule is None:
+            return func(*args, **named)
+        return rule(self, *((named.pop("input"), *args) if "input" in named else args), **named)
+
+    def plain(self, weight: Any) -> Any:
+        """A weight without its gradient, if its use is booked here; None is None."""
+        return weight.detach() if weight is not None and weight in self._weights else weight
+
+    def book(self, y: Tensor, x: Tensor, *makers: tuple[Tensor | None, Maker]) -> Tensor:
+        """Give back y; once its delta is known, book what the makers make of x and delta for their weights."""
+        booked = [(weight, maker) for weight, maker in makers if weight is not None and weight in self._weights]
+        if not booked:
+            return y
+        result: Tensor = _Book.apply(y, x, self, booked, *(weight for weight, _ in booked))  # type: ignore[no-untyped-call]
+        return result
+
+    def add(self, weight: Tensor | None, use: Use) -> None:
+        """Book a use of a weight whose delta is known."""
+        if isinstance(weight, nn.Parameter) and weight in self._weights:
+            self.uses[weight].append(use)
+
+    def check(self, values: Tensor, axes: int = 2) -> None:
+        """The first of at least so many axes has to be the records'."""
+        if values.dim() < axes or len(values) != self.n:
+            raise GenopactError("KERNEL_REFUSED", "a layer whose rows are not the records")
+
+    def records(self, values: Tensor, *, second: bool = False) -> Tensor:
+        """(n, ..., p) as (n, T, p), the first axes joined or not; with records second, (T, n, p)."""
+        width = values.shape[-1]
+        return wide(values.reshape(-1, self.n, width).transpose(0, 1) if second else values.reshape(self.n, -1, width))
+
+    def attention(self, *args: Any, **named: Any) -> Any:
+        """Torch's own code with booked projections; it has records on the second axis."""
+        if args[0].dim() != 3 or args[0].shape[1] != self.n:
+            raise GenopactError("KERNEL_REFUSED", "attention across records")
+        self.records_second = True
+        try:
+            with self:
+                return _ATTENTION(*args, **named)
+        finally:
+            self.records_second = False
+
+
+class _Book(torch.autograd.Function):
+    """The identity; its backward pass sees delta. In place, so that the result is no view."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        y, x, ctx.tape, ctx.makers, *_ = args
+        ctx.mark_dirty(y)
+        ctx.save_for_backward(x)
+        return y  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (x,), d = ctx.saved_tensors, grad_outputs[0].contiguous()
+        ctx.tape.values += 2 * d.numel()
+        for weight, maker in ctx.makers:
+            ctx.tape.add(weight, maker(x.detach(), d))
+        return d, None, None, None, *[None for _ in ctx.makers]
+
+
+def linear(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Also over further axes between the records' and the features'; joined, because torch would give back a view."""
+    second = tape.records_second
+    if not second:
+        tape.check(x)
+    records = partial(tape.records, second=second)
+    squares = tape.squares if x is tape.inputs and x.dim() == 2 else None
+    y = F.linear(x.flatten(0, -2) if x.dim() > 2 else x, tape.plain(weight), tape.plain(bias))
+    y = tape.book(
+        y, x,
+        (weight, lambda x, d: outer(records(x), records(d), squares)),
+        (bias, lambda _, d: Direct(records(d).sum(1))),
+    )  # fmt: skip
+    return y.view(*x.shape[:-1], -1) if x.dim() > 2 else y
+
+
+def _embedding(tape: Tape, ids: Tensor, weight: Tensor, *, padding_idx: int | None, **named: Any) -> Tensor:
+    if named.pop("max_norm") is not None:
+        raise GenopactError("KERNEL_REFUSED", "an embedding that changes its weights in passing")
+    tape.check(ids, 1)
+
+    def maker(ids: Tensor, d: Tensor) -> Use:
+        values = tape.records(d).flatten(0, 1)
+        record = torch.arange(tape.n, device=d.device).repeat_interleave(len(values) // tape.n)
+        if padding_idx is not None:
+            values = values * (ids.reshape(-1, 1) != padding_idx % len(weight))
+        return Lookup.of(record, ids.reshape(-1), values, tape.n, len(weight))
+
+    return tape.book(F.embedding(ids, tape.plain(weight), padding_idx, **named), ids, (weight, maker))
+
+
+class _Window(NamedTuple):
+    """How a convolution looks at its input."""
+
+    stride: Any = 1
+    padding: Any = 0
+    dilation: Any = 1
+    groups: int = 1
+
+    def taps(self, x: Tensor, sizes: torch.Size, spots: torch.Size) -> Tensor:
+        """(n, channels, *size) -> a view of (n, channels, *sizes, *spots): the inputs of each tap, side by side."""
+        axes = len(sizes)
+        steps, gaps = (
+            (each,) * axes if isinstance(each, int) else tuple(each) for each in (self.stride, self.dilation)
+        )
+        spans = [gap * (size - 1) for size, gap in zip(sizes, gaps, strict=True)]
+        edges = self.padding
+        if isinstance(edges, str):  # an odd span takes one more at the end
+            sides = [(span // 2, span - span // 2) if edges == "same" else (0, 0) for span in spans]
+        else:
+            sides = [(edge, edge) for edge in ((edges,) * axes if isinstance(edges, int) else edges)]
+        if any(map(any, sides)):
+            x = F.pad(x, [edge for side in reversed(sides) for edge in side])
+        for axis in range(axes):
+            x = x.unfold(2 + axis, spans[axis] + 1, steps[axis])[..., :: gaps[axis]].narrow(2 + axis, 0, spots[axis])
+        return x.permute(0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes))
+
+    def filters(self, x: Tensor, d: Tensor, sizes: torch.Size) -> Use:
+        """Inputs of each tap times delta, a few records at a time: they are copied, and are to stay in the cache."""
+        n, spots = len(x), d.shape[2:]
+        taps = self.taps(wide(x), sizes, spots)
+        rows = d.shape[1] // self.groups
+        deltas, block = wide(d).reshape(n, self.groups, rows, -1), max(1, BLOCK // max(1, taps[0].numel()))
+        out = deltas.new_empty(n, self.groups, rows, taps[0].numel() // spots.numel() // self.groups)
+        for at in (slice(start, start + block) for start in range(0, n, n if d.is_cuda else block)):
+            columns = taps[at].reshape(-1, out.shape[3], spots.numel()).transpose(1, 2)
+            torch.bmm(deltas[at].flatten(0, 1), columns, out=out[at].flatten(0, 1))
+        return Direct(out)
+
+
+def _conv(function: Any) -> Any:
+    def rule(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None = None, *given: Any, **named: Any) -> Tensor:
+        tape.check(x, weight.dim())
+        window = _Window(*given, **named)
+        y = function(x, tape.plain(weight), tape.plain(bias), *window)
+        return tape.book(
+            y, x,
+            (weight, lambda x, d: window.filters(x, d, weight.shape[2:])),
+            (bias, lambda _, d: Direct(wide(d).flatten(2).sum(2))),
+        )  # fmt: skip
+
+    return rule
+
+
+def _norm(function: Any) -> Any:
+    """Layer and root-mean-square normalisation, over the last axes."""
+
+    def rule(tape: Tape, x: Tensor, over: Any, *, weight: Any, bias: Any = None, eps: float | None) -> Tensor:
+        tape.check(x)
+        shift = {} if function is F.rms_norm else {"bias": tape.plain(bias)}
+
+        def summed(values: Tensor) -> Use:
+            return Direct(values.reshape(tape.n, -1, *over).sum(1))
+
+        return tape.book(
+            function(x, over, weight=tape.plain(weight), eps=eps, **shift), x,
+            (weight, lambda x, d: summed(wide(d) * function(wide(x), over, eps=eps))),
+            (bias, lambda _, d: summed(wide(d))),
+        )  # fmt: skip
+
+    return rule
+
+
+def _group_norm(tape: Tape, x: Tensor, groups: int, *, weight: Any, bias: Any, eps: float) -> Tensor:
+    """Torch sums weight gradients over records; with records for further channels, it gives those of each record."""
+    tape.check(x)
+    n, channels, spots = tape.n, x.shape[1], x[0, 0].numel() if tape.n else 0
+    source = wide(x).contiguous()
+    y, mean, scale = torch.native_group_norm(
+        source, tape.plain(weight), tape.plain(bias), n, channels, spots, groups, eps
+    )
+    mean, scale = mean.detach().reshape(1, -1), scale.detach().reshape(1, -1)
+
+    def of_weight(x: Tensor, d: Tensor) -> Use:
+        sizes = (1, n * channels, spots, n * groups)
+        found = torch.ops.aten.native_group_norm_backward(wide(d), x, mean, scale, None, *sizes, [False, True, False])
+        return Direct(found[1].view(n, channels))
+
+    return tape.book(y.to(x.dtype), source, (weight, of_weight), (bias, lambda _, d: Direct(wide(d).flatten(2).sum(2))))
+
+
+def _gru(tape: Tape, *args: Any) -> tuple[Tensor, Tensor]:
+    from genopact_client.train.recurrent import gru
+
+    return gru(tape, *args)
+
+
+# Torch hands a call back to the tape as long as it sees one; this copy of its function does not look.
+_ATTENTION = FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**vars(F), "has_torch_function": lambda _: False},
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)
+
+RULES: dict[Any, Callable[..., Any]] = {
+    F.linear: linear,
+    F.embedding: _embedding,
+    F.conv1d: _conv(F.conv1d),
+    F.conv2d: _conv(F.conv2d),
+    F.layer_norm: _norm(F.layer_norm),
+    F.group_norm: _group_norm,
+    F.rms_norm: _norm(F.rms_norm),
+    F.multi_head_attention_forward: Tape.attention,
+    torch.gru: _gru,
+}
