@@ -225,7 +225,8 @@ def _group_norm(tape: Tape, x: Tensor, groups: int, *, weight: Any, bias: Any, e
 
     def of_weight(x: Tensor, d: Tensor) -> Use:
         sizes = (1, n * channels, spots, n * groups)
-        found = torch.ops.aten.native_group_norm_backward(wide(d), x, mean, scale, None, *sizes, [False, True, False])
+        unused = x.new_ones(n * channels)  # weights, which this output does not depend on
+        found = torch.ops.aten.native_group_norm_backward(wide(d), x, mean, scale, unused, *sizes, [False, True, False])
         return Direct(found[1].view(n, channels))
 
     return tape.book(y.to(x.dtype), source, (weight, of_weight), (bias, lambda _, d: Direct(wide(d).flatten(2).sum(2))))
