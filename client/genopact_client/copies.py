@@ -8,6 +8,8 @@ from pathlib import Path
 
 from genopact_client.ledger import Ledger
 from genopact_client.site import Site
+from genopact_shared.keys import VerifyKey
+from genopact_shared.statements import Statement, parse
 from genopact_shared.tlog.log import Log
 
 
@@ -32,6 +34,13 @@ def log_copy(site: Site, folder: str = "log") -> Iterator[Log]:
         Log(path.parent, site.log_key, origin) as log,
     ):
         yield log
+
+
+def logged(site: Site, folder: str = "log") -> list[Statement]:
+    """Every entry of the exchanged log, or of `private-log`, its signature checked."""
+    keys = [VerifyKey.from_hex(site.party[use]) for use in ("identity", "approver")]
+    with log_copy(site, folder) as log:
+        return [parse(entry, keys) for entry in log.entries()]
 
 
 @contextmanager

@@ -16,30 +16,26 @@ MAGIC = b"GENOKEK1"
 _MEMORY_KIB, _PASSES, _LANES = 64 * 1024, 3, 4
 
 
-class Kek:
-    """Creates and opens the file of a key-encryption key."""
+def create_kek(path: Path, passphrase: bytes) -> bytes:
+    """A new key-encryption key, kept at `path`; KEY_EXISTS if there is one, KEK_WRONG for an empty passphrase."""
+    if path.exists():
+        raise GenopactError("KEY_EXISTS", str(path))
+    kek, head = os.urandom(32), MAGIC + os.urandom(16)
+    durable.replace(path, head + aead.seal(_stretch(passphrase, head), kek, head))
+    return kek
 
-    @staticmethod
-    def create(path: Path, passphrase: bytes) -> bytes:
-        """A new key-encryption key, kept at `path`; KEY_EXISTS if there is one, KEK_WRONG for an empty passphrase."""
-        if path.exists():
-            raise GenopactError("KEY_EXISTS", str(path))
-        kek, head = os.urandom(32), MAGIC + os.urandom(16)
-        durable.replace(path, head + aead.seal(_stretch(passphrase, head), kek, head))
-        return kek
 
-    @staticmethod
-    def open(path: Path, passphrase: bytes) -> bytes:
-        """The 32-byte key-encryption key.
+def open_kek(path: Path, passphrase: bytes) -> bytes:
+    """The 32-byte key-encryption key.
 
-        Raises:
-            GenopactError: KEY_MISSING, KEY_INVALID (not such a file), KEK_WRONG.
-        """
-        data = durable.read(path, "KEY_MISSING")
-        if len(data) != 84 or data[:8] != MAGIC:
-            raise GenopactError("KEY_INVALID", str(path))
-        head = data[:24]
-        return aead.unseal(_stretch(passphrase, head), data[24:], head, "KEK_WRONG")
+    Raises:
+        GenopactError: KEY_MISSING, KEY_INVALID (not such a file), KEK_WRONG.
+    """
+    data = durable.read(path, "KEY_MISSING")
+    if len(data) != 84 or data[:8] != MAGIC:
+        raise GenopactError("KEY_INVALID", str(path))
+    head = data[:24]
+    return aead.unseal(_stretch(passphrase, head), data[24:], head, "KEK_WRONG")
 
 
 def _stretch(passphrase: bytes, head: bytes) -> bytes:

@@ -88,10 +88,6 @@ class KeyFile:
     def __len__(self) -> int:
         return self._refresh().slots
 
-    def new(self) -> int:
-        """Issue one key; its slot."""
-        return self.new_many(1).start
-
     def new_many(self, count: int) -> range:
         """Issue `count` keys from the operating system's generator; their slots, which continue the last ones."""
         with self._lock():

@@ -1,6 +1,6 @@
 """Who is which row: the only place where a hospital's patient number meets genopact's row number.
 
-The database holds `pid = HMAC-SHA256(lookup key, issuer|number)` and never a number in clear; the lookup key rests
+The database holds `pid = HMAC-SHA256(lookup key, "local|" number)` and never a number in clear; the lookup key rests
 sealed under the site's key-encryption key. Row i of a person is slot i of the key file and record i of the store.
 An erased person keeps the pid as a tombstone, so that a later import cannot bring the person back unnoticed.
 """
@@ -38,21 +38,18 @@ _CONTEXT = b"genopact.lookup/1"
 class People:
     """The people of one site, by row. Rows are dense: 0 .. n-1."""
 
-    def __init__(self, path: Path, keyfile: KeyFile, issuer: str = "local") -> None:
+    def __init__(self, path: Path, keyfile: KeyFile) -> None:
         """Open or create the database.
 
         Args:
             path: the SQLite file.
             keyfile: gives each person a key, and seals the lookup key.
-            issuer: who gives out the patient numbers; the same number of two issuers is two people.
 
         Raises:
             GenopactError: KEK_WRONG; KEYFILE_ROLLED_BACK if there are more people than keys; PEOPLE_MISSING if there
                 are keys of people, but the database is new.
         """
-        if "|" in issuer:
-            raise ValueError("an issuer has no '|'")
-        self._keyfile, self._issuer = keyfile, issuer
+        self._keyfile = keyfile
         path.touch(mode=0o600)
         self._engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
         event.listen(self._engine, "connect", _pragmas)
@@ -98,7 +95,7 @@ class People:
         number = unicodedata.normalize("NFC", mrn.strip())
         if not number:
             raise ValueError("an empty patient number")
-        return hmac.digest(self._lookup, f"{self._issuer}|{number}".encode(), hashlib.sha256)
+        return hmac.digest(self._lookup, f"local|{number}".encode(), hashlib.sha256)
 
     def _lookup_key(self) -> bytes:
         key = self._keyfile.site_key("lookup")

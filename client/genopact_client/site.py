@@ -18,7 +18,7 @@ from pathlib import Path
 
 from genopact_client import aead
 from genopact_client.consent.registry import Registry
-from genopact_client.kek import Kek
+from genopact_client.kek import create_kek, open_kek
 from genopact_client.keyfile import KeyFile
 from genopact_client.ledger import Ledger
 from genopact_client.people import People
@@ -52,7 +52,7 @@ class Site:
         for folder in ("keys", "studies", "runs", "outbox", "openings"):
             (home / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         home.chmod(0o710)
-        site = cls(home, name, Kek.create(home / "kek", passphrase))
+        site = cls(home, name, create_kek(home / "kek", passphrase))
         keyfile = KeyFile.create(home / "keyfile", site.kek)
         Ledger.create(home / "ledger", keyfile.site_key("ledger")).close()
         for use in ("identity", "log"):
@@ -73,7 +73,7 @@ class Site:
         Raises:
             GenopactError: SITE_MISSING, KEK_WRONG.
         """
-        return replace(cls.keyless(home), kek=Kek.open(home / "kek", passphrase))
+        return replace(cls.keyless(home), kek=open_kek(home / "kek", passphrase))
 
     @property
     def party(self) -> dict[str, str]:

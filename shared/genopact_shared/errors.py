@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 
 class Fault(NamedTuple):
-    """One entry: what happened and what to do."""
+    """One entry: what happened, what to do, and with which code a command ends (`terminal.Exit`)."""
 
     cause: str
     remedy: str
+    exit: int = 1
 
 
 _TEXT = Path(__file__).with_suffix(".toml").read_text("utf-8")

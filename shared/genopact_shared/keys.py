@@ -50,7 +50,7 @@ class VerifyKey:
 
 
 class SigningKey:
-    """A private Ed25519 key."""
+    """A private Ed25519 key, of a seed of 32 bytes."""
 
     def __init__(self, seed: bytes) -> None:
         self._key = Ed25519PrivateKey.from_private_bytes(seed)
@@ -60,11 +60,6 @@ class SigningKey:
     def generate(cls) -> Self:
         """A new key from the operating system's generator."""
         return cls(os.urandom(32))
-
-    @classmethod
-    def from_seed(cls, seed: bytes) -> Self:
-        """The key of a 32-byte seed."""
-        return cls(seed)
 
     def seed(self) -> bytes:
         """The 32 secret bytes."""

@@ -4,7 +4,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -33,16 +34,25 @@ class _Child:
             self.process, self.started = subprocess.Popen(self.command, stdin=subprocess.DEVNULL), now
 
 
-def supervise(commands: Mapping[str, Sequence[str]], stop: threading.Event | None = None) -> None:
-    """Run the commands until SIGTERM, SIGINT or `stop`; when one ends, the others go on and it is started again."""
-    stop = stop or threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    before = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def supervise(commands: Mapping[str, Sequence[str]]) -> None:
+    """Run the commands until SIGTERM or SIGINT; when one ends, the others go on and it is started again."""
     children = {name: _Child(command) for name, command in commands.items()}
-    while not stop.wait(0.1):
-        for name, child in children.items():
-            child.tend(name)
+    with stopping() as stop:
+        while not stop.wait(0.1):
+            for name, child in children.items():
+                child.tend(name)
     running = [child.process for child in children.values() if child.process is not None]
     for process in running:
         process.terminate()

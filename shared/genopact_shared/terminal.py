@@ -36,12 +36,6 @@ Format = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an unexpected error arose.")]
 _EVENT, _VALUE = re.compile(r"[a-z][a-z_]{0,63}"), re.compile(r"[A-Za-z0-9_.:+-]{1,64}")
-_INPUT = re.compile(
-    r"USAGE|IMPORT_REFUSED|PASSPHRASE_MISSING|CONSENT_(FILE_\w+|UNKNOWN_PERSON)|POLICY_(UNREADABLE|INVALID|EXAMPLE_FAILS)"
-    r"|(STUDY|RECIPE)_(UNREADABLE|INVALID|UNKNOWN)|(SITE|COORDINATOR|KEY|STORE|LEDGER)_(MISSING|EXISTS)|KEY_EXPOSED"
-    r"|(BUNDLE|TABLE|ACCOUNT|MEMBERSHIP)_INVALID|OPENING_MISSING"
-)
-_ABSENT = re.compile(r"\w+_(LOCKED|UNREACHABLE|UNAVAILABLE|PENDING|BUSY)|QUORUM_LOST|LINK_\w+|AGENT_\w+|EXCHANGE_\w+")
 
 
 class Exit(IntEnum):
@@ -56,13 +50,6 @@ class Exit(IntEnum):
     """Nobody can tell: something is locked, stopped or out of reach."""
     INTERNAL = 4
     """A fault of genopact."""
-
-    @classmethod
-    def of(cls, code: str) -> "Exit":
-        """The exit code of an error code."""
-        if code == "INTERNAL":
-            return cls.INTERNAL
-        return cls.USAGE if _INPUT.fullmatch(code) else cls.UNAVAILABLE if _ABSENT.fullmatch(code) else cls.REFUSED
 
 
 @dataclass(frozen=True)
@@ -133,7 +120,7 @@ def working(text: str) -> AbstractContextManager[object]:
 def _run(function: Callable[[], Answer], format_: Format, *, debug: bool) -> Exit:
     context = click.get_current_context()
     context.obj = Console(stderr=format_ == "json", soft_wrap=True, highlight=False, markup=False)
-    name = " ".join(_names(context))
+    name = context.command_path.partition(" ")[2]  # whatever the program was started as
     try:
         answer = function()
     except GenopactError as error:
@@ -151,11 +138,6 @@ def _run(function: Callable[[], Answer], format_: Format, *, debug: bool) -> Exi
     return answer.exit
 
 
-def _names(context: click.Context) -> list[str]:
-    """The command below the program, whatever the program was started as."""
-    return [*_names(context.parent), context.info_name or ""] if context.parent else []
-
-
 def _fail(error: GenopactError, format_: Format, name: str) -> Exit:
     """Print an error; an import's findings are listed one by one."""
     findings = list(getattr(error, "findings", ()))
@@ -169,7 +151,7 @@ def _fail(error: GenopactError, format_: Format, name: str) -> Exit:
         about = {"code": error.code, "cause": fault.cause, "remedy": fault.remedy, "detail": error.detail, "docs": docs}
         listed = {"findings": [asdict(finding) for finding in findings]} if findings else {}
         _print_envelope(name, "error", about | listed)
-    return Exit.of(error.code)
+    return Exit(fault.exit)
 
 
 def _print_envelope(name: str, status: str, data: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
 from genopact_shared.tlog.log import Log
 
-KEY = SigningKey.from_seed(bytes(32))
+KEY = SigningKey(bytes(32))
 ORIGIN = "genopact.org/log/site-a"
 HASH = 32
 
@@ -179,7 +179,7 @@ import sys
 from pathlib import Path
 from genopact_shared.keys import SigningKey
 from genopact_shared.tlog.log import Log
-log = Log(Path(sys.argv[1]), SigningKey.from_seed(bytes(32)), "genopact.org/log/site-a")
+log = Log(Path(sys.argv[1]), SigningKey(bytes(32)), "genopact.org/log/site-a")
 start = log.size
 for number in range(int(sys.argv[2])):
     index = log.append(b"%d:" % (start + number) + b"x" * (number * 997 % 60_000))

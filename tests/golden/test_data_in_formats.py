@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from genopact_client.kek import Kek
+from genopact_client.kek import create_kek
 from genopact_client.keyfile import KeyFile
 from genopact_client.store import Store
 from genopact_shared import canonical
@@ -50,7 +50,7 @@ def _counted_random(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_counted_random")
 def test_files_are_frozen(tmp_path: Path) -> None:
-    kek = Kek.create(tmp_path / "kek", b"passphrase")
+    kek = create_kek(tmp_path / "kek", b"passphrase")
     keys = KeyFile.create(tmp_path / "keyfile", kek)
     keys.new_many(2)
     with Store.create(tmp_path / "store", keys, SCHEMA, "synthetic") as store:

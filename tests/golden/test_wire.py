@@ -125,7 +125,7 @@ def test_an_agent_answers_the_frozen_request(tmp_path: Path) -> None:
     """The frozen reply, but for the mask key, comes out of a real agent with site-a's keys."""
     site = Site.create(tmp_path / "site-a", "site-a", b"a passphrase for tests")
     for use in ("identity", "log"):
-        site._seal_key(use, SigningKey.from_seed(seed(f"site-a {use}")))
+        site._seal_key(use, SigningKey(seed(f"site-a {use}")))
     (tmp_path / "site-a" / "policy.yaml").write_text(POLICY.format(site="site-a", epsilon=5000, lifetime=5000))
     site = Site.open(tmp_path / "site-a", b"a passphrase for tests")
     site.studies.approve(STUDY, approval("site-a").encode())

@@ -41,7 +41,7 @@ def seed(name: str) -> bytes:
 
 
 def key(party: str, use: str = "identity") -> SigningKey:
-    return SigningKey.from_seed(seed(f"{party} {use}"))
+    return SigningKey(seed(f"{party} {use}"))
 
 
 STEP = PlannedStep(0, "gradient-1", FACT, share_variance=1.0, bits=32)

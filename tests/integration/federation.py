@@ -74,7 +74,7 @@ class Federation:
     def site(self, name: str, exchange: Callable[[bytes], bytes]) -> Iterator[None]:
         """An agent and its link until the block ends."""
         stop = threading.Event()
-        server = serve_agent(self.folder / name / "agent.sock", exchange, lambda: b"ok")
+        server = serve_agent(self.folder / name / "agent.sock", exchange, b"ok")
         thread = threading.Thread(target=node.run, args=(self.node_config(name), stop), daemon=True)
         thread.start()
         try:

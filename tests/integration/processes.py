@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from genopact_shared.supervise import stopping
+
 ENVIRONMENT = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
 
@@ -77,7 +79,8 @@ def link(folder: Path, name: str, port: str) -> None:
     from genopact_client.link import node
 
     path = folder / name / "agent.sock"
-    node.run(node.NodeConfig(f"127.0.0.1:{port}", folder / "ca.pem", folder / f"{name}.key", path))
+    with stopping() as stop:
+        node.run(node.NodeConfig(f"127.0.0.1:{port}", folder / "ca.pem", folder / f"{name}.key", path), stop)
 
 
 def agent(folder: Path, name: str) -> None:
@@ -90,7 +93,7 @@ def agent(folder: Path, name: str) -> None:
             time.sleep(0.02)
         return name.encode() + b":" + request
 
-    serve(folder / name / "agent.sock", exchange, lambda: b"").wait_for_termination()
+    serve(folder / name / "agent.sock", exchange, b"").wait_for_termination()
 
 
 def executor(folder: Path, runtime_port: str, seconds: str) -> None:
@@ -121,7 +124,7 @@ def fallback(folder: Path, name: str, port: str) -> None:
     from genopact_client.link import executor
 
     secret = (folder / "supernode.secret").read_bytes()
-    executor.run(executor.ExecutorConfig(f"127.0.0.1:{port}", secret, folder / name / "agent.sock"))
+    executor.run(executor.ExecutorConfig(f"127.0.0.1:{port}", secret, folder / name / "agent.sock"), threading.Event())
 
 
 ROLES: dict[str, Callable[..., None]] = {

@@ -116,7 +116,7 @@ def test_an_agent_that_starts_late_is_waited_for_and_a_missing_one_is_a_refusal(
 
     def main(courier: GridCourier) -> None:
         assert courier.exchange({"beta": b"x"}, 30.0) == {}
-        starter = threading.Timer(1.0, lambda: servers.append(serve(path, tag("beta"), lambda: b"")))
+        starter = threading.Timer(1.0, lambda: servers.append(serve(path, tag("beta"), b"")))
         starter.start()
         assert courier.exchange({"beta": b"x"}, 30.0) == {"beta": b"beta:x"}
         starter.join()
@@ -188,7 +188,7 @@ def test_the_client_app_speaks_to_the_agents_socket(tmp_path: Path, monkeypatch:
     from genopact_client.agent.socket import serve
 
     monkeypatch.setenv("GENOPACT_AGENT_SOCKET", str(tmp_path / "run" / "agent.sock"))
-    server = serve(tmp_path / "run" / "agent.sock", tag("agent"), lambda: b"")
+    server = serve(tmp_path / "run" / "agent.sock", tag("agent"), b"")
     try:
         courier = GridCourier(LocalGrid(client_app.app), lambda: {"alpha": 11})
         assert courier.exchange({"alpha": b"x"}, 5.0) == {"alpha": b"agent:x"}

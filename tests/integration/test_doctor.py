@@ -87,7 +87,7 @@ def test_a_healthy_site_has_no_problem_and_says_what_it_cannot_tell(desk: Desk) 
 def test_with_agent_and_coordinator_everything_is_well(desk: Desk, tmp_path: Path) -> None:
     site = opened(desk)
     rooms = (site.store, site.ledger, site.log, site.private_log)
-    server = serve(desk.home / "run" / "agent.sock", lambda _: b"", lambda: b'{"site":"site-a"}')
+    server = serve(desk.home / "run" / "agent.sock", lambda _: b"", b'{"site":"site-a"}')
     try:
         with coordinator(tmp_path) as (address, authority):
             ended, checks = examined(desk, "--address", address, "--ca", authority)

@@ -16,8 +16,8 @@ from genopact_shared.tlog.log import Log
 from genopact_shared.tlog.proof import Proof
 from genopact_shared.tlog.tree import Head, Tree, leaf_hash, verify_consistency, verify_inclusion
 
-KEY = SigningKey.from_seed(bytes(32))
-entries = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=80)
+KEY = SigningKey(bytes(32))
+entries = st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=80, unique=True)
 
 
 @given(entries, st.data())

@@ -39,7 +39,7 @@ Edit = Callable[[Statement], Statement | None]
 
 
 def key(name: str) -> SigningKey:
-    return SigningKey.from_seed(hashlib.sha256(name.encode()).digest())
+    return SigningKey(hashlib.sha256(name.encode()).digest())
 
 
 def digest(text: str) -> str:

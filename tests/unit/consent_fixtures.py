@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genopact_client.consent.record import ConsentRecord, Provision
+from genopact_client.keyfile import KeyFile
+from genopact_client.people import People as Enrolled
 from genopact_shared.errors import GenopactError
 from genopact_shared.study import Purpose
 
@@ -59,7 +61,7 @@ def odd_purpose(**changes: Any) -> Purpose:
     return Purpose.model_construct(**purpose().model_dump() | changes)
 
 
-class Keys:
+class Keys(KeyFile):
     """A key file in memory."""
 
     def __init__(self, people: int) -> None:
@@ -81,7 +83,7 @@ class Keys:
         self.dead |= set(slots)
 
 
-class People:
+class People(Enrolled):
     """Patient number p<i> is row i."""
 
     def __init__(self, count: int) -> None:

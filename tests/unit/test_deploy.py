@@ -186,7 +186,7 @@ from genopact_client.agent.socket import serve
 from genopact_client.link.socket import AgentChannel
 
 path = Path(sys.argv[1])
-server = serve(path, lambda request: request[::-1], lambda: b"")
+server = serve(path, lambda request: request[::-1], b"")
 with AgentChannel(path) as channel:
     assert channel.exchange(b"ab" * 1_000_000, 30.0) == b"ba" * 1_000_000
 server.stop(0).wait()

@@ -38,15 +38,9 @@ def test_no_number_and_no_plain_hash_in_the_file(tmp_path: Path, keys: KeyFile) 
         assert path.stat().st_mode & 0o077 == 0
 
 
-def test_issuers_are_kept_apart(tmp_path: Path, keys: KeyFile) -> None:
-    assert People(tmp_path / "people.db", keys, "clinic").enrol(["1"]).tolist() == [0]
-    other = People(tmp_path / "people.db", keys, "lab")
-    assert other.row("1") is None
-    assert other.enrol(["1"]).tolist() == [1]
-    with pytest.raises(ValueError, match="issuer"):
-        People(tmp_path / "people.db", keys, "a|b")
+def test_an_empty_number_is_nobody(tmp_path: Path, keys: KeyFile) -> None:
     with pytest.raises(ValueError, match="empty"):
-        other.row("  ")
+        People(tmp_path / "people.db", keys).row("  ")
 
 
 def test_another_site_cannot_compute_the_same_pids(tmp_path: Path, keys: KeyFile) -> None:

@@ -36,7 +36,7 @@ from genopact_shared.statements import (
 )
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tlog" / "intent.json"
-KEY = SigningKey.from_seed(bytes(range(32)))
+KEY = SigningKey(bytes(range(32)))
 D = [f"{n:064x}" for n in range(16)]
 RUN, NONCE = "ab" * 16, "cd" * 16
 FACT = NoisedSum(noise_multiplier="9.3", clip="1", scale=65536, dims=10, honest_minimum=3)

@@ -16,7 +16,7 @@ from genopact_shared.tlog.proof import Proof
 from genopact_shared.tlog.tree import EMPTY, Head, Tree, leaf_hash, verify_consistency, verify_inclusion
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tlog"
-KEY = SigningKey.from_seed(bytes(range(32)))
+KEY = SigningKey(bytes(range(32)))
 ORIGIN = "genopact.org/log/site-a"
 
 # The eight inputs and the roots of the Certificate Transparency reference tests for RFC 6962.

@@ -26,7 +26,7 @@ def run(site: Site, socket: Path, stop: threading.Event) -> None:
     """
     _open_rooms(site)
     about = canonical.encode({"site": site.name, "version": __version__})
-    server = serve(socket, Exchange(site), lambda: about)
+    server = serve(socket, Exchange(site), about)
     _log.info("agent_ready", site=site.name)
     stop.wait()
     server.stop(GRACE_S).wait()

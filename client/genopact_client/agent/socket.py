@@ -18,19 +18,12 @@ from genopact_shared.errors import GenopactError
 _log = structlog.get_logger()
 
 
-def serve(
-    path: Path,
-    exchange: Callable[[bytes], bytes],
-    health: Callable[[], bytes],
-    *,
-    refusal: bytes = b"",
-    limit: int = LIMIT,
-) -> grpc.Server:
+def serve(path: Path, exchange: Callable[[bytes], bytes], about: bytes, *, limit: int = LIMIT) -> grpc.Server:
     """Listen on the unix socket `path` and return the started server; `stop(grace)` ends it.
 
     `exchange` sees one request at a time, whole and at most `limit` bytes. If it raises, or the request is too large
-    or broken off, the peer receives `refusal` and nothing else; empty bytes mean SITE_UNAVAILABLE. An exchange that
-    has begun runs to its end even if the peer goes away. Raises AGENT_SOCKET if the socket cannot be made.
+    or broken off, the peer receives no bytes, which mean SITE_UNAVAILABLE. An exchange that has begun runs to its end
+    even if the peer goes away. `about` answers Health. Raises AGENT_SOCKET if the socket cannot be made.
     """
     one = threading.Lock()
 
@@ -40,16 +33,8 @@ def serve(
                 reply = exchange(join(frames, limit))
             except Exception as error:  # noqa: BLE001 - whatever it was, nothing about it may cross
                 _log.error("exchange_refused", code=getattr(error, "code", type(error).__name__))
-                reply = refusal
+                reply = b""
         yield from split(reply)
-
-    def on_health(_request: bytes, context: grpc.ServicerContext) -> bytes:
-        try:
-            return health()
-        except Exception as error:  # noqa: BLE001
-            _log.error("health_failed", code=getattr(error, "code", type(error).__name__))
-            context.abort(grpc.StatusCode.UNAVAILABLE, "")
-            raise AssertionError from None
 
     server = grpc.server(
         ThreadPoolExecutor(max_workers=4, thread_name_prefix="agent"),
@@ -59,7 +44,7 @@ def serve(
     service, method = EXCHANGE[1:].split("/")
     handlers = {
         method: grpc.stream_stream_rpc_method_handler(on_exchange),
-        HEALTH.rpartition("/")[2]: grpc.unary_unary_rpc_method_handler(on_health),
+        HEALTH.rpartition("/")[2]: grpc.unary_unary_rpc_method_handler(lambda _request, _: about),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     _bind(server, path)

@@ -21,7 +21,6 @@ from genopact_shared.terminal import Answer, Exit, command, human, working
 
 StudyFile = Annotated[Path, typer.Argument(help="The study file.")]
 
-
 app = typer.Typer()
 study = typer.Typer(name="study", help="What studies ask of this site.", no_args_is_help=True)
 
@@ -92,6 +91,5 @@ def _planned(site: Site, study: Study, wanted: int | None) -> int:
 
 def rows_of(site: Site) -> NDArray[np.int64]:
     """Who has a record and a key, from the manifest alone: the agent may hold the store. (n,)"""
-    signer = SigningKey.from_seed(site.keyfile.site_key("store-manifest"))
-    rows = np.flatnonzero(manifest.load(site.home / "store" / "manifest.dsse", signer).version_of_rows())
+    rows = np.flatnonzero(manifest.load(site.home / "store", site.keyfile).version_of_rows())
     return rows[site.keyfile.alive(rows)]

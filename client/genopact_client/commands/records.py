@@ -10,7 +10,7 @@ import typer
 
 from genopact_client.commands.data import row_of
 from genopact_client.commands.opening import HOME, Home, opened
-from genopact_client.copies import ledger_copy, log_copy
+from genopact_client.copies import ledger_copy, log_copy, logged
 from genopact_client.ledger import DAY_S
 from genopact_client.site import Site
 from genopact_client.spending import epsilon_of, levels
@@ -19,10 +19,8 @@ from genopact_shared.decision import Opening, verify_opening
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import VerifyKey
 from genopact_shared.terminal import Answer, command
-from genopact_shared.tlog.log import Log
 
 Person = Annotated[str, typer.Option(help="The hospital's patient number; - reads it from standard input.")]
-
 
 app = typer.Typer()
 outbox_app = typer.Typer(name="outbox", help="All that left.", no_args_is_help=True)
@@ -95,8 +93,8 @@ def log_show(
     ] = False,
 ) -> Answer:
     """List a log's entries in order."""
-    with log_copy(site, "private-log" if private else "log") as log:
-        entries = [_entry(number, statement) for number, statement in _statements(log, site)]
+    listed = logged(site, "private-log" if private else "log")
+    entries = [_entry(number, statement) for number, statement in enumerate(listed)]
     text = [
         f"{each['number']:5}  {each['time']}  {each['kind']:12}  " + " ".join(f"{k} {v}" for k, v in _position(each))
         for each in entries
@@ -129,18 +127,17 @@ def open_decision(
 ) -> Answer:
     """Open a round's decision root on site: was this person among the permitted? Checked against the logged intent."""
     path = site.home / "openings" / f"{run}-{round:04d}-{attempt:02d}.json"
-    with log_copy(site) as log:
-        intents = [
-            each
-            for _, each in _statements(log, site)
-            if isinstance(each, statements.Intent) and (each.run, each.round, each.attempt) == (run, round, attempt)
-        ]
-        if len(intents) != 1 or not path.is_file():
-            raise GenopactError("OPENING_MISSING")
-        opening = Opening.model_validate_json(path.read_bytes())
-        if not verify_opening(opening, intents[0]):
-            raise GenopactError("SIGNATURE_INVALID", "the opening is not the one that was logged")
-        permitted = opening.permits(row_of(site, person))
+    intents = [
+        each
+        for each in logged(site)
+        if isinstance(each, statements.Intent) and (each.run, each.round, each.attempt) == (run, round, attempt)
+    ]
+    if len(intents) != 1 or not path.is_file():
+        raise GenopactError("OPENING_MISSING")
+    opening = Opening.model_validate_json(path.read_bytes())
+    if not verify_opening(opening, intents[0]):
+        raise GenopactError("SIGNATURE_INVALID", "the opening is not the one that was logged")
+    permitted = opening.permits(row_of(site, person))
     data = {"permitted": permitted, "decision_root": intents[0].decision_root, "as_of": opening.as_of}
     said = "was" if permitted else "was not"
     return Answer(data, [f"This person {said} among the permitted, as the logged decision root proves."])
@@ -154,12 +151,6 @@ def _sent(site: Site) -> Iterator[tuple[dict[str, Any], wire.Reply]]:
         at = dt.datetime.fromtimestamp((site.home / "outbox" / f"{digest}.frame").stat().st_mtime, dt.UTC)
         about = reply.model_dump(include={"op", "study", "run", "round", "attempt", "body"})
         yield {"at": at.isoformat(timespec="seconds"), "request": digest, **about, "bytes": len(frame)}, reply
-
-
-def _statements(log: Log, site: Site) -> Iterator[tuple[int, statements.Statement]]:
-    keys = [VerifyKey.from_hex(site.party[use]) for use in ("identity", "approver")]
-    for number, entry in enumerate(log.entries()):
-        yield number, statements.parse(entry, keys)
 
 
 def _entry(number: int, statement: statements.Statement) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +15,7 @@ import typer
 from genopact_client.commands.opening import HOME, Home, PassphraseFile, opened, passphrase
 from genopact_client.installed import refuse_mixed
 from genopact_client.site import Site
-from genopact_shared.supervise import supervise
+from genopact_shared.supervise import stopping, supervise
 from genopact_shared.terminal import Answer, command, configure_logging
 
 Address = Annotated[str, typer.Option("--address", envvar="GENOPACT_ADDRESS", help="host:port of the coordinator.")]
@@ -25,10 +23,8 @@ Certificates = Annotated[Path, typer.Option("--ca", envvar="GENOPACT_CA", help="
 NodeKey = Annotated[Path | None, typer.Option(help="Default: link/node.key in the site's folder.")]
 Socket = Annotated[Path | None, typer.Option(help="Default: run/agent.sock in the site's folder.")]
 
-_log = structlog.get_logger()
-
-
 app = typer.Typer()
+_log = structlog.get_logger()
 
 
 @command(app, "agent", example="genopact-site agent --home /srv/genopact", room=opened)
@@ -70,12 +66,12 @@ def start(*, address: Address, ca: Certificates, home: Home = HOME, passphrase_f
     secret = passphrase(passphrase_file)
     Site.open(home, secret)  # a wrong passphrase is told at once, not again and again by a child
     base = (sys.executable, "-m", "genopact_client.cli")
-    with in_memory(secret) as path, stopping() as stop:
+    with in_memory(secret) as path:
         commands = {
             "agent": (*without_network(), *base, "agent", "--home", str(home), "--passphrase-file", str(path)),
             "link": (*base, "link", "--home", str(home), "--address", address, "--ca", str(ca)),
         }
-        supervise(commands, stop)
+        supervise(commands)
     return Answer()
 
 
@@ -98,15 +94,3 @@ def in_memory(secret: bytes) -> Iterator[Path]:
         yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set."""
-    stop = threading.Event()
-    before = {each: signal.signal(each, lambda *_: stop.set()) for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

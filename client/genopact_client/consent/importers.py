@@ -20,24 +20,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from genopact_client.consent.record import ConsentRecord, Status, Withdrawal
 from genopact_client.consent.registry import Registry
+from genopact_client.people import People
 from genopact_shared.errors import GenopactError
 
 SILENT: dict[str, Status] = {"refused": "refused", "not_asked": "not_asked", "unknown": "unknown"}
 SETS = {"diseases": "diseases", "uses": "uses", "org_types": "organisations", "regions": "regions", "data": "data"}
 SINGLE = ("permission", "commercial_use", "valid_from", "valid_until")
 COLUMNS = ("person", "status", *SINGLE, *SETS, "form")
-
-
-class Lookup(Protocol):
-    """What an importer needs of the people."""
-
-    def row(self, mrn: str) -> int | None:
-        """The row of a patient number, None if it is not enrolled."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +50,7 @@ class ImportReport:
     findings: tuple[Finding, ...]
 
 
-def import_csv(path: Path, registry: Registry, people: Lookup, on: dt.date) -> ImportReport:
+def import_csv(path: Path, registry: Registry, people: People, on: dt.date) -> ImportReport:
     """Read the whole file, then store it in one step.
 
     Args:
@@ -76,7 +69,7 @@ def import_csv(path: Path, registry: Registry, people: Lookup, on: dt.date) -> I
     return ImportReport(changed, tuple(sorted(findings, key=lambda finding: finding.line)))
 
 
-def read_csv(path: Path, people: Lookup, on: dt.date) -> tuple[dict[int, ConsentRecord], dict[int, int], list[Finding]]:
+def read_csv(path: Path, people: People, on: dt.date) -> tuple[dict[int, ConsentRecord], dict[int, int], list[Finding]]:
     """Records by row, their line numbers, and findings.
 
     A line that cannot be understood still is the newest word about its person: the record becomes "unknown", which
@@ -110,12 +103,9 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 raise GenopactError("CONSENT_FILE_INVALID", ", ".join(odd))
             reader.fieldnames = header
             for values in reader:
-                extra = values.pop("", None)
-                yield (
-                    reader.line_num,
-                    {name: value.strip() for name, value in values.items()}
-                    | ({"status": "too many cells"} if extra else {}),
-                )
+                if values.pop("", None):
+                    values["status"] = "too many cells"
+                yield reader.line_num, {name: value.strip() for name, value in values.items()}
     except OSError as error:
         raise GenopactError("CONSENT_FILE_MISSING", str(path)) from error
     except (UnicodeDecodeError, csv.Error) as error:

@@ -6,22 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genopact_client.consent.index import ERASED, ColumnIndex
 from genopact_client.consent.record import ConsentRecord, Scope, Withdrawal
-from genopact_client.consent.vault import Head, PersonKeys, Vault, silent_leaf, tree_root
+from genopact_client.consent.vault import Head, Vault, silent_leaf, tree_root
+from genopact_client.keyfile import KeyFile
+from genopact_client.people import People
 from genopact_shared.errors import GenopactError
 from genopact_shared.study import Purpose
-
-
-class Enrolled(Protocol):
-    """What the registry needs of the people: how many there are."""
-
-    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ class Registry:
         A person without a record, without a key, or with a record that does not open is never permitted.
     """
 
-    def __init__(self, path: Path, keyfile: PersonKeys, people: Enrolled) -> None:
+    def __init__(self, path: Path, keyfile: KeyFile, people: People) -> None:
         """Open or create the database; erasures that a crash cut short are finished.
 
         Raises:
@@ -203,11 +198,9 @@ class Registry:
 
 def _after(old: ConsentRecord | None, new: ConsentRecord) -> ConsentRecord:
     """The new decision with the withdrawal that stays on record: the last one, dated when it was first made."""
-    kept = old.withdrawal if old else None
-    if kept is None or (new.withdrawal and new.withdrawal.at > kept.at and not _still_withdrawn(old, new)):
+    if old is None or old.withdrawal is None:
         return new
-    return new.model_copy(update={"withdrawal": kept})
-
-
-def _still_withdrawn(old: ConsentRecord | None, new: ConsentRecord) -> bool:
-    return old is not None and old.status == new.status == "withdrawn"
+    again = not old.status == new.status == "withdrawn"
+    if again and new.withdrawal and new.withdrawal.at > old.withdrawal.at:
+        return new
+    return new.model_copy(update={"withdrawal": old.withdrawal})

@@ -20,13 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genopact_client import aead
 from genopact_client.consent.record import ConsentRecord, Status
+from genopact_client.keyfile import KeyFile
 from genopact_shared.errors import GenopactError
 from genopact_shared.tlog.tree import Tree, leaf_hash
 
@@ -43,26 +43,6 @@ INSERT OR IGNORE INTO head VALUES (0, 0, x'');
 Head = tuple[int, bytes]
 
 
-class PersonKeys(Protocol):
-    """What consent needs of the key file; a person's slot is the person's row."""
-
-    def key(self, slot: int, purpose: Literal["consent"]) -> bytes:
-        """The person's key; KEY_ERASED if there is none."""
-        ...
-
-    def keys(self, slots: Iterable[int], purpose: Literal["consent"]) -> list[bytes]:
-        """`key` for many people."""
-        ...
-
-    def alive(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which people have a key."""
-        ...
-
-    def erase(self, slots: Iterable[int]) -> None:
-        """Destroy the keys of these people."""
-        ...
-
-
 @dataclass(frozen=True)
 class Entry:
     """A row's newest version. `record` is None after an erasure, `sealed` is empty then."""
@@ -77,7 +57,7 @@ class Entry:
 class Vault:
     """The database. Not safe for several threads by itself."""
 
-    def __init__(self, path: Path, keys: PersonKeys) -> None:
+    def __init__(self, path: Path, keys: KeyFile) -> None:
         """Open or create; CONSENT_BROKEN if it is no database of ours."""
         self._keys = keys
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))

@@ -45,7 +45,7 @@ def approver(subject: Subject) -> str:
 
 def _public_of(path: Path) -> bytes | None:
     try:
-        return SigningKey.from_seed(bytes.fromhex(path.read_text("ascii").strip())).public.raw
+        return SigningKey(bytes.fromhex(path.read_text("ascii").strip())).public.raw
     except ValueError:
         return None
 

@@ -2,9 +2,9 @@
 
 import time
 
-from genopact_client.copies import copied, ledger_copy, log_copy
+from genopact_client.copies import copied, ledger_copy, log_copy, logged
 from genopact_client.doctor.reach import agent
-from genopact_client.doctor.subject import Subject, Unsound, logged
+from genopact_client.doctor.subject import Subject, Unsound
 from genopact_client.ledger_file import LedgerFile
 from genopact_client.spending import can_pay, levels
 from genopact_shared import statements
@@ -56,7 +56,7 @@ def logs(subject: Subject) -> str:
 
 def roots(subject: Subject) -> str:
     """Every ledger root that an intent put on record must be the ledger's head after some record of it."""
-    intents = [each for each in logged(subject) if isinstance(each, statements.Intent)]
+    intents = [each for each in logged(subject.site) if isinstance(each, statements.Intent)]
     with copied(subject.site.home, "ledger") as path:
         file = LedgerFile(path, subject.site.keyfile.site_key("ledger"))
         try:
@@ -71,7 +71,7 @@ def roots(subject: Subject) -> str:
 
 def clock(subject: Subject) -> str:
     """The clock is not before what the log says."""
-    ahead = max((each.at for each in logged(subject)), default=0) - time.time()
+    ahead = max((each.at for each in logged(subject.site)), default=0) - time.time()
     if ahead > CLOCK_S or time.time() < 1.7e9:
         remedy = "Set the clock (systemctl status systemd-timesyncd) before the next round."
         raise Unsound("problem", "the clock stands before entries of the log", remedy)

@@ -4,10 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from genopact_client.copies import log_copy
 from genopact_client.site import Site
-from genopact_shared import statements
-from genopact_shared.keys import VerifyKey
 from genopact_shared.study import Study
 
 State = Literal["ok", "problem", "unknown"]
@@ -45,10 +42,3 @@ class Unsound(Exception):  # noqa: N818
         super().__init__(detail)
         self.state: State = state
         self.detail, self.remedy = detail, remedy
-
-
-def logged(subject: Subject) -> list[statements.Statement]:
-    """Every entry of the exchanged log, its signature checked."""
-    keys = [VerifyKey.from_hex(subject.site.party[use]) for use in ("identity", "approver")]
-    with log_copy(subject.site) as log:
-        return [statements.parse(entry, keys) for entry in log.entries()]

@@ -42,9 +42,8 @@ class ExecutorConfig:
     poll: float = 0.2
 
 
-def run(config: ExecutorConfig, stop: threading.Event | None = None) -> None:
+def run(config: ExecutorConfig, stop: threading.Event) -> None:
     """Serve until `stop` is set; outlives restarts of SuperNode and agent."""
-    stop = stop or threading.Event()
     proof = SuperExecAuthHttpInterceptor(
         master_secret=config.secret, protected_methods={"/flwr.proto.Runtime/AcquireTask"}
     )

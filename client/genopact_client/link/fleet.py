@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 
@@ -40,6 +39,8 @@ from genopact_shared.errors import GenopactError
 BEAT = 10.0
 """Seconds between heartbeats; the coordinator counts a node as offline after two that are missing."""
 
+_CODES = {401: "LINK_SIGN_IN", 412: "LINK_NODE_BUSY"} | dict.fromkeys((502, 503, 504), "LINK_UNREACHABLE")
+
 
 @dataclass(frozen=True)
 class Delivery:
@@ -60,12 +61,7 @@ def _errors() -> Iterator[None]:
         raise GenopactError("LINK_UNREACHABLE", type(error).__name__) from error
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
-        if status == HTTPStatus.UNAUTHORIZED:
-            raise GenopactError("LINK_SIGN_IN") from error
-        if status == HTTPStatus.PRECONDITION_FAILED:
-            raise GenopactError("LINK_NODE_BUSY") from error
-        code = "LINK_UNREACHABLE" if status in {502, 503, 504} else "LINK_REFUSED"
-        raise GenopactError(code, str(status)) from error
+        raise GenopactError(_CODES.get(status, "LINK_REFUSED"), str(status)) from error
     except ValueError as error:
         raise GenopactError("LINK_REFUSED", "not an answer of a SuperLink") from error
 

@@ -3,7 +3,6 @@
 It has network and no data; it can drop or delay envelopes, never read or invent them.
 """
 
-import signal
 import threading
 import time
 from collections import OrderedDict
@@ -41,14 +40,13 @@ class NodeConfig:
     patience: float = 30.0
 
 
-def run(config: NodeConfig, stop: threading.Event | None = None) -> None:
-    """Serve until `stop` is set, without one until SIGTERM or SIGINT; outlives restarts of SuperLink and agent.
+def run(config: NodeConfig, stop: threading.Event) -> None:
+    """Serve until `stop` is set; outlives restarts of SuperLink and agent.
 
     Raises KEY_MISSING, KEY_EXPOSED, KEY_INVALID, LINK_CONFIG (no certificate), LINK_SIGN_IN (unknown key).
     """
     key = nodekey.load(config.key)
     root = durable.read(config.root_certificates, "LINK_CONFIG")
-    stop = stop or _signalled()
     with (
         AgentChannel(config.socket, config.limit) as agent,
         Fleet(config.address, root, key, config.key.with_suffix(".node")) as fleet,
@@ -61,14 +59,6 @@ def run(config: NodeConfig, stop: threading.Event | None = None) -> None:
 def _close_when(stop: threading.Event, agent: AgentChannel) -> None:
     stop.wait()
     agent.close()
-
-
-def _signalled() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def ask_agent(agent: AgentChannel, patience: float, stop: threading.Event) -> Callable[[bytes, float], bytes]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from genopact_client.keyfile import KeyFile
 from genopact_shared import canonical, dsse, durable
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
@@ -51,18 +52,23 @@ class Manifest(Frozen):
         rows = sum(length for length, version in self.versions if version)
         return shown | {"schema_digest": self.schema_digest, "rows": rows}
 
-    def save(self, path: Path, key: SigningKey) -> None:
-        """Sign and replace the manifest: the moment at which a write becomes valid."""
-        durable.replace(path, dsse.sign(TYPE, canonical.encode(self.model_dump(mode="json")), key))
+    def save(self, store: Path, keyfile: KeyFile) -> None:
+        """Sign and replace the store's manifest: the moment at which a write becomes valid."""
+        envelope = dsse.sign(TYPE, canonical.encode(self.model_dump(mode="json")), _key(keyfile))
+        durable.replace(store / "manifest.dsse", envelope)
 
 
-def load(path: Path, key: SigningKey) -> Manifest:
-    """The manifest at `path`, if `key` signed it.
+def _key(keyfile: KeyFile) -> SigningKey:
+    return SigningKey(keyfile.site_key("store-manifest"))
+
+
+def load(store: Path, keyfile: KeyFile) -> Manifest:
+    """The manifest of the store in that folder, if this site signed it.
 
     Raises:
         GenopactError: STORE_MISSING, SIGNATURE_INVALID, STORE_INVALID.
     """
-    payload = dsse.verify(durable.read(path, "STORE_MISSING"), TYPE, [key.public])
+    payload = dsse.verify(durable.read(store / "manifest.dsse", "STORE_MISSING"), TYPE, [_key(keyfile).public])
     try:
         return Manifest.model_validate_json(payload)
     except ValidationError as error:

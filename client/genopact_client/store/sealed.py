@@ -23,7 +23,6 @@ from genopact_client.store import schema as layout
 from genopact_client.store.manifest import Kind, Manifest, load, runs
 from genopact_shared import canonical, durable
 from genopact_shared.errors import GenopactError
-from genopact_shared.keys import SigningKey
 from genopact_shared.recipes.protocol import Column, Table
 
 Rows = NDArray[np.int64]
@@ -46,12 +45,11 @@ class Store:
             GenopactError: STORE_MISSING, STORE_LOCKED, SIGNATURE_INVALID, STORE_INVALID, KEYFILE_ROLLED_BACK.
         """
         self._path, self._keyfile = path, keyfile
-        self._signer = _signer(keyfile)
         if not path.is_dir():
             raise GenopactError("STORE_MISSING", str(path))
         self._unlock = weakref.finalize(self, os.close, durable.take_lock(path / "lock", "STORE_LOCKED"))
         try:
-            self._adopt(load(path / "manifest.dsse", self._signer))
+            self._adopt(load(path, keyfile))
             self._check_disk()
             self._tidy()
         except GenopactError:
@@ -66,7 +64,7 @@ class Store:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         identity, columns = os.urandom(16).hex(), layout.facts(schema)
         first = Manifest(store=identity, kind=kind, columns=columns, key_epoch=keyfile.epoch)
-        first.save(path / "manifest.dsse", _signer(keyfile))
+        first.save(path, keyfile)
         return cls(path, keyfile)
 
     def __enter__(self) -> Self:
@@ -178,7 +176,7 @@ class Store:
     def _commit(self, versions: Rows, **changes: Any) -> None:
         changes |= {"versions": runs(versions.tolist()), "key_epoch": self._keyfile.epoch}
         manifest = self._manifest.model_copy(update=changes)
-        manifest.save(self._path / "manifest.dsse", self._signer)
+        manifest.save(self._path, self._keyfile)
         self._adopt(manifest)
 
     def _tidy(self) -> None:
@@ -193,7 +191,3 @@ class Store:
                 if any(os.pread(file.fileno(), self._size, row * self._size)):
                     os.pwrite(file.fileno(), bytes(self._size), row * self._size)
             os.fsync(file.fileno())
-
-
-def _signer(keyfile: KeyFile) -> SigningKey:
-    return SigningKey.from_seed(keyfile.site_key("store-manifest"))

@@ -83,12 +83,13 @@ class PerRecordLoss:
         Also how many numbers the pass needed: activations, deltas, and gradients that are written out.
         """
         layers = [module.get_submodule(name) for name in self._hooked]
-        foreign = {weight for layer in layers for weight in layer.parameters()}
-        booked = [weight for weight in module.parameters() if weight.requires_grad and weight not in foreign]
+        foreign, weights = {weight for layer in layers for weight in layer.parameters()}, list(module.parameters())
+        booked = [weight for weight in weights if weight.requires_grad and weight not in foreign]
         with hooked(layers):
             if layers and inputs.is_floating_point():
                 inputs = inputs.detach().requires_grad_()  # else torch warns about hooks on the first layer
-            tape, stray = self._passes(module, Tape(booked, inputs, squares), targets)
+            tape = Tape(booked, inputs, squares)
+            stray = self._passes(module, weights, tape, targets)
             if not foreign.issuperset(stray):
                 raise GenopactError("KERNEL_REFUSED", "a weight that is used outside of its layer")
             found = {weight: merged(each) for weight, each in tape.uses.items()}
@@ -100,19 +101,21 @@ class PerRecordLoss:
         """Records that are computed at a time."""
         return max(1, VALUES // self._values)
 
-    def _passes(self, module: nn.Module, tape: Tape, targets: Tensor) -> tuple[Tape, list[nn.Parameter]]:
-        """Fill the tape. Also the weights that got an ordinary gradient; none is left behind."""
-        with torch.enable_grad(), _without_gradients(module):
+    def _passes(
+        self, module: nn.Module, weights: list[nn.Parameter], tape: Tape, targets: Tensor
+    ) -> list[nn.Parameter]:
+        """Fill the tape. Gives the weights that got an ordinary gradient; none is left behind."""
+        with torch.enable_grad(), _without_gradients(weights):
             with tape:
                 values = self.loss(module, tape.inputs, targets)
             _check_shape(values, tape.n)
             values.sum().backward()  # type: ignore[no-untyped-call]
-            return tape, [weight for weight in module.parameters() if weight.grad is not None]
+            return [weight for weight in weights if weight.grad is not None]
 
     def _unruled(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[str, ...]:
         """The outermost layers that own a weight which is used outside of the rules."""
-        tape = Tape([each for each in module.parameters() if each.requires_grad], inputs)
-        _, stray = self._passes(module, tape, targets)
+        weights = [each for each in module.parameters() if each.requires_grad]
+        stray = self._passes(module, weights, Tape(weights, inputs), targets)
         outermost: list[str] = []
         for name, part in module.named_modules():  # parents come first
             inside = any(not outer or name.startswith(f"{outer}.") for outer in outermost)
@@ -183,13 +186,9 @@ def private_sum(
     weights = {name: weight for name, weight in losses.module.named_parameters() if weight.requires_grad}
     dtype = torch.float64 if all(each.dtype is torch.float64 for each in weights.values()) else torch.float32
     bound, dropped = None if clip is None else clip * (1 - MARGIN[dtype]), 0
-    owner, ends = None, list(range(len(inputs) + 1))
-    if patients is not None:
-        _, order = torch.sort(patients, stable=True)
-        inputs, targets = inputs[order], targets[order]
-        squares = None if squares is None else squares[order]
-        _, owner, sizes = torch.unique_consecutive(patients[order], return_inverse=True, return_counts=True)
-        ends = [0, *sizes.cumsum(0).tolist()]
+    order, owner, ends = _by_patient(patients, len(inputs))
+    if order is not None:
+        inputs, targets, squares = inputs[order], targets[order], None if squares is None else squares[order]
     total: dict[nn.Parameter, Tensor] = {}
     depth = int(SUMMED[dtype] * 2 / (torch.finfo(dtype).eps * max(1, len(ends) - 1)))
     with torch.autocast(inputs.device.type, enabled=False):  # norms and sums are never of low precision
@@ -205,6 +204,15 @@ def private_sum(
                 dropped += _add(part, uses, bound, _product(depth))
             total = {weight: each.double() + total[weight] for weight, each in part.items()} if total else part
     return ClippedSum({name: total[weight].to(dtype) for name, weight in weights.items()}, dropped)
+
+
+def _by_patient(patients: Tensor | None, n: int) -> tuple[Tensor | None, Tensor | None, list[int]]:
+    """An order of the n rows, whose patient (0, 1, ...) each is then, and where patients end; None: each its own."""
+    if patients is None:
+        return None, None, list(range(n + 1))
+    _, order = torch.sort(patients, stable=True)
+    _, owner, sizes = torch.unique_consecutive(patients[order], return_inverse=True, return_counts=True)
+    return order, owner, [0, *sizes.cumsum(0).tolist()]
 
 
 def _add(total: dict[nn.Parameter, Tensor], uses: dict[nn.Parameter, Use], bound: float | None, product: int) -> int:
@@ -284,10 +292,12 @@ def _check_shape(values: Tensor, n: int) -> None:
 
 
 @contextmanager
-def _without_gradients(module: nn.Module) -> Iterator[None]:
+def _without_gradients(weights: list[nn.Parameter]) -> Iterator[None]:
     """Leave no gradient on the weights, before and after."""
-    module.zero_grad(set_to_none=True)
+    for weight in weights:
+        weight.grad = None
     try:
         yield
     finally:
-        module.zero_grad(set_to_none=True)
+        for weight in weights:
+            weight.grad = None
