@@ -91,7 +91,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     ]
     for row in rows:
         value = f"{row['value']:.6g} {row['unit']}".strip()
-        seeds = ", ".join(map(str, row["seeds"])) or "none"
+        seeds = _seeds(row["seeds"])
         cells = (row["id"], value, row["bar"] or "none", verdict(row["value"], row["bar"]) or "for information",
                  f"`{row['command']}`", seeds, row["commit"][:12], row["date"])  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -112,6 +112,12 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
         raise ValueError("Expected rows with the same keys")
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    if len(seeds) > 3 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds)) or "none"
 
 
 def machine() -> str:

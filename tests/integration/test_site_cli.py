@@ -465,9 +465,9 @@ def test_everything_that_left_can_be_listed_and_shown(after_run: tuple[Desk, str
     replies = desk("outbox", "list", keys=False).data["replies"]
     frames = {path.stem: path.stat().st_size for path in (desk.home / "outbox").glob("*.frame")}
     assert {each["request"]: each["bytes"] for each in replies} == frames
-    assert [each["op"] for each in replies] == ["open", *["step"] * 5, "finish"]
+    assert [each["op"] for each in replies] == ["open", "deal", "join", *["step", "unmask"] * 5, "finish"]
     assert {each["run"] for each in replies} == {run}
-    shown = desk("outbox", "show", replies[1]["request"], keys=False).data
+    shown = desk("outbox", "show", replies[3]["request"], keys=False).data
     assert shown["intent"]["mechanism"]["kind"] == "noised-sum"
     assert desk("outbox", "show", "", keys=False).code == "USAGE"
 
@@ -483,7 +483,7 @@ def test_the_ledger_is_shown_coarsely_while_the_agent_holds_it(after_run: tuple[
     desk, _ = after_run
     done = desk("ledger", "show")
     assert done.exit == 0, done.printed
-    assert 0.9 <= float(done.data["epsilon"]) <= 1.1
+    assert 0.6 <= float(done.data["epsilon"]) <= 0.8  # at the delta of the site, which is above the study's
     assert done.data["unsettled"] == 0
     level = done.data["levels"][0]
     assert level["patients"] == "about 120"
