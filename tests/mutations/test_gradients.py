@@ -182,10 +182,10 @@ def test_a_loss_that_is_not_per_patient_is_refused(loss: Loss) -> None:
 
 
 def test_a_loss_whose_sign_another_record_sets_is_refused() -> None:
-    """Norms and derivatives are those of the record alone."""
+    """Norms, derivatives and sums are those of the records alone, until another record has a zero."""
 
     def turned(module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        return squared(module, inputs, targets) * torch.where(targets.roll(1) > 0.5, 1.0, -1.0)
+        return squared(module, inputs, targets) * torch.where(targets.roll(1) == 0, -1.0, 1.0)
 
     with pytest.raises(GenopactError, match="KERNEL_REFUSED"):
         PerRecordLoss(built(perceptron), turned, *records((3,)))
