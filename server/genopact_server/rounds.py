@@ -204,7 +204,8 @@ class Run:
         updates = {site: answers[site][2] for site in sites}
         record, model = combine(self.plan, index, model, updates, total)
         digest = self._keep_model(index + 1, model)
-        durable.replace(self.path / f"total-{index + 1:04d}.safetensors", b"" if total is None else total)
+        if total is not None:
+            durable.replace(self.path / f"total-{index + 1:04d}.safetensors", total)
         aggregate = statements.Aggregate(
             at=_now(),
             study=self._state.study,

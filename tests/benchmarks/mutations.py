@@ -5,14 +5,13 @@ thousand times on the product as it is.
 """
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from tests.mutations.driver import ROOT
+from tests.mutations.driver import outcomes
 from tests.mutations.mutants import DECOYS, MUTANTS
 
 DRAWS = 1000
@@ -34,16 +33,9 @@ def main(draws: int = DRAWS) -> list[dict[str, Any]]:
     from tests.mutations.checks import CHECKS
 
     began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.mutations.driver", "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    found = outcomes()
     seconds = time.monotonic() - began
-    outcomes = [json.loads(line) for line in done.stdout.splitlines()]
-    verdicts = {each["name"]: each["verdict"] for each in outcomes}
+    verdicts = {each["name"]: each["verdict"] for each in found}
     killed = sum(verdicts.get(each.name) == "killed" for each in MUTANTS)
     clean = [verdict for name, verdict in verdicts.items() if name.startswith("no mutant")]
     told = all(verdicts.get(each.name) == each.verdict for each in DECOYS) and clean == ["clean", "clean"]
@@ -52,7 +44,7 @@ def main(draws: int = DRAWS) -> list[dict[str, Any]]:
     note = {
         "mutants": len(MUTANTS),
         "seconds": round(seconds, 1),
-        "CPU seconds": round(sum(each["seconds"] for each in outcomes), 1),
+        "CPU seconds": round(sum(each["seconds"] for each in found), 1),
         "killing tests pass without a mutant": told,
         "statistical tests": len(CHECKS),
         f"false alarms in {draws} draws of each": sum(counts),

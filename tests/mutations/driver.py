@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -189,6 +190,14 @@ def _in_child(mutant: Mutant | None, tests: Sequence[str], jit: bool, folder: Pa
         found = "broken", traceback.format_exc()
     (folder / "verdict").write_text(json.dumps(found))
     os._exit(0)
+
+
+def outcomes() -> list[dict[str, Any]]:
+    """What `--json` prints of all mutants, in a process of its own: it forks, so it has to be single-threaded."""
+    command = [sys.executable, "-m", "tests.mutations.driver", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    sys.stderr.write(done.stderr)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def table() -> str:

@@ -257,7 +257,7 @@ LEDGER_ = (
            unit("attacks/test_ledger", "records_of_another_ledger_or_key_do_not_open")),
 )  # fmt: skip
 
-RESERVE = "        sequence = self._site.ledger.reserve(*address, step.fact, cohort.rows, day=day)\n"
+RESERVE = "        sequence = self._site.ledger.reserve(*address, step.fact, cohort.rows, day=now // DAY_S)\n"
 INTENT = "        intent, proof = self._log_intent(admitted, step, cohort)\n"
 RELEASE_ = "        released = self._released(plan, step, _model(admitted.model), cohort.table, mask)\n"
 SIEGE = "attacks/test_exchange"
@@ -268,10 +268,10 @@ EXCHANGING = (
     Mutant("a position that is not taken", EXCHANGE,
            'record = self._runs.put(record.model_copy(update=position | {"taken": (*record.taken, step.index)}))',
            'record = record.model_copy(update=position | {"taken": (*record.taken, step.index)})', BEFORE),
-    Mutant("one patient is not charged", EXCHANGE, "step.fact, cohort.rows, day=day)",
-           "step.fact, cohort.rows[1:], day=day)", BEFORE + CHARGED),
-    Mutant("only those drawn are charged", EXCHANGE, "step.fact, cohort.rows, day=day)",
-           "step.fact, cohort.rows[np.random.default_rng().random(len(cohort.rows)) < 0.5], day=day)",
+    Mutant("one patient is not charged", EXCHANGE, "step.fact, cohort.rows, day=now // DAY_S)",
+           "step.fact, cohort.rows[1:], day=now // DAY_S)", BEFORE + CHARGED),
+    Mutant("only those drawn are charged", EXCHANGE, "step.fact, cohort.rows, day=now // DAY_S)",
+           "step.fact, cohort.rows[np.random.default_rng().random(len(cohort.rows)) < 0.5], day=now // DAY_S)",
            BEFORE + CHARGED),
     Mutant("a run begins with nothing spent", EXCHANGE, "facts[step.fact] += 1", "facts = Counter([step.fact])",
            kills("sites", "a_study_s_epsilon_holds_for_all_its_runs")),

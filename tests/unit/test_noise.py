@@ -1,11 +1,9 @@
 """The noise: its distributions against exact references; copies of it with one fault, which the same tests catch."""
 
-import inspect
 import math
 import os
 import subprocess
 import sys
-import types
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
@@ -17,20 +15,12 @@ import pytest
 from scipy import stats
 
 from genopact_shared.privacy import noise
+from tests.unit.faulty import faulty
 
 N = 8 * 2 * noise.PAIRS
 CHANCE = 1e-9  # of a false alarm, for each of the fewer than 100 comparisons of a test
 SIX = stats.norm.isf(CHANCE / 2)
 Check = Callable[[Any], None]
-
-
-def mutant(old: str, new: str) -> types.ModuleType:
-    """A copy of the module with one piece of its source exchanged."""
-    source = inspect.getsource(noise)
-    assert source.count(old) == 1
-    copy = types.ModuleType("mutant")
-    exec(compile(source.replace(old, new), "mutant", "exec"), copy.__dict__)
-    return copy
 
 
 def refused(check: Check, module: Any) -> bool:
@@ -159,7 +149,7 @@ GAUSSIAN_FAULTS: dict[str, tuple[Check, str, str]] = {
 @pytest.mark.parametrize("fault", GAUSSIAN_FAULTS)
 def test_a_faulty_gaussian_is_caught(fault: str) -> None:
     check, old, new = GAUSSIAN_FAULTS[fault]
-    assert refused(check, mutant(old, new))
+    assert refused(check, faulty(noise, old, new))
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 2 * noise.PAIRS - 1, 2 * noise.PAIRS + 1, 4 * noise.PAIRS + 3])
@@ -228,7 +218,7 @@ def check_inversion(module: Any) -> None:
         words = np.frombuffer(os.urandom(8 * 50_000), np.uint64)
         words = np.concatenate([words, thresholds[:: len(thresholds) // 50], np.array([0, 2**64 - 1], np.uint64)])
         out = np.empty(len(words), np.int64)
-        module._compiled(module._invert)(words, np.ones(len(words), np.uint8), thresholds, guide, out)
+        module.compiled(module._invert)(words, np.ones(len(words), np.uint8), thresholds, guide, out)
         assert (out == len(thresholds) - np.searchsorted(thresholds, words, side="right")).all()
 
 
@@ -269,7 +259,7 @@ SKELLAM_FAULTS: dict[str, tuple[Check, str, str]] = {
 @pytest.mark.parametrize("fault", SKELLAM_FAULTS)
 def test_a_faulty_skellam_is_caught(fault: str) -> None:
     check, old, new = SKELLAM_FAULTS[fault]
-    assert refused(check, mutant(old, new))
+    assert refused(check, faulty(noise, old, new))
 
 
 @pytest.mark.parametrize("variance", [0.0, -1.0, float("nan"), 2.0**37])

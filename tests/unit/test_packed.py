@@ -1,8 +1,6 @@
 """The packed logistic sum against plain float64 arithmetic, what one patient can move, and copies with one fault."""
 
-import inspect
 import math
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from genopact_client.train import packed
 from genopact_shared.recipes.protocol import Floats
+from tests.unit.faulty import faulty
 
 HOM_EFFECT, MISSING, HET, HOM_OTHER = range(4)
 
@@ -189,10 +188,7 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str, str]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_copy_is_caught(fault: str) -> None:
     check, old, new = FAULTS[fault]
-    source = inspect.getsource(packed)
-    assert source.count(old) == 1
-    copy = types.ModuleType("mutant")
-    exec(compile(source.replace(old, new), "mutant", "exec"), copy.__dict__)
+    copy = faulty(packed, old, new)
     with pytest.raises(AssertionError):
         check(copy)
 

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from genopact_client.agent.cohort import Cohort, eligible
 from genopact_client.agent.masks import Masks, seats_of
 from genopact_client.agent.runs import RunRecord, Runs
 from genopact_client.consent.match import Outcome
+from genopact_client.ledger import DAY_S
 from genopact_client.release import kernel
 from genopact_client.release.private import Private, Released
 from genopact_client.site import Site
@@ -36,7 +38,7 @@ from genopact_shared.tlog.entries import pack as pack_entries
 from genopact_shared.wire import Reply, Request
 
 _log = structlog.get_logger()
-MAX_CLOCK_S = 7 * 86_400
+MAX_CLOCK_S = 7 * DAY_S
 """A request may not claim to stay fresh for longer than this."""
 
 
@@ -49,10 +51,15 @@ class Admitted:
     body: bytes
     approved: Approved
 
-    @property
+    @cached_property
     def model(self) -> bytes:
         """What the body holds before the last total."""
         return self.body[: len(self.body) - self.request.total_size]
+
+    @cached_property
+    def model_in(self) -> str:
+        """Its digest."""
+        return canonical.digest(self.model)
 
     @property
     def study(self) -> Study:
@@ -154,19 +161,19 @@ class Exchange:
         if mask is None:
             self._masks.check_seat(request.run, seats_of(request, study, plan))
         self._check_budget(study, step)
-        cohort = eligible(self._site, study, step, int(self._clock()))
+        now = int(self._clock())
+        cohort = eligible(self._site, study, step, now)
         if step.masked and len(cohort.rows) > COHORT_SLACK * plan.planned[self._site.name]:
             raise GenopactError("RANGE_EXCEEDED", "far more patients than this site planned with")
-        model_in = canonical.digest(admitted.model)
-        durable.replace(self._seen(record.run, model_in), admitted.model)
-        position = {"round": request.round, "attempt": request.attempt, "model_in": model_in, "reply": None}
+        seen = self._seen(record.run, admitted.model_in)
+        durable.replace(seen, admitted.model)
+        position = {"round": request.round, "attempt": request.attempt, "model_in": admitted.model_in, "reply": None}
         record = self._runs.put(record.model_copy(update=position | {"taken": (*record.taken, step.index)}))
         for old in self._runs.folder(record.run).glob("seen-*"):
-            if old != self._seen(record.run, model_in):
+            if old != seen:
                 old.unlink()
-        day = int(self._clock()) // 86_400
         address = study.hash, request.run, request.round, request.attempt
-        sequence = self._site.ledger.reserve(*address, step.fact, cohort.rows, day=day)
+        sequence = self._site.ledger.reserve(*address, step.fact, cohort.rows, day=now // DAY_S)
         intent, proof = self._log_intent(admitted, step, cohort)
         released = self._released(plan, step, _model(admitted.model), cohort.table, mask)
         self._log_receipt(admitted, step, intent, released)
@@ -243,7 +250,7 @@ class Exchange:
             linked = (
                 isinstance(last, statements.Aggregate)
                 and (last.study, last.run, last.round) == (request.study, request.run, request.round - 1)
-                and last.model_out == canonical.digest(admitted.model)
+                and last.model_out == admitted.model_in
             )
             if linked and isinstance(last, statements.Aggregate):
                 linked = self._follows(admitted, record, plan, last)
@@ -282,7 +289,7 @@ class Exchange:
             **self._work(admitted, step),
             decision_root=opening.root(),
             ledger_root=self._site.ledger.head,
-            model_in=canonical.digest(admitted.model),
+            model_in=admitted.model_in,
             mechanism=step.fact,
             nonce=request.nonce,
         )

@@ -4,13 +4,12 @@ A patient's gradient is residual * (x, 1), so its norm is |residual| * sqrt(|x|^
 allele frequencies are folded into the weights: x = (dosage - 2p) / sqrt(2p(1 - p)), zero where the genotype is missing.
 """
 
-from collections.abc import Callable
-from functools import cache
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genopact_shared.compiled import compiled
 from genopact_shared.recipes.protocol import Floats
 
 Bytes = NDArray[np.uint8]
@@ -73,7 +72,7 @@ class PackedGenotypes:
         for row, codes in enumerate(rows):
             self._starts[row + 1] = self._starts[row] + np.bitwise_count(codes & ~(codes >> 1) & FIELDS).sum()
         self._missing = np.empty(self._starts[-1], np.uint32)
-        _compiled(_read)(np.ascontiguousarray(rows), squares, self._dosages, self.norms, self._missing)
+        compiled(_read, reassociate=True)(np.ascontiguousarray(rows), squares, self._dosages, self.norms, self._missing)
         self.norms = np.sqrt(self.norms)
 
     def clipped_sum(
@@ -109,9 +108,9 @@ class PackedGenotypes:
         total, unseen = np.zeros((4, self._dosages.shape[1])), np.zeros(m)
         for first in range(0, n, GROUP):
             part, sums = slice(first, first + GROUP), np.zeros(total.shape, np.int32)
-            _compiled(_add_steps)(self._dosages, padded[part], steps[part], sums)
+            compiled(_add_steps, reassociate=True)(self._dosages, padded[part], steps[part], sums)
             total += sums
-        _compiled(_add_unseen)(padded, steps, self._starts, self._missing, unseen)
+        compiled(_add_unseen, reassociate=True)(padded, steps, self._starts, self._missing, unseen)
         unit, every = largest / STEPS, steps.sum(dtype=np.float64)
         moved = total.T.reshape(-1)[:m] - self._mean * (every - unseen)
         return LogisticSum(unit * moved / self._sd, float(unit * every), int((~finite).sum()))
@@ -122,10 +121,10 @@ class PackedGenotypes:
         with np.errstate(over="ignore"):
             table.reshape(-1)[: len(slopes)] = slopes
         margins = np.full(len(patients), intercept - centres.sum())
-        _compiled(_add_seen)(
+        compiled(_add_seen, reassociate=True)(
             self._dosages, patients, np.ascontiguousarray(table.T) * np.array(PLACES)[:, None], margins
         )
-        _compiled(_add_missing)(patients, self._starts, self._missing, centres, margins)
+        compiled(_add_missing, reassociate=True)(patients, self._starts, self._missing, centres, margins)
         return margins
 
 
@@ -195,11 +194,3 @@ def _add_unseen(patients: Indices, steps: Single, starts: Indices, missing: Miss
         step = np.float64(steps[i])
         for variant in missing[starts[patients[i]] : starts[patients[i] + 1]]:
             unseen[variant] += step
-
-
-@cache
-def _compiled(loop: Callable[..., None]) -> Callable[..., None]:
-    """A loop, compiled when first used. Nothing is cached on disk: numba would load it by unpickling."""
-    from numba import njit
-
-    return cast("Callable[..., None]", njit(fastmath={"reassoc", "contract", "nsz"})(loop))

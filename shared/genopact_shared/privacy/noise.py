@@ -6,13 +6,14 @@ sites add up to exactly the distribution that the accountant assumes.
 
 import math
 import os
-from collections.abc import Callable
-from functools import cache, lru_cache
-from typing import Any, cast
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from numpy.typing import NDArray
+
+from genopact_shared.compiled import compiled
 
 MAX_VARIANCE = 2.0**36
 TAIL_SIGMAS = 13.0
@@ -57,7 +58,7 @@ def skellam(variance: float, size: int) -> NDArray[np.int64]:
         raise ValueError(f"Expected 0 < variance <= 2^36, got {variance}")
     words = np.frombuffer(keystream(9 * size), dtype=np.uint8)
     values = np.empty(size, dtype=np.int64)
-    _compiled(_invert)(words[: 8 * size].view(np.uint64), words[8 * size :], *_thresholds(variance), values)
+    compiled(_invert)(words[: 8 * size].view(np.uint64), words[8 * size :], *_thresholds(variance), values)
     return values
 
 
@@ -89,7 +90,7 @@ def gaussian_into(out: NDArray[np.float64] | NDArray[np.float32], sd: float) -> 
     """
     if not 0 < sd < np.inf:
         raise ValueError(f"Expected a positive standard deviation, got {sd}")
-    stream, transform = _stream(), _compiled(_box_muller)
+    stream, transform = _stream(), compiled(_box_muller)
     zeros, buffer = memoryview(bytes(12 * PAIRS)), bytearray(12 * PAIRS)
     words = np.frombuffer(buffer, dtype=np.uint32)
     if len(out) % 2:
@@ -154,14 +155,6 @@ def _invert(
                 high = middle
         magnitude = len(thresholds) - low
         out[i] = magnitude if signs[i] & 1 else -magnitude
-
-
-@cache
-def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """A loop, compiled when first used. Nothing is cached on disk: numba would load it by unpickling."""
-    from numba import njit
-
-    return cast("Callable[..., Any]", njit(fastmath={"contract", "nsz"}, error_model="numpy")(loop))
 
 
 @lru_cache(maxsize=16)
