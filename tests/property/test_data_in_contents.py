@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from genopact_client.ingest.findings import ImportRefusedError
-from genopact_client.ingest.table import read_table
-from genopact_client.ingest.vcf import read_vcf
 from genopact_client.keyfile import KeyFile
 from genopact_client.store import Store
+from genopact_ingest.findings import ImportRefusedError
+from genopact_ingest.panel import read_vcf
+from genopact_ingest.table import read_table
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.protocol import Choice, Column, Dosage, Flag, Number, Table
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from genopact_client.ingest.findings import Finding, ImportRefusedError
-from genopact_client.ingest.table import Covariates, read_table
+from genopact_ingest.findings import Finding, ImportRefusedError
+from genopact_ingest.table import Covariates, read_table
 from genopact_shared.errors import CATALOGUE
 from genopact_shared.recipes.dose_features import SCHEMA
 

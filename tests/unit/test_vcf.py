@@ -7,8 +7,8 @@ from pathlib import Path
 import pysam
 import pytest
 
-from genopact_client.ingest.findings import ImportRefusedError
-from genopact_client.ingest.vcf import Calls, read_vcf
+from genopact_ingest.findings import ImportRefusedError
+from genopact_ingest.panel import Calls, read_vcf
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.dose_features import SCHEMA
 from genopact_shared.recipes.protocol import Dosage

@@ -5,8 +5,8 @@ from pathlib import Path
 import pysam
 import pytest
 
-from genopact_client.ingest.findings import ImportRefusedError
-from genopact_client.ingest.vcf import read_vcf
+from genopact_ingest.findings import ImportRefusedError
+from genopact_ingest.panel import read_vcf
 from genopact_shared.recipes.dose_features import SCHEMA
 from genopact_shared.recipes.protocol import Dosage
 from genopact_shared.variants import VARIANTS

@@ -36,7 +36,7 @@ def import_files(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and report, change nothing.")] = False,
 ) -> Answer:
     """Check covariates and genotypes and seal them, or list everything that is wrong with them and change nothing."""
-    from genopact_client.ingest.importer import Files, import_site
+    from genopact_client.commands.importing import Files, import_site
 
     done = import_site(Files(table, tuple(vcf or ()), build), _schema(site), site, dry_run=dry_run)
     follow = f"genopact-site consent import --home {site.home} consent.csv"

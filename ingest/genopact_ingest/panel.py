@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_client.ingest.findings import Fault, Finding, ImportRefusedError
+from genopact_ingest.findings import Fault, Finding, ImportRefusedError
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.protocol import Dosage
 from genopact_shared.variants import CONTIG_LENGTHS, VARIANTS, Build, Variant, complement

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_client.ingest.findings import Finding, ImportRefusedError
-from genopact_client.ingest.table import Covariates, read_table
-from genopact_client.ingest.vcf import Calls, read_vcf
 from genopact_client.site import Site
 from genopact_client.store.schema import facts
+from genopact_ingest.findings import Finding, ImportRefusedError
+from genopact_ingest.panel import Calls, read_vcf
+from genopact_ingest.table import Covariates, read_table
 from genopact_shared import __version__
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.protocol import Codes, Column, Dosage, Floats, Table

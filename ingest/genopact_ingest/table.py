@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genopact_client.ingest.findings import Fault, Finding, ImportRefusedError
+from genopact_ingest.findings import Fault, Finding, ImportRefusedError
 from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
 from genopact_shared.variants import complement
 

@@ -1,1 +1,0 @@
-"""From a hospital's files to the sealed store."""
