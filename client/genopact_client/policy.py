@@ -5,6 +5,7 @@ decides one of them otherwise does not load.
 """
 
 import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -37,24 +38,7 @@ Permission = Literal["GRU", "HMB", "DS", "POA"]
 SmallDelta = Annotated[str, StringConstraints(pattern=r"^0\.[0-9]{1,30}$")]
 Milli = Annotated[int, Field(ge=0, le=1_000_000)]
 
-REASONS: dict[str, str] = {
-    "permission": "This kind of research is not on the site's list.",
-    "disease": "A disease of the study is not on the site's list, or the study names none.",
-    "disease_unknown": "The ontology excerpt cannot tell if a disease is on the site's list; a person decides.",
-    "use": "One of the uses is not on the site's list.",
-    "organisation": "One of the organisation types is not on the site's list.",
-    "commercial": "The site takes no part in commercial studies.",
-    "region": "One of the regions is not on the site's list.",
-    "data": "One of the kinds of data is not on the site's list.",
-    "recipe": "The recipe, in this version, is not on the site's list.",
-    "mode": "The privacy mode is not on the site's list.",
-    "release": "The model would be released to more people than the site allows.",
-    "epsilon": "The study's epsilon lies above the site's limit for a study, a window or a patient's life.",
-    "delta": "The study's delta lies above the site's limit.",
-    "minimum_cohort": "The study would train on fewer patients of a site than this site requires.",
-    "minimum_honest": "The study counts on the noise of fewer honest sites than this site requires.",
-    "minimum_sites": "The study would go on with fewer sites than this site requires.",
-}
+REASONS: dict[str, str] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))["reasons"]
 
 
 class Request(Frozen):

@@ -120,19 +120,11 @@ def executor(folder: Path, runtime_port: str, seconds: str) -> None:
     executor.serve(settings, main, threading.Event())
 
 
-def fallback(folder: Path, name: str, port: str) -> None:
-    from genopact_client.link import executor
-
-    secret = (folder / "supernode.secret").read_bytes()
-    executor.run(executor.ExecutorConfig(f"127.0.0.1:{port}", secret, folder / name / "agent.sock"), threading.Event())
-
-
 ROLES: dict[str, Callable[..., None]] = {
     "superlink": superlink,
     "link": link,
     "agent": agent,
     "executor": executor,
-    "fallback": fallback,
 }
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """kill -9 of each process in the middle of an exchange: afterwards a new exchange succeeds with every site."""
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -150,24 +149,4 @@ def test_a_kill_costs_at_most_the_sites_own_reply(town: Town) -> None:
     begun = len(town.exchanges()) + 1
     until(lambda: [one for one in town.exchanges()[begun:] if one["sites"] == ["beta"]])
     town.start("link-alpha")
-    town.all_answer()
-
-
-def test_the_fallback_beside_a_stock_supernode_answers_the_same(town: Town) -> None:
-    """Our resident executor instead of our node; the SuperNode is Flower's own."""
-    secret, port = town.folder / "supernode.secret", str(free_port())
-    secret.write_bytes(b"s" * 32)
-    town.processes.stop("link-alpha")
-    command = [str(Path(sys.executable).parent / "flower-supernode"), "--superlink", f"127.0.0.1:{town.port}"]
-    command += ["--root-certificates", str(town.folder / "ca.pem"), "--isolation", "process", "--port", port]
-    command += ["--superexec-auth-secret-file", str(secret)]
-    command += ["--auth-supernode-private-key", str(town.folder / "alpha.key")]
-
-    def offline() -> bool:
-        with town.control() as control:
-            return not control.sites()[0].online
-
-    until(offline)
-    town.processes.command("supernode", command)
-    town.processes.start("fallback", "fallback", "alpha", port)
     town.all_answer()

@@ -2,6 +2,7 @@
 
 import hashlib
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,7 +76,8 @@ def show_card(
 @command(app, "vet", example="genopact-site vet")
 def vet() -> Answer:
     """Print what a hospital must vet: each file with its lines and hash, and the direct dependencies."""
-    listed = [entry for package in ("genopact_client", "genopact_shared") for entry in _sources(package)]
+    packages = [each for each in ("genopact_client", "genopact_shared", "genopact_ingest") if find_spec(each)]
+    listed = [entry for package in packages for entry in _sources(package)]
     distribution = next((name for name in reversed(DISTRIBUTIONS) if version(name)), "")
     needs = requirements(distribution) if distribution else {}
     lines = sum(entry["lines"] for entry in listed)
