@@ -5,7 +5,8 @@ kek                  key-encryption key, sealed under the passphrase
 keys/                identity and log keys, sealed under the key-encryption key
 keyfile  people.db   one key and one row a person
 consent.db           sealed consent records
-store/               sealed covariates and genotypes
+store/               sealed covariates
+genotypes/           sealed genotypes, a folder for each variant manifest
 ledger               sealed privacy ledger
 log/  private-log/   the exchanged log and the site's own
 policy.yaml          what this site agrees to at all
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from genopact_client import aead
 from genopact_client.consent.registry import Registry
+from genopact_client.genotypes import Genotypes
 from genopact_client.kek import create_kek, open_kek
 from genopact_client.keyfile import KeyFile
 from genopact_client.ledger import Ledger
@@ -125,8 +127,18 @@ class Site:
 
     @cached_property
     def store(self) -> Store:
-        """Covariates and genotypes; one process at a time."""
+        """Covariates; one process at a time."""
         return Store(self.home / "store", self.keyfile)
+
+    def genotypes(self, name: str) -> Genotypes:
+        """Sealed genotypes by name; one process at a time. STORE_MISSING."""
+        if Path(name).name != name:
+            raise GenopactError("STORE_MISSING", name)
+        return Genotypes(self.home / "genotypes" / name, self.keyfile)
+
+    def genotype_names(self) -> list[str]:
+        """The stores of genotypes."""
+        return sorted(path.parent.name for path in (self.home / "genotypes").glob("*/manifest.dsse"))
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -1,7 +1,8 @@
-"""A hospital's CSV of covariates, checked cell by cell against the recipe's schema.
+"""A hospital's table of covariates, checked cell by cell against the recipe's schema.
 
-UTF-8, comma separated, one header, one row for each person. Column `person` and the outcome are required, every other
-column of the schema may be absent. A header may state its unit, `height [cm]`. Missing values: an empty cell or NA.
+A .tsv is separated by tabs, a parquet file is known by its first bytes, all else is CSV; text is UTF-8. One header, one
+row for each person. Column `person` and the outcome are required, every other column of the schema may be absent. A
+header may state its unit, `height [cm]`. Missing values: an empty cell or NA; null or NaN in parquet.
 """
 
 import csv
@@ -10,8 +11,10 @@ import io
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +32,16 @@ _HEADER = re.compile(r"(?P<name>[^\[\]]+?)\s*(\[(?P<unit>[^\[\]]*)\])?")
 
 @dataclass(frozen=True, eq=False)
 class Covariates:
-    """A read file: patient numbers, their columns in the same order, SHA-256 of the file."""
+    """A read file: patient numbers, their columns in the same order, SHA-256, and counts of what was left out."""
 
     people: tuple[str, ...]
     table: Table
     digest: str
+    notes: Counter[str] = field(default_factory=Counter)
 
 
 def read_table(path: Path, schema: Sequence[Column]) -> Covariates:
-    """The covariates of a CSV file.
+    """The covariates of a CSV, TSV or parquet file; a parquet file's first row is row 2, as in the other two.
 
     Raises:
         ImportRefusedError: with every fault of the file; nothing is taken from a file with a fault.
@@ -57,23 +61,26 @@ def read_table(path: Path, schema: Sequence[Column]) -> Covariates:
             if column is None:
                 findings += _person(text, number, people)
             else:
-                cells[column.name].append(_cell(column, text, number, findings))
+                cells[column.name].append(cell(column, text, number, findings))
     if not people and not findings:
         findings.append(Finding("CSV_EMPTY"))
     if findings:
         raise ImportRefusedError(tuple(findings))
-    arrays = {column.name: _array(column, cells[column.name]) for column in columns if column is not None}
+    arrays = {column.name: array_of(column, cells[column.name]) for column in columns if column is not None}
     return Covariates(tuple(people), Table(arrays, len(people)), hashlib.sha256(data).hexdigest())
 
 
 def _rows(path: Path) -> tuple[bytes, list[list[str]]]:
     try:
         data = path.read_bytes()
+        if data.startswith(b"PAR1"):
+            return data, _parquet(data)
         text = data.decode("utf-8-sig")
         if "\0" in text:
             raise csv.Error
-        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter))
+    except (OSError, ValueError, csv.Error) as error:
         raise ImportRefusedError((Finding("CSV_UNREADABLE"),)) from error
     while rows and not rows[-1]:
         rows.pop()
@@ -82,9 +89,56 @@ def _rows(path: Path) -> tuple[bytes, list[list[str]]]:
     return data, rows
 
 
+def _parquet(data: bytes) -> list[list[str]]:
+    """The cells as a CSV would have them; pages with a checksum are checked."""
+    from pyarrow import BufferReader, types
+    from pyarrow.parquet import ParquetFile
+
+    with parquet_faults():
+        table = ParquetFile(BufferReader(data), page_checksum_verification=True).read()
+        names = table.column_names
+    kinds = (
+        types.is_string,
+        types.is_large_string,
+        types.is_integer,
+        types.is_floating,
+        types.is_boolean,
+        types.is_null,
+    )
+    foreign = []
+    for place, column in enumerate(table.columns, start=1):
+        kind = column.type.value_type if types.is_dictionary(column.type) else column.type
+        if not any(known(kind) for known in kinds):
+            foreign.append(Finding("COLUMN_TYPE", row=1, column=f"{place}"))
+    if foreign:
+        raise ImportRefusedError(tuple(foreign))
+    columns = [[_text(value) for value in column.to_pylist()] for column in table.columns]
+    return [names, *map(list, zip(*columns, strict=True))]
+
+
+@contextmanager
+def parquet_faults() -> Iterator[None]:
+    """Whatever is wrong inside a parquet file is one refusal."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (ArrowException, OSError, ValueError) as error:
+        raise ImportRefusedError((Finding("CSV_UNREADABLE"),)) from error
+
+
+def _text(value: str | float | None) -> str:
+    """A whole number loses its `.0`, which other programs add to a column with gaps."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool | float) and abs(value) < 2**53 and value == int(value):
+        return str(int(value))
+    return str(value)
+
+
 def _columns(header: list[str], schema: Sequence[Column], findings: list[Finding]) -> list[Column | None]:
     """The schema's column of each field, None for the person."""
-    if len(header) == 1 and re.search("[;\t]", header[0]):
+    if len(header) == 1 and re.search("[;,\t]", header[0]):
         findings.append(Finding("CSV_DELIMITER", row=1))
         return []
     declared = {column.name: column for column in schema}
@@ -115,7 +169,8 @@ def _person(text: str, number: int, people: dict[str, int]) -> list[Finding]:
     return [] if first == number else [Finding("PERSON_TWICE", f"(first in row {first})", number, PERSON)]
 
 
-def _cell(column: Column, text: str, number: int, findings: list[Finding]) -> float:
+def cell(column: Column, text: str, number: int, findings: list[Finding]) -> float:
+    """The value of a cell in row `number`, as in a Table; a fault is appended to the findings."""
     missing = math.nan if isinstance(column, Number) else -1
     if text in _MISSING:
         return missing
@@ -126,7 +181,8 @@ def _cell(column: Column, text: str, number: int, findings: list[Finding]) -> fl
         return missing
 
 
-def _array(column: Column, values: list[float]) -> Floats | Codes:
+def array_of(column: Column, values: list[float]) -> Floats | Codes:
+    """(n,) in the dtype that a Table has for the column."""
     return np.array(values, np.float64) if isinstance(column, Number) else np.array(values, np.int8)
 
 

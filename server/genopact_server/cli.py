@@ -9,13 +9,14 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import typer
 
-from genopact_server.commands import audit, coordinator, demo, study
+from genopact_server.commands import audit, coordinator, demo, manifest, study
 from genopact_shared import terminal
 
 HELP = "Train disease-risk and drug-response models across hospitals; data and consent stay in each building."
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 app.add_typer(study.app, name="study")
 app.add_typer(coordinator.app, name="coordinator")
+app.add_typer(manifest.app, name="manifest")
 app.add_typer(audit.app, name="audit")
 demo.register(app)
 

@@ -11,8 +11,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from functools import update_wrapper
@@ -22,6 +22,7 @@ import click
 import structlog
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
 from genopact_shared.errors import CATALOGUE, GenopactError
 
@@ -115,6 +116,14 @@ def human() -> Console:
 def working(text: str) -> AbstractContextManager[object]:
     """Show that something that may take more than a second goes on."""
     return Console(stderr=True).status(text)
+
+
+@contextmanager
+def bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar; call what it gives with how much more is done."""
+    with Progress(*Progress.get_default_columns(), console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda more: progress.advance(task, more)
 
 
 def _run(function: Callable[[], Answer], format_: Format, *, debug: bool) -> Exit:

@@ -15,9 +15,9 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
-def build(copy: Path, mtime: int) -> Path:
-    """Build the wheel from a copy of the sources whose files have this modification time."""
-    for part in ("client", "shared"):
+def build(copy: Path, mtime: int, dist: str = "client") -> Path:
+    """Build the wheel of a folder from a copy of the sources whose files have this modification time."""
+    for part in (dist, "shared"):
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "dist"))
     for path in copy.rglob("*"):
         os.utime(path, (mtime, mtime))
@@ -29,7 +29,7 @@ def build(copy: Path, mtime: int) -> Path:
         "--no-isolation",
         "--outdir",
         str(copy / "out"),
-        str(copy / "client"),
+        str(copy / dist),
     ]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = (copy / "out").glob("*.whl")
@@ -62,7 +62,7 @@ def imports(wheel: Path, folder: Path) -> dict[str, bool]:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     code = "import importlib.util as u, json; print(json.dumps({n: u.find_spec(n) is not None for n in %r}))"
-    packages = ["genopact_client", "genopact_shared", "genopact_server"]
+    packages = ["genopact_client", "genopact_shared", "genopact_server", "genopact_ingest"]
     done = subprocess.run(
         [folder / "bin/python", "-I", "-c", code % packages], check=True, capture_output=True, text=True
     )
@@ -77,12 +77,14 @@ def main() -> dict[str, Any]:
         wheels = [build(folder / str(index), 1_700_000_000 + 86_400 * index) for index in range(2)]
         digests = [hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in wheels]
         found = imports(wheels[0], folder / "venv")
+        importing = build(folder / "importing", 1_700_000_000, "ingest")
         parts = {
             "same hash from two builds": len(set(digests)) == 1,
             "client and shared only": names(wheels[0]) == {"genopact_client", "genopact_shared"},
             "every file and no other": sources(wheels[0]) == expected(),
             "import genopact_server fails": found
-            == {"genopact_client": True, "genopact_shared": True, "genopact_server": False},
+            == {"genopact_client": True, "genopact_shared": True, "genopact_server": False, "genopact_ingest": False},
+            "the importing room's wheel holds that room only": names(importing) == {"genopact_ingest"},
         }
     return {
         "value": int(all(parts.values())),

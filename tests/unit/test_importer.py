@@ -7,11 +7,11 @@ from typing import cast
 import numpy as np
 import pytest
 
-from genopact_client.commands.importing import Files, import_site
 from genopact_client.keyfile import KeyFile
 from genopact_client.people import People
 from genopact_client.site import Site
 from genopact_client.store import Store
+from genopact_ingest.commands.covariates import Files, import_site
 from genopact_ingest.findings import ImportRefusedError
 from genopact_server.demo.cohort import HOSPITALS, Hospital, write_site
 from genopact_shared import durable

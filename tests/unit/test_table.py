@@ -1,14 +1,27 @@
 """Reading a hospital's table."""
 
+import csv
+import datetime as dt
+import io
 import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
+from genopact_ingest.fhir import read_fhir
 from genopact_ingest.findings import Finding, ImportRefusedError
+from genopact_ingest.omics import read_matrix
+from genopact_ingest.plink import PlinkFile
 from genopact_ingest.table import Covariates, read_table
 from genopact_shared.errors import CATALOGUE
 from genopact_shared.recipes.dose_features import SCHEMA
+from genopact_shared.recipes.protocol import Choice, Column, Dosage, Flag, Number
+from tests.unit.harmonisers import Every, dosages
 
 GOOD = """\
 person,age_decade,height_cm [cm],sex,race,smoker,vkorc1_1639,weekly_dose_mg
@@ -144,3 +157,176 @@ def test_a_finding_reads_as_a_sentence() -> None:
         "VALUE_RANGE at row 7, column height_cm: A value lies outside the recipe's range. (expected 1 to 2 cm) -> "
         "Check the value and its unit; leave unknown values empty."
     )
+
+
+def tsv(content: str) -> str:
+    return "".join("\t".join(row) + "\n" for row in csv.reader(io.StringIO(content)))
+
+
+def same(first: Covariates, second: Covariates) -> None:
+    assert first.people == second.people
+    assert first.table.columns.keys() == second.table.columns.keys()
+    for name, values in first.table.columns.items():
+        np.testing.assert_array_equal(values, second.table.columns[name])
+
+
+def test_a_tsv_says_what_the_csv_says(tmp_path: Path) -> None:
+    path = tmp_path / "covariates.tsv"
+    path.write_text(tsv(GOOD))
+    same(read_table(path, SCHEMA), read(tmp_path, GOOD))
+    path.write_text(GOOD)
+    with pytest.raises(ImportRefusedError, match="CSV_DELIMITER"):
+        read_table(path, SCHEMA)
+    path.write_text(tsv(GOOD).replace("171.5", "1.715"))
+    with pytest.raises(ImportRefusedError, match="VALUE_RANGE at row 2, column height_cm"):
+        read_table(path, SCHEMA)
+
+
+COLUMNS: dict[str, Sequence[object]] = {
+    "person": ["MRN-1", "MRN-2", "MRN-3"],
+    "age_decade": [6.0, None, 0.0],
+    "height_cm [cm]": [171.5, math.nan, 160.0],
+    "sex": ["female", "male", None],
+    "race": ["White", "Asian", "Black or African American"],
+    "smoker": [False, True, True],
+    "vkorc1_1639": [1.0, 2.0, 0.0],
+    "weekly_dose_mg": [28.0, 17.5, None],
+}
+
+
+def write_parquet(tmp_path: Path, changed: dict[str, object] | None = None) -> Path:
+    arrays = {name: pa.array(values) for name, values in COLUMNS.items()} | (changed or {})
+    path = tmp_path / "covariates.parquet"
+    parquet.write_table(pa.table(arrays), path, write_page_checksum=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"sex": pa.array(COLUMNS["sex"]).dictionary_encode()},
+        {"age_decade": pa.array([6, None, 0], pa.int8())},
+        {"vkorc1_1639": pa.array(["A/G", "T|T", "0"])},
+        {"height_cm [cm]": pa.array(["171.5", "NA", "1.6e2"], pa.large_string())},
+        {"smoker": pa.array([0.0, 1.0, 1.0], pa.float32())},
+        {"rifampin": pa.nulls(3)},
+    ],
+    ids=lambda changed: "".join(changed) or "as it is",
+)
+def test_a_parquet_file_says_what_the_csv_says(tmp_path: Path, changed: dict[str, object]) -> None:
+    found = read_table(write_parquet(tmp_path, changed), SCHEMA)
+    wanted = read(tmp_path, GOOD)
+    assert found.table.codes("rifampin").tolist() == [-1, -1, -1]
+    columns = {name: values for name, values in found.table.columns.items() if name != "rifampin"}
+    same(Covariates(found.people, type(found.table)(columns, 3), ""), wanted)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"age_decade": pa.array([6, None, 12])}, ("VALUE_RANGE", 4, "age_decade")),
+        ({"age_decade": pa.array([6, None, math.inf])}, ("NUMBER_INVALID", 4, "age_decade")),
+        ({"vkorc1_1639": pa.array([0.5, 1.0, 2.0])}, ("ALLELE_UNKNOWN", 2, "vkorc1_1639")),
+        ({"smoker": pa.array([0, 2, 1])}, ("LEVEL_UNKNOWN", 3, "smoker")),
+        ({"person": pa.array([7, 8, 7])}, ("PERSON_TWICE", 4, "person")),
+        ({"person": pa.array([7, None, 9])}, ("PERSON_MISSING", 3, "person")),
+        ({"person": pa.array([b"a", b"b", b"c"])}, ("COLUMN_TYPE", 1, "1")),
+        ({"sex": pa.array([["female"], [], None])}, ("COLUMN_TYPE", 1, "4")),
+        ({"surname": pa.array([dt.date(1950, 1, 1)] * 3)}, ("COLUMN_TYPE", 1, "9")),
+        ({"surname": pa.array(["Doe", "Roe", "Poe"])}, ("COLUMN_UNKNOWN", 1, "9")),
+    ],
+)
+def test_faults_of_a_parquet_file_at_their_places(
+    tmp_path: Path, changed: dict[str, object], expected: tuple[str, int, str]
+) -> None:
+    with pytest.raises(ImportRefusedError) as caught:
+        read_table(write_parquet(tmp_path, changed), SCHEMA)
+    assert [(finding.code, finding.row, finding.column) for finding in caught.value.findings] == [expected]
+    assert "Doe" not in str(caught.value)
+
+
+def test_a_number_too_large_for_a_float_is_no_person(tmp_path: Path) -> None:
+    """9007199254740993 would become its neighbour; a float that large is not written as a whole number."""
+    path = write_parquet(tmp_path, {"person": pa.array([float(2**53), 1.0, 2.0])})
+    assert read_table(path, SCHEMA).people == ("9007199254740992.0", "1", "2")
+
+
+def test_a_damaged_parquet_file(tmp_path: Path) -> None:
+    """Pages with a checksum: cut anywhere it is refused, a flipped bit is refused or changes no value."""
+    path = write_parquet(tmp_path)
+    whole, wanted = path.read_bytes(), read_table(path, SCHEMA)
+    rng, refused = np.random.default_rng(0), 0
+    for at in range(0, len(whole), 3):
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        try:
+            found = read_table(path, SCHEMA)
+        except ImportRefusedError:
+            refused += 1
+        else:
+            same(found, wanted)
+        if at % 9 == 0:
+            path.write_bytes(whole[:at])
+            with pytest.raises(ImportRefusedError):
+                read_table(path, SCHEMA)
+    assert refused > len(whole) // 12
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "input-files.md").read_text("utf-8")
+
+
+def example(form: str) -> str:
+    """The page's only block of a form."""
+    (block,) = re.findall(rf"^```{form}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    return str(block)
+
+
+def test_the_pages_table_is_read(tmp_path: Path) -> None:
+    table = read(tmp_path, example("csv")).table
+    assert read(tmp_path, example("csv")).people == ("MRN-1001", "MRN-1002", "MRN-1003")
+    assert table.codes("vkorc1_1639").tolist() == [1, 2, -1]
+    assert table.codes("cyp2c9_3").tolist() == [0, 1, 1]
+    assert table.codes("race").tolist() == [0, 1, 3]
+
+
+@pytest.mark.parametrize("column", SCHEMA, ids=lambda column: column.name)
+def test_the_page_has_every_column(column: Column) -> None:
+    """With its range and unit, its levels, or its alleles."""
+    (said,) = re.findall(rf"^\| `{column.name}` \| (.*) \|$", PAGE, re.MULTILINE)
+    match column:
+        case Number(unit=unit, low=low, high=high):
+            assert said.startswith(f"{low:g} to {high:g} {unit}")
+        case Choice(levels=levels):
+            assert said == ", ".join(levels)
+        case Dosage(effect=effect, other=other, rsid=rsid):
+            assert said.startswith(f"copies of {effect} at {rsid} (other allele {other})")
+        case Flag():
+            assert said.startswith("yes or no")
+
+
+def test_the_pages_codes_exist() -> None:
+    codes = re.findall(r"^\| (`[A-Z_`, ]+`) \|", PAGE, re.MULTILINE)
+    assert len(codes) > 20
+    assert {code.strip("`") for row in codes for code in row.split(", ")} <= CATALOGUE.keys()
+
+
+def test_the_pages_other_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "mapping.toml").write_text(example("toml"))
+    (tmp_path / "export.ndjson").write_text(example("json"))
+    found = read_fhir([tmp_path / "export.ndjson"], tmp_path / "mapping.toml", SCHEMA)
+    assert (found.people, found.notes) == (("MRN-1001",), {})
+    assert found.table.number("age_decade").tolist() == [6]
+    assert found.table.number("height_cm").tolist() == [171.5]
+    assert found.table.codes("sex").tolist() == [0]
+    (tmp_path / "matrix.tsv").write_text(example("tsv"))
+    matrix = read_matrix(tmp_path / "matrix.tsv", ["EGFR", "TP53"], people="rows", bounds=(0, 20))
+    assert matrix.values.tolist() == [[7, 5.25], [6.5, 4.75]]
+    for suffix in ("bim", "fam"):
+        (tmp_path / f"x.{suffix}").write_text(example(suffix))
+    (tmp_path / "x.bed").write_bytes(b"\x6c\x1b\x01\x38\x0b")  # from the last person's two bits to the first's
+    file, every = PlinkFile(tmp_path / "x.bed"), Every()
+    assert dosages(file, every).tolist() == [[2, 1, 0], [0, 1, 2]]
+    assert file.samples == ("MRN-1001", "MRN-1002", "MRN-1003")
+    assert [record[:4] for record in every.seen] == [("16", 31096368, "C", ("T",)), ("10", 94942290, "C", ("T",))]

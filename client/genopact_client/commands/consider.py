@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from genopact_client.commands.opening import HOME, Home, confirmed, opened
 from genopact_client.sheet import sheet
 from genopact_client.site import Site
-from genopact_client.store import manifest
+from genopact_client.store.manifest import Manifest
 from genopact_shared import durable, statements
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
@@ -91,5 +91,5 @@ def _planned(site: Site, study: Study, wanted: int | None) -> int:
 
 def rows_of(site: Site) -> NDArray[np.int64]:
     """Who has a record and a key, from the manifest alone: the agent may hold the store. (n,)"""
-    rows = np.flatnonzero(manifest.load(site.home / "store", site.keyfile).version_of_rows())
+    rows = np.flatnonzero(Manifest.load(site.home / "store", site.keyfile).version_of_rows())
     return rows[site.keyfile.alive(rows)]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genopact_client.commands.data import row_of
+from genopact_client.commands.decisions import row_of
 from genopact_client.commands.opening import HOME, Home, opened
 from genopact_client.copies import ledger_copy, log_copy, logged
 from genopact_client.ledger import DAY_S

@@ -5,12 +5,13 @@ import json
 from pydantic import ValidationError
 
 from genopact_shared.errors import GenopactError
+from genopact_shared.recipes.cohort_summary import COHORT_SUMMARY
 from genopact_shared.recipes.dose import DOSE
 from genopact_shared.recipes.dose_net import DOSE_NET
 from genopact_shared.recipes.protocol import NetRecipe, SumRecipe
 from genopact_shared.study import Frozen, RecipeChoice, Study, explain
 
-RECIPES: dict[str, SumRecipe] = {DOSE.name: DOSE}
+RECIPES: dict[str, SumRecipe] = {recipe.name: recipe for recipe in (DOSE, COHORT_SUMMARY)}
 NETWORKS: dict[str, NetRecipe] = {DOSE_NET.name: DOSE_NET}
 
 

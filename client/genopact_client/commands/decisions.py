@@ -1,4 +1,4 @@
-"""import and consent: what comes into the site, and what patients decide about it."""
+"""consent: what patients decide."""
 
 import datetime as dt
 import sys
@@ -7,40 +7,19 @@ from typing import Annotated
 
 import typer
 
-from genopact_client.commands.opening import confirmed, opened, schemas
+from genopact_client.commands.opening import confirmed, opened
 from genopact_client.consent.importers import import_csv
 from genopact_client.consent.match import REASONS
 from genopact_client.consent.record import Scope
 from genopact_client.site import Site
-from genopact_client.store.schema import facts
 from genopact_shared.errors import GenopactError
-from genopact_shared.recipes.protocol import Column
 from genopact_shared.study import load_study
 from genopact_shared.terminal import Answer, command, working
-from genopact_shared.variants import Build
 
 Person = Annotated[str, typer.Argument(help="The hospital's patient number; - reads it from standard input.")]
 
 
-app = typer.Typer()
 consent = typer.Typer(name="consent", help="What patients decided.", no_args_is_help=True)
-
-
-@command(app, "import", example="genopact-site import --table covariates.csv --vcf genotypes.vcf.gz", room=opened)
-def import_files(
-    site: Site,
-    *,
-    table: Annotated[Path, typer.Option(help="CSV, one row for each person.")],
-    vcf: Annotated[list[Path] | None, typer.Option(help="VCF; repeat it for several.")] = None,
-    build: Annotated[Build | None, typer.Option(help="Default: by the contig lengths of the VCF.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and report, change nothing.")] = False,
-) -> Answer:
-    """Check covariates and genotypes and seal them, or list everything that is wrong with them and change nothing."""
-    from genopact_client.commands.importing import Files, import_site
-
-    done = import_site(Files(table, tuple(vcf or ()), build), _schema(site), site, dry_run=dry_run)
-    follow = f"genopact-site consent import --home {site.home} consent.csv"
-    return Answer(vars(done), list(done.lines()), "" if dry_run else follow)
 
 
 @command(consent, "import", example="genopact-site consent import consent.csv", room=opened)
@@ -80,11 +59,12 @@ def erase(
     confirmed("Destroy this person's keys for good?", yes=yes)
     row = row_of(site, person)
     site.registry.erase(row)
-    try:
-        site.store.erase(row)
-    except GenopactError as error:
-        if error.code not in {"STORE_LOCKED", "ROW_UNKNOWN"}:
-            raise
+    for name in ("", *site.genotype_names()):
+        try:
+            (site.genotypes(name) if name else site.store).erase(row)
+        except GenopactError as error:
+            if error.code not in {"STORE_LOCKED", "ROW_UNKNOWN"}:
+                raise
     return Answer(
         {"scope": "erase"}, ["Erased: the keys are destroyed here. Destroy older copies of the key file, too."]
     )
@@ -108,15 +88,6 @@ def status(
         text.append(f"{each.name}: {permitted} of {found.size} enrolled people permit it today")
         text += [f"  {count:7}  {REASONS.get(code, code)} ({code})" for code, count in reasons.items()]
     return Answer({"studies": counts}, text)
-
-
-def _schema(site: Site) -> tuple[Column, ...]:
-    """The installed schema for which the store was created."""
-    columns = site.store.manifest()["columns"]
-    for schema in schemas().values():
-        if list(facts(schema)) == columns:
-            return schema
-    raise GenopactError("RECIPE_UNKNOWN", "the store was created for a recipe that is not installed")
 
 
 def row_of(site: Site, person: str) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from genopact_client.commands.opening import schemas
 from genopact_client.site import Site
 from genopact_client.store.schema import facts
 from genopact_ingest.findings import Finding, ImportRefusedError
@@ -136,3 +137,12 @@ def _seal(covariates: Covariates, calls: Sequence[Calls], table: Table, site: Si
 
 def _known(values: NDArray[np.generic]) -> int:
     return int(np.isfinite(values).sum() if values.dtype == np.float64 else (values.astype(np.int8) >= 0).sum())
+
+
+def schema_of(site: Site) -> tuple[Column, ...]:
+    """The installed schema for which the store was created."""
+    columns = site.store.manifest()["columns"]
+    for schema in schemas().values():
+        if list(facts(schema)) == columns:
+            return schema
+    raise GenopactError("RECIPE_UNKNOWN", "the store was created for a recipe that is not installed")

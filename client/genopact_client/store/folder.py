@@ -1,0 +1,118 @@
+"""A locked folder of sealed records under a signed manifest: what every store is."""
+
+import os
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genopact_client.keyfile import KeyFile
+from genopact_client.store.manifest import Signed, runs
+from genopact_shared import durable
+from genopact_shared.errors import GenopactError
+
+Rows = NDArray[np.int64]
+M = TypeVar("M", bound=Signed)
+
+
+class Folder(Generic[M]):
+    """The rows of one site's people, held by one process at a time.
+
+    Assumptions:
+        The whole folder put back to an earlier day together with its key file is not noticed here, only by the log.
+    """
+
+    _kind: type[M]
+
+    def __init__(self, path: Path, keyfile: KeyFile) -> None:
+        """Open and lock the store in folder `path`, and finish what a crash has left.
+
+        Raises:
+            GenopactError: STORE_MISSING, STORE_LOCKED, SIGNATURE_INVALID, STORE_INVALID, KEYFILE_ROLLED_BACK.
+        """
+        self.path, self.keyfile = path, keyfile
+        if not path.is_dir():
+            raise GenopactError("STORE_MISSING", str(path))
+        self._unlock = weakref.finalize(self, os.close, durable.take_lock(path / "lock", "STORE_LOCKED"))
+        try:
+            self._adopt(self._kind.load(path, keyfile))
+            if keyfile.epoch < self.signed.key_epoch:
+                raise GenopactError("KEYFILE_ROLLED_BACK", "the store has seen a newer key file")
+            for file, size in self._records():
+                if not file.is_file() or file.stat().st_size != len(self._versions) * size:
+                    raise GenopactError("STORE_INVALID", "a record file is missing or cut off")
+            self._tidy()
+        except GenopactError:
+            self.close()
+            raise
+
+    @staticmethod
+    def _found(path: Path, keyfile: KeyFile, first: Signed) -> None:
+        if (path / "manifest.dsse").exists():
+            raise GenopactError("STORE_EXISTS", str(path))
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        first.save(path, keyfile)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._unlock()
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest's facts as JSON."""
+        return self.signed.facts()
+
+    def rows(self) -> Rows:
+        """The rows that have a record and a key, ascending. (n,) int64."""
+        present = np.flatnonzero(self._versions)
+        return present[self.keyfile.alive(present)]
+
+    def erase(self, row: int) -> None:
+        """Forget one person: first in the manifest, then the bytes. Call `KeyFile.erase` first.
+
+        Raises:
+            GenopactError: ROW_UNKNOWN for a row that never had a record.
+        """
+        if not 0 <= row < len(self._versions):
+            raise GenopactError("ROW_UNKNOWN")
+        versions = self._versions.copy()
+        versions[row] = 0
+        self._commit(versions=runs(versions.tolist()))
+
+    def _adopt(self, manifest: M) -> None:
+        self.signed, self._versions = manifest, manifest.version_of_rows()
+
+    def _commit(self, **changes: Any) -> None:
+        """Replace the manifest, and remove what no longer counts."""
+        manifest = self.signed.model_copy(update={**changes, "key_epoch": self.keyfile.epoch})
+        manifest.save(self.path, self.keyfile)
+        self._adopt(manifest)
+        self._tidy()
+
+    def _records(self) -> Iterable[tuple[Path, int]]:
+        """The files that count, with the size of a record in each."""
+        raise NotImplementedError
+
+    def _strays(self) -> Iterable[Path]:
+        """Record files that do not count."""
+        raise NotImplementedError
+
+    def _tidy(self) -> None:
+        """Finish what a crash may have left: remove record files that do not count, zero records that were erased."""
+        for stray in self._strays():
+            stray.unlink()
+        gone = np.flatnonzero(self._versions == 0).tolist()
+        for path, size in self._records() if gone else ():
+            with path.open("r+b") as file:
+                for row in gone:
+                    if any(os.pread(file.fileno(), size, row * size)):
+                        os.pwrite(file.fileno(), bytes(size), row * size)
+                os.fsync(file.fileno())

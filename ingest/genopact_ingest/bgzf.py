@@ -1,0 +1,192 @@
+"""The inflated bytes of a local file: BGZF, gzip or plain text.
+
+A damaged or cut off file is a fault, never fewer or other bytes: each block's CRC32 and length are checked, BGZF ends
+with its end block and with nothing after it. Plain text and gzip cut between two members cannot show that they are cut;
+a line without its end does.
+Source: SAM specification (SAMtools/hts-specs) section 4.1; RFC 1952.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+from isal import isal_zlib
+
+from genopact_ingest.findings import Fault
+
+MAX_LINE = 256 << 20
+END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+_HEAD = END[:16]  # of every block; its size less one follows
+_BLOCK = 1 << 16  # a block's greatest size, inflated or not
+_GROUP = 32  # blocks a piece of work
+_READ = 1 << 20
+_ROOM = 1 << 18  # before the inflated bytes of a buffer, for the start of a line in the last one
+Chunk = tuple[bytes | bytearray, int, int]
+"""A buffer, and where its bytes start and end; what lies before these may be overwritten."""
+_DAMAGED = cast("type[Exception]", isal_zlib.error)  # isal's stub calls it an instance
+
+
+class Digest(Protocol):
+    """A running hash, such as hashlib.sha256()."""
+
+    def update(self, data: bytes, /) -> None:
+        """Takes more bytes."""
+        ...
+
+
+def blocks(path: Path, threads: int = 2, digest: Digest | None = None) -> Generator[memoryview]:
+    """The file's inflated bytes in order, each chunk valid until the next one is asked for.
+
+    Args:
+        path: a local regular file.
+        threads: that inflate BGZF.
+        digest: takes the file's own bytes in passing.
+
+    Raises:
+        Fault: VCF_UNREADABLE, VCF_TRUNCATED, VCF_CORRUPT.
+    """
+    with closing(_chunks(path, threads, digest or hashlib.sha256())) as chunks:
+        for buffer, start, end in chunks:
+            yield memoryview(buffer)[start:end].toreadonly()
+
+
+def lines(path: Path, threads: int = 2, digest: Digest | None = None) -> Generator[memoryview]:
+    """The same as chunks of whole lines, each chunk ending with a line feed.
+
+    Raises:
+        Fault: as of blocks and of whole_lines.
+    """
+    with closing(_chunks(path, threads, digest or hashlib.sha256())) as chunks:
+        yield from whole_lines(chunks)
+
+
+def whole_lines(chunks: Iterable[Chunk]) -> Generator[memoryview]:
+    """Chunks cut at the ends of lines.
+
+    Raises:
+        Fault: VCF_TRUNCATED if the last line has no end; VCF_LINE_LONG.
+    """
+    carry = b""
+    for chunk in chunks:
+        buffer, start, end = chunk
+        if isinstance(buffer, bytearray) and len(carry) <= start:
+            buffer[start - len(carry) : start] = carry
+            start -= len(carry)
+        else:
+            buffer = carry + buffer[start:end]
+            start, end = 0, len(buffer)
+        last = max(start, buffer.rfind(b"\n", start, end) + 1)
+        if last > start:
+            yield memoryview(buffer)[start:last].toreadonly()
+        carry = bytes(buffer[last:end])
+        if len(carry) > MAX_LINE:
+            raise Fault("VCF_LINE_LONG")
+    if carry:
+        raise Fault("VCF_TRUNCATED", "(the last line has no end)")
+
+
+def _chunks(path: Path, threads: int, digest: Digest) -> Generator[Chunk]:
+    try:
+        if not path.is_file():  # a pipe would block
+            raise Fault("VCF_UNREADABLE", "(not a regular local file)")
+        with path.open("rb") as file:
+            head = file.read(len(_HEAD))
+            file.seek(max(0, path.stat().st_size - len(END)))
+            whole = file.read() == END
+            file.seek(0)
+            if head == _HEAD:
+                yield from _bgzf(file, threads, digest)
+            elif whole:
+                raise Fault("VCF_CORRUPT", "(BGZF's end without its start)")
+            elif head[:1] == _HEAD[:1]:
+                yield from _gzip(file, digest)
+            else:
+                while data := file.read(_READ):
+                    digest.update(data)
+                    if b"\0" in data:
+                        raise Fault("VCF_UNREADABLE", "(neither text nor gzip)")
+                    yield data, 0, len(data)
+    except _DAMAGED as error:
+        raise Fault("VCF_CORRUPT") from error
+    except OSError as error:
+        raise Fault("VCF_UNREADABLE") from error
+
+
+def _bgzf(file: BinaryIO, threads: int, digest: Digest) -> Generator[Chunk]:
+    # Buffers go round: fresh memory would cost more than inflating into it.
+    free, jobs = list[bytearray](), deque[Future[tuple[bytearray, int, int]]]()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for group in _groups(file, digest):
+            jobs.append(pool.submit(_inflate, group, free.pop() if free else bytearray(_ROOM + _GROUP * _BLOCK)))
+            if len(jobs) > 2 * threads:
+                yield (chunk := jobs.popleft().result())
+                free.append(chunk[0])
+        while jobs:
+            yield jobs.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _groups(file: BinaryIO, digest: Digest) -> Iterator[list[memoryview]]:
+    """Blocks as they lie in the file, without the end block."""
+    data, group, ended = b"", list[memoryview](), False
+    while more := file.read(_READ):
+        digest.update(more)
+        data += more
+        view, at = memoryview(data), 0
+        while len(data) - at >= len(_HEAD) + 2:
+            if ended or data[at : at + len(_HEAD)] != _HEAD:
+                raise Fault("VCF_CORRUPT", "(bytes after the end block, or a damaged block)")
+            size = int.from_bytes(data[at + 16 : at + 18], "little") + 1
+            if at + size > len(data):
+                break
+            block = view[at : at + size]
+            ended = block == END
+            if not ended:
+                group.append(block)
+            if len(group) == _GROUP:
+                yield group
+                group = []
+            at += size
+        data = data[at:]
+    if ended and data:
+        raise Fault("VCF_CORRUPT", "(bytes after the end block)")
+    if not ended:
+        raise Fault("VCF_TRUNCATED")
+    if group:
+        yield group
+
+
+def _inflate(group: list[memoryview], out: bytearray) -> tuple[bytearray, int, int]:
+    view, end = memoryview(out), _ROOM
+    for block in group:
+        size = int.from_bytes(block[-4:], "little")
+        if not 0 < size <= _BLOCK:
+            raise Fault("VCF_CORRUPT")
+        # With a gzip wrapper isal checks CRC32 and length itself.
+        data = isal_zlib.decompress(block, wbits=31, bufsize=size)
+        if len(data) != size:  # the deflate stream ends before the block does
+            raise Fault("VCF_CORRUPT")
+        view[end : end + size] = data
+        end += size
+    return out, _ROOM, end
+
+
+def _gzip(file: BinaryIO, digest: Digest) -> Generator[Chunk]:
+    """Members one after another."""
+    member = None
+    while data := file.read(_BLOCK):  # a thousand times as much may come out at once
+        digest.update(data)
+        while data:
+            member = member or isal_zlib.decompressobj(wbits=31)
+            chunk = member.decompress(data)
+            if chunk:
+                yield chunk, 0, len(chunk)
+            data, member = (member.unused_data, None) if member.eof else (b"", member)
+    if member:
+        raise Fault("VCF_TRUNCATED")

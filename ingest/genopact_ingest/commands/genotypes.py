@@ -1,0 +1,231 @@
+"""genotypes: from a hospital's files to sealed rows, and what is done with these."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from genopact_client.commands.opening import opened
+from genopact_client.genotypes import Genotypes, Opened
+from genopact_client.genotypes.records import Plane
+from genopact_client.site import Site
+from genopact_shared import canonical, durable
+from genopact_shared import manifest as variants
+from genopact_shared.errors import GenopactError
+from genopact_shared.keys import VerifyKey
+from genopact_shared.manifest import VariantManifest
+from genopact_shared.terminal import Answer, bar, command, working
+
+if TYPE_CHECKING:
+    from genopact_ingest.source import Source
+
+CHUNK = 256
+"""People at a time."""
+Name = Annotated[str, typer.Argument(help="The store, as `genopact-site genotypes list` shows it.")]
+
+app = typer.Typer(name="genotypes", help="Sealed genotypes.", no_args_is_help=True)
+
+
+@dataclass(frozen=True)
+class GenotypeFiles:
+    """Files of the same people, and what they are imported for. `signer`: public key of the manifest's signer, hex."""
+
+    files: tuple[Path, ...]
+    manifest: Path
+    signer: str
+    reference: Path | None = None
+    array: bool = False
+    phases: bool = False
+    expected: bool = False
+
+
+def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answer:
+    """Check genotype files, harmonise them and seal a row for each person that this site knows.
+
+    An import that was cut short goes on after the last whole file when it is repeated.
+
+    Raises:
+        ImportRefusedError, GenopactError: nothing was changed.
+    """
+    from genopact_ingest.files import Harmonised, harmonised
+    from genopact_ingest.files import opened as source_of
+    from genopact_ingest.reference import Reference
+
+    features = variants.load(given.manifest, [VerifyKey.from_hex(given.signer)])
+    with working("Reading the files' heads"):
+        sources = [source_of(path, phases=given.phases, expected=given.expected) for path in given.files]
+        columns = _columns(site, sources)
+    found = Harmonised(np.zeros(len(features), np.bool_))
+    rows = columns[0][0]
+    with _store(site, features, given, dry_run=dry_run) as store:
+        rules = {"array": given.array, "phases": given.phases, "expected": given.expected}
+        about = {"files": [each.digest for each in sources], "reference": given.reference is not None, "rules": rules}
+        writer = store.writer(rows, canonical.digest_of(about)) if store else None
+        left = [at for at, each in enumerate(sources) if not writer or each.digest not in writer.finished]
+        stream = harmonised(
+            [sources[at] for at in left], features, Reference(given.reference) if given.reference else None,
+            lambda names: _sexes(site, names), found, array=given.array,
+        )  # fmt: skip
+        with bar("Variants", len(features)) as advance:
+            for at, called in stream:
+                of_rows = columns[left[at]][1]
+                if called is None:
+                    if writer:
+                        writer.clear(found.twice)
+                        writer.finish(sources[left[at]].digest)
+                    continue
+                advance(len(called.rows))
+                if writer:
+                    kept = (None if each is None else each[:, of_rows] for each in (called.expected, called.haplotypes))
+                    writer.add(called.rows, called.dosages[:, of_rows], *kept)
+        if writer:
+            with working("Sealing"):
+                writer.commit({"counts": dict(sorted(found.sites.items())), "reference": given.reference is not None})
+    data = {"people": len(rows), "strangers": len(sources[0].samples) - len(rows), "variants": len(features)}
+    data |= {"found": int(found.matched.sum()), "files": len(given.files), "read": len(left), "sealed": not dry_run}
+    counts = {"sites": found.sites, "records": found.records, "calls": found.calls}
+    text = [f"{data['people']} people; {data['strangers']} samples are nobody this site knows"]
+    text += [f"{data['found']} of {len(features)} variants of the manifest are in the {data['read']} files read"]
+    text += [f"  {n:9,}  {name.replace('_', ' ')}" for each in counts.values() for name, n in sorted(each.items()) if n]
+    text += ["dry run: nothing was changed"] if dry_run else []
+    follow = "" if dry_run else f"genopact-site genotypes quality --home {site.home} {_name(features)}"
+    return Answer(data | {name: dict(each) for name, each in counts.items()}, text, follow)
+
+
+@command(app, "list", example="genopact-site genotypes list", room=opened)
+def listed(site: Site) -> Answer:
+    """List the stores: rows, variants, imports."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in site.genotype_names():
+        with site.genotypes(name) as store:
+            kept = {"kind", "variants", "length", "planes", "generation", "provenance"}
+            found[name] = store.signed.model_dump(mode="json", include=kept) | {"people": len(store.rows())}
+    text = [f"{name}: {one['people']} people x {one['length']} variants, {one['kind']}" for name, one in found.items()]
+    return Answer({"stores": found}, text or ["No genotypes are sealed here."])
+
+
+@command(app, "verify", example="genopact-site genotypes verify cad-1", room=opened)
+def verify(site: Site, name: Name) -> Answer:
+    """Open every record and check that it is what was sealed."""
+    with site.genotypes(name) as store, working("Opening every record"):
+        counts = store.verify()
+    return Answer(counts, [f"{counts['records']} records of {counts['people']} people are whole"])
+
+
+@command(app, "export", example="genopact-site genotypes export cad-1 --out cad", room=opened)
+def export(
+    site: Site,
+    name: Name,
+    *,
+    out: Annotated[Path, typer.Option(help="Prefix of .bed, .bim and .fam.")],
+) -> Answer:
+    """Write a store's genotypes IN THE CLEAR as PLINK 1 files, people named by row numbers."""
+    with _opened(site, name) as rows, working("Writing"):
+        rows.export_bed(out)
+    return Answer({"people": len(rows)}, [f"{len(rows)} people in {out}.bed, .bim and .fam: genotypes in the clear"])
+
+
+@command(app, "quality", example="genopact-site genotypes quality cad-1 --batches batches.csv", room=opened)
+def quality(
+    site: Site,
+    name: Name,
+    *,
+    batches: Annotated[Path | None, typer.Option(help="CSV: person, then a column for array, platform, batch.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default: quality-NAME.html in the site's folder.")] = None,
+) -> Answer:
+    """Check call rates, heterozygosity, sexes, relatives and batches; the page with plots stays at the site."""
+    from genopact_ingest.counts import People
+    from genopact_ingest.quality import assess
+    from genopact_ingest.quality_page import page
+
+    target = out or site.home / f"quality-{name}.html"
+    with _opened(site, name) as rows, working("Counting"):
+        people = People(rows.rows, _recorded(site, rows.rows), batches=_labels(site, batches, rows.rows))
+        chunks = (rows.packed(np.arange(at, min(at + CHUNK, len(rows)))) for at in range(0, len(rows), CHUNK))
+        found = assess(chunks, rows.variants, people)
+        durable.replace(target, page(found, rows.variants, f"Quality of {name}").encode())
+    counts = {reason: int(flags.sum()) for reason, flags in found.person_flags.items()}
+    about = {f"variants {reason}": int(flags.sum()) for reason, flags in found.variant_flags.items()}
+    text = [f"{count:9,}  {reason.replace('_', ' ')}" for reason, count in (counts | about).items() if count]
+    return Answer({"people": counts, "variants": about, "page": str(target)}, [*text, f"Page: {target}"])
+
+
+def _name(features: VariantManifest) -> str:
+    return f"{features.name}-{features.version}"
+
+
+@contextmanager
+def _store(site: Site, features: VariantManifest, given: GenotypeFiles, *, dry_run: bool) -> Iterator[Genotypes | None]:
+    """The store of a manifest, made if it is the first time; None for a dry run."""
+    name = _name(features)
+    if dry_run:
+        yield None
+        return
+    if name not in site.genotype_names():
+        path = site.home / "genotypes" / name
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.replace(path / "variants.tsv", features.encode())
+        planes: list[Plane] = ["calls"]
+        planes += ["expected"] if given.expected else []
+        planes += ["haplotypes"] if given.phases else []
+        Genotypes.create(path, site.keyfile, features, site.store.manifest()["kind"], planes=planes).close()
+    with site.genotypes(name) as store:
+        if store.signed.variants != features.digest:
+            raise GenopactError("MANIFEST_INVALID", "the store was made for another one; give it another version")
+        yield store
+
+
+@contextmanager
+def _opened(site: Site, name: str) -> Iterator[Opened]:
+    """Everybody's genotypes, for this site's own eyes."""
+    with site.genotypes(name) as store:
+        features = variants.parse(durable.read(store.path / "variants.tsv", "MANIFEST_MISSING"))
+        rows = store.open(store.rows(), features, lambda: True)
+        try:
+            yield rows
+        finally:
+            rows.close()
+
+
+def _columns(site: Site, sources: "Sequence[Source]") -> list[tuple[NDArray[np.int64], NDArray[np.intp]]]:
+    """Of each source the rows of known people, the same everywhere, and the columns where they stand."""
+    columns = list[tuple[NDArray[np.int64], NDArray[np.intp]]]()
+    for source in sources:
+        rows = site.people.find(source.samples)
+        known = np.flatnonzero((rows >= 0) & site.keyfile.alive(rows))
+        order = known[np.argsort(rows[known])]
+        columns.append((rows[order], order))
+        if not len(order):
+            raise GenopactError("VCF_PEOPLE", "import the table of covariates first")
+        if not np.array_equal(rows[order], columns[0][0]):
+            raise GenopactError("GENOTYPES_PEOPLE")
+    return columns
+
+
+def _sexes(site: Site, samples: Sequence[str]) -> NDArray[np.int8]:
+    return _recorded(site, site.people.find(samples))
+
+
+def _recorded(site: Site, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+    """0 female, 1 male, -1 unknown, by the table of covariates."""
+    sexes = np.full(len(rows), -1, np.int8)
+    known = np.isin(rows, site.store.rows())
+    sexes[known] = site.store.table(rows[known]).codes("sex")
+    return sexes
+
+
+def _labels(site: Site, path: Path | None, rows: NDArray[np.int64]) -> dict[str, list[str]]:
+    if path is None:
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    known = site.people.find([line["person"] for line in lines])
+    of_row = dict(zip(known.tolist(), lines, strict=True))
+    columns = [name for name in lines[0] if name != "person"]
+    return {name: [of_row.get(row, {}).get(name, "") for row in rows.tolist()] for name in columns}

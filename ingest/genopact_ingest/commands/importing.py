@@ -1,0 +1,54 @@
+"""import: what a hospital has, checked and sealed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genopact_client.commands.opening import opened
+from genopact_client.site import Site
+from genopact_ingest.commands.covariates import Files, import_site, schema_of
+from genopact_ingest.commands.genotypes import GenotypeFiles, import_genotypes
+from genopact_shared.errors import GenopactError
+from genopact_shared.terminal import Answer, command
+from genopact_shared.variants import Build
+
+app = typer.Typer()
+EXAMPLE = (
+    "genopact-site import --table covariates.csv; "
+    "genopact-site import --manifest cad.tsv --signer 9a1f.. --reference GRCh38.fa chr1.vcf.gz chr2.vcf.gz"
+)
+
+
+@command(app, "import", example=EXAMPLE, room=opened)
+def import_files(
+    site: Site,
+    genotypes: Annotated[list[Path] | None, typer.Argument(help="VCF, BCF, .bed, .pgen or .bgen, one people.")] = None,
+    *,
+    table: Annotated[Path | None, typer.Option(help="CSV, TSV or parquet, one row for each person.")] = None,
+    vcf: Annotated[list[Path] | None, typer.Option(help="VCF of the recipe's own few variants; repeatable.")] = None,
+    build: Annotated[Build | None, typer.Option(help="Of --vcf; default: by its contig lengths.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Variants of the study, their signature beside it.")] = None,
+    signer: Annotated[str, typer.Option(help="Public key of whoever signed the manifest.")] = "",
+    reference: Annotated[Path | None, typer.Option(help="FASTA of the manifest's build.")] = None,
+    array: Annotated[bool, typer.Option("--array", help="Letters may be of either strand.")] = False,
+    phases: Annotated[bool, typer.Option("--phases", help="Keep haplotypes, too.")] = False,
+    expected: Annotated[bool, typer.Option("--expected", help="Keep imputed dosages, too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and report, change nothing.")] = False,
+) -> Answer:
+    """Check covariates and genotypes and seal them, or list everything that is wrong with them and change nothing.
+
+    The table comes first: genotypes are sealed for people whom the site knows.
+    """
+    if not (table or genotypes) or bool(genotypes) != bool(manifest and signer) or (vcf and not table):
+        raise GenopactError("USAGE", "give --table, or genotype files with --manifest and --signer")
+    data, text, follow = {}, list[str](), ""
+    if table:
+        done = import_site(Files(table, tuple(vcf or ()), build), schema_of(site), site, dry_run=dry_run)
+        data, text = dict(vars(done)), list(done.lines())
+        follow = f"genopact-site consent import --home {site.home} consent.csv"
+    if genotypes and manifest:
+        given = GenotypeFiles(tuple(genotypes), manifest, signer, reference, array, phases, expected)
+        answer = import_genotypes(site, given, dry_run=dry_run)
+        data, text, follow = data | {"genotypes": answer.data}, [*text, *answer.text], answer.next
+    return Answer(data, text, "" if dry_run else follow)

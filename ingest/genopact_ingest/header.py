@@ -1,0 +1,181 @@
+"""The header of a VCF: what it defines, and every rule that it breaks.
+
+Source: VCF 4.1-4.5 (SAMtools/hts-specs); what is a list there is a list in vcf.toml. 4.0 is read as 4.1.
+Tolerated, because call sets that hospitals hold have them: the definitions that vcf.toml names, one ID defined twice
+alike, header lines of other kinds in any form `##key=value`, contig names with `*` or `:` (GRCh38's HLA contigs).
+"""
+
+import re
+import tomllib
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, NamedTuple
+
+from genopact_ingest.findings import Fault, Finding
+
+RULES: dict[str, Any] = tomllib.loads(resources.files("genopact_ingest").joinpath("vcf.toml").read_text("utf-8"))
+_COLUMNS = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"]
+_FORMAT_LINE = re.compile(r"##fileformat=VCFv4\.([0-5])")
+_FIELD = re.compile(r'([^\s=,"<>]+)=("(?:[^"\\]|\\.)*"|\[[^\]]*\]|(?!["\[])[^,]*)(?:,|$)')
+_URL = re.compile(r"[a-z]+://(?:[^\s/@]+@)?(?!\d+[:/])[\w.-]+(?::\d+)?(?:/\S*)?|[^\s<>:]+|file:\S+")
+
+
+class Definition(NamedTuple):
+    """Of an INFO or FORMAT key; `value`: the name of its form in vcf.toml, "Flag", or "" for any."""
+
+    number: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a header says; `findings` holds what it breaks.
+
+    version: 5 for VCF 4.5.
+    contigs: length or None, in file order.
+    info, formats: definitions by key, reserved ones included.
+    samples: NFC, in file order; empty for a file of sites alone.
+    """
+
+    version: int = 1
+    contigs: dict[str, int | None] = field(default_factory=dict)
+    filters: frozenset[str] = frozenset()
+    info: dict[str, Definition] = field(default_factory=dict)
+    formats: dict[str, Definition] = field(default_factory=dict)
+    samples: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+
+def parse(lines: Sequence[str]) -> Header:
+    """The header of its lines (without line ends), the last of which is the #CHROM line."""
+    found = _Parser()
+    if not any(lines):
+        found.findings.append(Finding("VCF_HEADER", "(the file is empty)", 1, "fileformat"))
+        return found.header()
+    for number, line in enumerate(lines, 1):
+        try:
+            if number == 1:
+                found.version_line(line)
+            elif number == len(lines) and line.startswith("#CHROM"):
+                found.samples = _samples(line)
+            else:
+                found.meta_line(line)
+        except Fault as fault:
+            found.findings.append(fault.at(number))
+    if not lines[-1].startswith("#CHROM"):
+        found.findings.append(Finding("VCF_HEADER", "(no #CHROM line)", len(lines), "#CHROM"))
+    return found.header()
+
+
+def _samples(line: str) -> tuple[str, ...]:
+    names = line.split("\t")
+    if names[:9] != _COLUMNS[: len(names[:9])] or len(names) < 8:
+        raise Fault("VCF_HEADER", "(the #CHROM line has other columns)", "#CHROM")
+    if len(names) == 9:
+        raise Fault("VCF_NO_SAMPLES", column="#CHROM")
+    samples = tuple(unicodedata.normalize("NFC", name.strip()) for name in names[9:])
+    if len(set(samples)) != len(samples) or not all(samples):
+        raise Fault("VCF_SAMPLES", column="#CHROM")
+    return samples
+
+
+class _Parser:
+    """Takes a header line by line."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self.version = 1
+        self.samples: tuple[str, ...] = ()
+        self._kept: dict[tuple[str, str], dict[str, str]] = {}
+        self._load()
+
+    def _load(self) -> None:
+        """The rules of this version."""
+        self._lines: dict[str, dict[str, str]] = {}
+        self._reserved: dict[str, dict[str, list[str]]] = {"INFO": {}, "FORMAT": {}}
+        for version in map(str, range(1, self.version + 1)):
+            self._lines |= RULES["lines"].get(version, {})
+            for kind, keys in RULES["reserved"].get(version, {}).items():
+                self._reserved[kind] |= keys
+
+    def version_line(self, line: str) -> None:
+        match = _FORMAT_LINE.fullmatch(line)
+        if not match:
+            raise Fault("VCF_HEADER", "(the first line is ##fileformat=VCFv4.x)", "fileformat")
+        self.version = max(1, int(match[1]))
+        self._load()
+
+    def meta_line(self, line: str) -> None:
+        kind, equals, value = line.removeprefix("##").partition("=")
+        if not line.startswith("##") or not kind:
+            raise Fault("VCF_HEADER", "(a header line starts with ## and a key)", "##")
+        if not equals or not value:
+            raise Fault("VCF_HEADER", "(not of the form ##key=value)", kind if kind.isidentifier() else "##")
+        if kind in {"assembly", "pedigreeDB"} and not _URL.fullmatch(value):
+            raise Fault("VCF_HEADER", "(not a URL)", kind)
+        if kind == "fileformat":
+            raise Fault("VCF_HEADER", "(a second version)", kind)
+        if rule := self._lines.get(kind):
+            self._keep(kind, _fields(kind, value, rule, ordered=self.version < 4 and "Description" in rule))
+
+    def _keep(self, kind: str, fields: dict[str, str]) -> None:
+        key = fields.get("ID", "")
+        if kind in self._reserved and (reserved := self._reserved[kind].get(key)):
+            for name, expected in zip(("Number", "Type"), reserved, strict=False):
+                given = f"{key} {name}={fields[name]}"
+                if expected not in {"", fields[name]} and given not in RULES["tolerated"][kind]:
+                    raise Fault("VCF_HEADER", f"({name} is {expected} in the specification)", f"{kind}/{key}")
+        before = self._kept.setdefault((kind, key), fields)
+        both = [name for name in ("Number", "Type", "length") if name in before and name in fields]
+        if any(before[name] != fields[name] for name in both):
+            raise Fault("VCF_HEADER", "(defined twice, differently)", kind)
+
+    def header(self) -> Header:
+        """What the lines said."""
+        definitions = {kind: dict(self._definitions(kind)) for kind in ("INFO", "FORMAT")}
+        contigs = {key: fields.get("length") for (kind, key), fields in self._kept.items() if kind == "contig"}
+        return Header(
+            self.version,
+            {key: int(length) if length else None for key, length in contigs.items()},
+            frozenset(key for kind, key in self._kept if kind == "FILTER"),
+            definitions["INFO"],
+            definitions["FORMAT"],
+            self.samples,
+            tuple(self.findings),
+        )
+
+    def _definitions(self, kind: str) -> Iterator[tuple[str, Definition]]:
+        for key, (number, *forms) in self._reserved[kind].items():
+            yield key, Definition(number, forms[-1])
+        for (of, key), fields in self._kept.items():
+            if of == kind:
+                forms = self._reserved[kind].get(key, ["", ""])[1:]
+                narrower = forms[-1] if fields["Type"] in forms[:1] else fields["Type"]
+                yield key, Definition(fields["Number"].replace("-1", "."), narrower)
+
+
+def _fields(kind: str, value: str, rule: dict[str, str], *, ordered: bool) -> dict[str, str]:
+    """Of a structured line, checked."""
+    body, fields, at = value[1:-1], dict[str, str](), 0
+    while match := _FIELD.match(body, at):
+        if match[1] in fields:
+            raise Fault("VCF_HEADER", "(a field twice)", kind)
+        fields[match[1]], at = match[2], match.end()
+        if at == len(body):
+            break
+    if value[0] + value[-1] != "<>" or at != len(body) or not fields:
+        raise Fault("VCF_HEADER", "(not of the form <key=value,...>, or a quotation mark is not closed)", kind)
+    names = {name.rstrip("?"): name for name in rule if name != "*"}
+    for name, marked in names.items():
+        if name not in fields and name == marked:
+            raise Fault("VCF_HEADER", f"({name} is missing)", kind)
+    patterns = ((name, rule.get(names.get(name, "*"))) for name in fields)
+    if wrong := [name for name, pattern in patterns if pattern and not re.fullmatch(pattern, fields[name])]:
+        said = ", ".join(name if name in names else "a value" for name in wrong)
+        key = f"/{fields.get('ID')}" * (kind in {"INFO", "FORMAT"} and "ID" not in wrong)
+        raise Fault("VCF_HEADER", f"(malformed: {said})", kind + key)
+    if ordered and [name for name in fields if name in names] != [name for name in names if name in fields]:
+        raise Fault("VCF_HEADER", f"(the fields are in another order than {', '.join(names)})", kind)
+    return fields

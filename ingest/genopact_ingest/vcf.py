@@ -1,0 +1,263 @@
+"""A VCF or BCF as a source of dosages, in one pass over its lines.
+
+Text is BGZF, gzip or plain. A BCF's blocks are checked, then htslib writes it as text, in a process of its own. Records
+outside the FILTER allow-list are missing, and so are absent ones. Whether a manifest wants it or not, each line has its
+number of columns and each line of calls alone has well-formed calls; `checks` adds the rest of the specification. gVCF
+blocks refuse the file: a block is not a call.
+Limits: VCF 4.0-4.5 (SAMtools/hts-specs).
+"""
+
+import hashlib
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import cached_property, lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+import numpy as np
+
+from genopact_ingest import bgzf, genotypes
+from genopact_ingest.checks import Checks
+from genopact_ingest.findings import Fault, Finding, ImportRefusedError
+from genopact_ingest.genotypes import LineFault, Places
+from genopact_ingest.header import parse
+from genopact_ingest.source import Called, Harmoniser, Record
+
+_LETTERS = frozenset("ACGTacgt")
+_READ = 1 << 20
+_BLOCKS = frozenset({"<NON_REF>", "<*>"})
+_TO_TEXT = "import sys, pysam.bcftools as b; b.view('--no-version', '-Ov', '-o', '-', sys.argv[1], catch_stdout=False)"
+
+
+class _Hit(NamedTuple):
+    """A match: `line` in the chunk."""
+
+    line: int
+    row: int
+    allele: int
+    alts: tuple[str, ...]
+
+
+class VcfFile:
+    """A `Source`. A batch is what about 2 MB of text hold.
+
+    notes: counts of the last pass: records, not_pass, matched, and genotypes.TALLY of matched records.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        checks: Checks | None = None,
+        passed: frozenset[str] = frozenset({"PASS", "."}),
+        phases: bool = False,
+        expected: bool = False,
+    ) -> None:
+        """Reads the header.
+
+        Args:
+            path: a local regular file.
+            checks: takes every line of one pass; what it finds refuses the file.
+            passed: FILTER names; a record counts if all of its own are among them.
+            phases: `Called.haplotypes` is wanted.
+            expected: `Called.expected` is wanted, where the file has DS with one value for each ALT.
+
+        Raises:
+            ImportRefusedError: with the fault and its place.
+        """
+        self.notes = Counter[str]()
+        self._path, self._checks, self._passed, self._phases = path.absolute(), checks, passed, phases
+        try:
+            with closing(bgzf.blocks(self._path)) as blocks:
+                self._binary = bytes(next(blocks, memoryview(b""))[:3]) == b"BCF"
+            with closing(self._text(hashlib.sha256())) as text:
+                self._header, _ = _header(text)
+        except Fault as fault:
+            raise _refusal(fault, 1) from fault
+        header = checks.header(self._header) if checks else parse(self._header)
+        if header.findings:
+            raise ImportRefusedError(header.findings)
+        if not header.samples:
+            raise ImportRefusedError((Finding("VCF_NO_SAMPLES", row=len(self._header)),))
+        self.samples, self.contigs = header.samples, header.contigs
+        defined = header.formats.get("DS")
+        self._dosages = defined.number if expected and defined and defined.number in {"1", "A"} else ""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file's bytes."""
+        with self._path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def batches(self, harmoniser: Harmoniser) -> Iterator[Called]:
+        """As in `Source`. The file must not change between opening and the last batch: VCF_CHANGED."""
+        self.notes.clear()
+        digest, number = hashlib.sha256(), 1
+        try:
+            with closing(self._text(digest)) as text:
+                header, rest = _header(text)
+                if header != self._header:
+                    raise Fault("VCF_CHANGED")
+                number += len(header)
+                for chunk in chain([rest], text):
+                    places = genotypes.places(np.frombuffer(chunk, np.uint8), len(self.samples))
+                    if called := self._batch(chunk, places, number, harmoniser):
+                        yield called
+                    number += len(places.ends)
+            if self.__dict__.setdefault("digest", digest.hexdigest()) != digest.hexdigest():
+                raise Fault("VCF_CHANGED")
+        except Fault as fault:
+            raise _refusal(fault, number) from fault
+
+    def _text(self, digest: bgzf.Digest) -> Generator[memoryview]:
+        """Chunks of whole lines."""
+        if not self._binary:
+            yield from bgzf.lines(self._path, digest=digest)
+        else:
+            for _ in bgzf.blocks(self._path, digest=digest):
+                pass
+            with closing(_as_text(self._path)) as chunks:
+                yield from bgzf.whole_lines(chunks)
+
+    def _batch(self, chunk: memoryview, places: Places, number: int, harmoniser: Harmoniser) -> Called | None:
+        """The matched records of a chunk whose first line is line `number` of the file."""
+        records, lines, forms = list[Record](), list[int](), dict[int, str]()
+        for line, (text, plain) in enumerate(zip(places.text.split("\n"), places.plain.tolist(), strict=False)):
+            fields = text.split("\t")
+            chrom, pos, _, ref, alt, _, passed, _, form = fields
+            if self._checks:
+                self._checks.record(number + line, fields)
+            if "<" in alt and not _BLOCKS.isdisjoint(alt.split(",")):
+                raise LineFault(line, "VCF_GVCF")
+            if not (pos.isascii() and pos.isdigit() and len(pos) <= 10):
+                raise LineFault(line, "VCF_RECORD", "(POS)")
+            alts = _alts(alt)
+            if not plain:
+                forms[line] = form
+                self._look_at(line, number, form, chunk[places.cells[line] : places.ends[line] + 1], len(alts))
+            if passed in self._passed or self._passed.issuperset(passed.split(";")):
+                records.append(Record(chrom, int(pos), ref, alts))
+                lines.append(line)
+        if self._checks and self._checks.findings:
+            raise ImportRefusedError(self._checks.finish())
+        matches = harmoniser.match(records)
+        self.notes.update(
+            records=len(places.ends),
+            not_pass=len(places.ends) - len(records),
+            matched=len({match.record for match in matches}),
+        )
+        if not matches:
+            return None
+        hits = [_Hit(lines[record], row, allele, records[record].alts) for record, row, allele in matches]
+        return self._called(chunk, places, hits, forms)
+
+    def _look_at(self, line: int, number: int, form: str, cells: memoryview, alts: int) -> None:
+        """The cells of a line that is not plain."""
+        if form == "GT":
+            genotypes.calls(line, cells, np.zeros(alts + 1, np.int8), 1, len(self.samples))
+        elif self._checks:
+            self._checks.cells(number + line, form, cells[:-1], alts)
+
+    def _called(self, chunk: memoryview, places: Places, hits: list[_Hit], forms: dict[int, str]) -> Called:
+        """forms: FORMAT of the lines that are not plain."""
+        line, row, allele, absent = np.array([(*hit[:3], _absent(hit.alts)) for hit in hits], np.int64).T
+        shape, plain = (len(hits), len(self.samples)), places.plain[line] == 1
+        called = Called(
+            row,
+            np.empty(shape, np.int8),
+            np.full(shape, 255, np.uint8) if self._dosages else None,
+            np.empty(shape, np.uint8) if self._phases else None,
+            None if plain.all() else np.zeros(shape, np.bool_),
+        )
+        plan = np.stack([places.cells[line], np.arange(len(hits)), np.where(allele < 10, allele, 15), absent])[:, plain]
+        haplotypes = np.empty((0, 0), np.uint8) if called.haplotypes is None else called.haplotypes
+        self.notes["half_calls"] += genotypes.plain_calls(
+            np.frombuffer(chunk, np.uint8), plan, called.dosages, haplotypes
+        )
+        for at in np.flatnonzero(~plain).tolist():
+            cells = chunk[places.cells[line[at]] : places.ends[line[at]] + 1]
+            self._other(called, at, hits[at], forms[hits[at].line], cells)
+        return replace(called, haploid=None) if called.haploid is not None and not called.haploid.any() else called
+
+    def _other(self, called: Called, at: int, hit: _Hit, form: str, cells: memoryview) -> None:
+        """Fills row `at` from a line that is not plain."""
+        keys, n, alts = form.split(":"), len(self.samples), len(hit.alts)
+        dosages, haplotypes, haploid = np.full(n, -1, np.int8), np.zeros(n, np.uint8), np.zeros(n, np.bool_)
+        if keys[0] == "GT":
+            copies = [int(index == hit.allele) if real else -1 for index, real in enumerate(_real(hit.alts))]
+            calls = genotypes.calls(hit.line, cells, np.array(copies, np.int8), len(keys), n)
+            dosages, haplotypes, haploid, tally = calls
+            self.notes.update(dict(zip(genotypes.TALLY, tally.tolist(), strict=True)))
+        elif called.expected is None or "DS" not in keys:
+            raise LineFault(hit.line, "VCF_NO_GENOTYPES")
+        called.dosages[at] = dosages
+        if called.haplotypes is not None:
+            called.haplotypes[at] = haplotypes
+        if called.haploid is not None:
+            called.haploid[at] = haploid
+        if called.expected is not None and "DS" in keys and (self._dosages == "A" or alts == 1):
+            where = keys.index("DS"), alts, hit.allele - 1
+            called.expected[at] = genotypes.expected(hit.line, cells, where, haploid)
+
+
+def _header(text: Iterator[memoryview]) -> tuple[list[str], memoryview]:
+    """The lines up to #CHROM, and what follows them in their last chunk."""
+    lines = list[str]()
+    for chunk in text:
+        at, data = 0, bytes(chunk)
+        while at < len(data):
+            end = data.index(b"\n", at)
+            try:
+                line = data[at:end].decode()
+            except UnicodeDecodeError as error:
+                raise LineFault(len(lines), "VCF_UNREADABLE", "(not UTF-8)") from error
+            if line.endswith("\r"):
+                raise LineFault(len(lines), "VCF_LINE_ENDS")
+            lines.append(line)
+            at = end + 1
+            if not line.startswith("##"):
+                return lines, memoryview(data)[at:]
+    return lines, memoryview(b"")
+
+
+def _as_text(path: Path) -> Generator[bgzf.Chunk]:
+    """A BCF by htslib. What it says on stderr names samples and is dropped."""
+    command = [sys.executable, "-I", "-c", _TO_TEXT, str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            while data := cast("IO[bytes]", process.stdout).read(_READ):
+                yield data, 0, len(data)
+            process.wait()
+        finally:
+            process.kill()
+    if process.returncode:
+        raise Fault("VCF_UNREADABLE", "(htslib cannot read this BCF)")
+
+
+def _refusal(fault: Fault, first: int) -> ImportRefusedError:
+    """first: the number of the chunk's first line."""
+    return ImportRefusedError((fault.at(first + fault.line if isinstance(fault, LineFault) else None),))
+
+
+@lru_cache(1024)
+def _alts(text: str) -> tuple[str, ...]:
+    return () if text == "." else tuple(text.split(","))
+
+
+@lru_cache(1024)
+def _real(alts: tuple[str, ...]) -> tuple[bool, ...]:
+    """By allele index: it is letters, unlike `*`, symbolic alleles and breakends."""
+    return (True, *(_LETTERS.issuperset(alt) for alt in alts))
+
+
+@lru_cache(1024)
+def _absent(alts: tuple[str, ...]) -> int:
+    """The alleles that make a plain call missing, as bits."""
+    return sum(1 << index for index, real in enumerate(_real(alts)[:10]) if not real)

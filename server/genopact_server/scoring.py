@@ -1,0 +1,201 @@
+"""Lists of sites as researchers have them: PGS Catalog scoring files, VCF, tab-separated tables.
+
+Source: www.pgscatalog.org/downloads (scoring file format 2.0, harmonised columns hm_*); VCF 4.5 section 1.6.1.
+"""
+
+import gzip
+import math
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from genopact_server.manifests import BUILDS, Draft, Site
+from genopact_shared import durable
+from genopact_shared.alleles import contig
+from genopact_shared.errors import GenopactError
+
+_UNLIKE_COPIES = ("is_haplotype", "is_diplotype", "is_interaction", "is_dominant", "is_recessive")
+"""Columns whose TRUE says that a weight is not for each copy of one allele."""
+_FURTHER = re.compile(r"af_[a-z0-9]{1,16}|pc[1-9][0-9]?|weight")
+Row = dict[str, str]
+
+
+def read_score(path: Path, draft: Draft, build: str | None) -> str:
+    """Add the variants of a scoring file, with their weights; returns its build.
+
+    Harmonised positions are used where they are. The file does not say which of its letters REF is: the reference
+    does. Without one the other allele is taken for REF, and substitutions alone can be used.
+
+    Raises:
+        GenopactError: SITES_INVALID.
+    """
+    head, rows = _score(path)
+    if not rows or "effect_weight" not in rows[0]:
+        raise _invalid("it has no column effect_weight: not an additive score")
+    chrom, pos, known = ("hm_chr", "hm_pos", "HmPOS_build") if "hm_chr" in rows[0] else (
+        "chr_name", "chr_position", "genome_build",
+    )  # fmt: skip
+    if not {chrom, pos, "effect_allele"} <= rows[0].keys():
+        raise _invalid("it has no positions or no effect alleles")
+    stated = head.get(known, "NR")
+    stated = BUILDS.get(stated, stated)
+    if build not in {None, stated} and stated != "NR":
+        raise _invalid(f"its positions are of {stated}")
+    if stated == "NR" and build is None:
+        raise _invalid("it does not say its build: give --build")
+    for row in rows:
+        _add(row, row[chrom], row[pos], draft)
+    if not draft.fasta and draft.left_out["no_other_allele"]:
+        raise _invalid(f"{draft.left_out['no_other_allele']} variants have no other allele: give --reference")
+    return build or stated
+
+
+def _add(row: Row, chrom: str, pos: str, draft: Draft) -> None:
+    """One line of a score."""
+    place = contig(chrom), int(pos) if pos.isascii() and pos.isdecimal() else 0
+    effect, other = (
+        row["effect_allele"].upper(),
+        (row.get("other_allele") or row.get("hm_inferOtherAllele", "")).upper(),
+    )
+    weight = _number(row["effect_weight"])
+    if any(row.get(flag, "").upper() == "TRUE" for flag in _UNLIKE_COPIES) or math.isnan(weight):
+        return draft.leave("no_weight_for_copies")
+    if place[0] is None or not place[1]:
+        return draft.leave("no_place")
+    if not set(effect + other) <= set("ACGT/"):
+        return draft.leave("no_letters")
+    read = _read(draft, place[0], place[1], effect, "" if "/" in other else other)
+    if isinstance(read, str):
+        return draft.leave(read)
+    name = row.get("rsID") or row.get("rsid") or row.get("hm_rsID", "")
+    frequency = _share(row.get("allelefrequency_effect", ""))
+    gene = _text(row.get("locus_name", ""))
+    return draft.add(Site(place[0], place[1], *read, frequency, _text(name), gene, extra={"weight": weight}))
+
+
+def _read(draft: Draft, chrom: str, pos: int, effect: str, other: str) -> tuple[str, str, str] | str:
+    """(ref, alt, which of them is the effect allele), or why that cannot be told."""
+    pairs = [(other, effect, "alt"), (effect, other, "ref")]
+    if not draft.fasta:
+        if not other:
+            return "no_other_allele"
+        return pairs[0] if len(effect) == len(other) == 1 else "needs_a_reference"
+    if not other:
+        ref = draft.fasta.bases(chrom, pos, pos + 1).decode()
+        return (ref, effect, "alt") if len(effect) == 1 and ref != effect else "no_other_allele"
+    fits = [pair for pair in pairs if draft.fasta.bases(chrom, pos, pos + len(pair[0])) == pair[0].encode()]
+    return fits[0] if len(fits) == 1 else "two_readings" if fits else "not_on_the_reference"
+
+
+def read_sites(path: Path, draft: Draft) -> None:
+    """Add the variants of a VCF (effect allele ALT, frequency INFO/AF) or of a tab-separated table.
+
+    The table's header names chrom, pos, ref, alt, and perhaps effect (ref, alt or the letters), frequency, id, gene,
+    block, weight, af_<group>, pc<k>.
+
+    Raises:
+        GenopactError: SITES_INVALID.
+    """
+    lines = _lines(path)
+    is_vcf = bool(lines) and lines[0].startswith("##fileformat=VCF")
+    rows = _rows([line for line in lines if not line.startswith("##")])
+    if not rows or not ({"CHROM", "POS", "REF", "ALT"} if is_vcf else {"chrom", "pos", "ref", "alt"}) <= rows[0].keys():
+        raise _invalid("its header names no chrom, pos, ref and alt")
+    for row in rows:
+        for site in _of_vcf(row) if is_vcf else [_of_table(row)]:
+            if isinstance(site, str):
+                draft.leave(site)
+            else:
+                draft.add(site)
+
+
+def _of_vcf(row: Row) -> Iterator[Site | str]:
+    info = _pairs(row.get("INFO", "").split(";"))
+    alts, shares = row["ALT"].split(","), info.get("AF", "").split(",")
+    for at, alt in enumerate(alts):
+        yield _site(row["CHROM"], row["POS"], row["REF"], alt)._replace(
+            id=_text(row.get("ID", "").split(";")[0]),
+            frequency=_share(shares[at]) if len(shares) == len(alts) else math.nan,
+        )
+
+
+def _of_table(row: Row) -> Site | str:
+    site = _site(row["chrom"], row["pos"], row["ref"], row["alt"])
+    names = {"ref": "ref", "alt": "alt", "": "alt", site.ref: "ref", site.alt: "alt"}
+    effect = names.get(row.get("effect", ""), names.get(row.get("effect", "").upper()))
+    if effect is None:
+        return "no_effect_allele"
+    return site._replace(
+        effect=effect,
+        frequency=_share(row.get("frequency", "")),
+        extra={
+            name: (_share if name.startswith("af_") else _number)(cell)
+            for name, cell in row.items()
+            if _FURTHER.fullmatch(name)
+        },
+        id=_text(row.get("id", "")),
+        gene=_text(row.get("gene", "")),
+        block=_text(row.get("block", "")),
+    )
+
+
+def _site(chrom: str, pos: str, ref: str, alt: str) -> Site:
+    place = int(pos) if pos.isascii() and pos.isdecimal() else 0
+    return Site(contig(chrom) or "", place, ref.upper(), alt.upper())
+
+
+def _score(path: Path) -> tuple[dict[str, str], list[Row]]:
+    lines = _lines(path)
+    head = _pairs(line.lstrip("#").strip() for line in lines if line.startswith("#"))
+    return head, _rows([line for line in lines if not line.startswith("#")])
+
+
+def _pairs(texts: Iterable[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (text.partition("=") for text in texts)}
+
+
+def _lines(path: Path) -> list[str]:
+    data = durable.read(path, "SITES_MISSING")
+    try:
+        return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig").splitlines()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise _invalid("it is damaged, or not UTF-8") from error
+
+
+def _rows(lines: list[str]) -> list[Row]:
+    """The table under a header, whose first name may begin with #."""
+    names = [name.strip(' "') for name in lines[0].removeprefix("#").split("\t")] if lines else []
+    if len(set(names)) < len(names):
+        raise _invalid("two columns have one name")
+    rows = []
+    for at, line in enumerate(lines[1:], 2):
+        cells = line.split("\t")
+        if len(cells) != len(names):
+            raise _invalid(f"line {at} of the table has {len(cells)} cells, not {len(names)}")
+        rows.append({name: cell.strip(' "') for name, cell in zip(names, cells, strict=True)})
+    return rows
+
+
+def _number(text: str) -> float:
+    """The number; NaN for none."""
+    try:
+        found = float(text)
+    except ValueError:
+        return math.nan
+    return found if math.isfinite(found) else math.nan
+
+
+def _share(text: str) -> float:
+    """A frequency; NaN for none, and for what cannot be one."""
+    found = _number(text)
+    return found if 0 <= found <= 1 else math.nan
+
+
+def _text(text: str) -> str:
+    """A cell of the manifest: the letters that it may have, without spaces."""
+    return re.sub(r"[^!-~]", "", text) or "."
+
+
+def _invalid(why: str) -> GenopactError:
+    return GenopactError("SITES_INVALID", why)
