@@ -19,9 +19,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
+from genopact_client import aead
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError
 
@@ -43,7 +41,7 @@ class LedgerFile:
             raise GenopactError("LEDGER_MISSING", str(path))
         self.cut = 0
         """Bytes of an unacknowledged frame that opening removed; the caller records them as an incident."""
-        self._path, self._cipher, self._read = path, AESGCM(key), False
+        self._path, self._key, self._read = path, key, False
         self._count, self._end, self._last = 0, 0, bytes(DIGEST)
         self._heads: set[bytes] = set()
         self._file = durable.take_lock(path, "LEDGER_LOCKED")
@@ -53,7 +51,7 @@ class LedgerFile:
         """A new file with its first body; LEDGER_EXISTS if there is one."""
         if path.exists():
             raise GenopactError("LEDGER_EXISTS", str(path))
-        durable.replace(path, _sealed(AESGCM(key), 0, bytes(DIGEST), body))
+        durable.replace(path, _sealed(key, 0, bytes(DIGEST), body))
 
     @property
     def head(self) -> str:
@@ -95,7 +93,7 @@ class LedgerFile:
         """
         if self._file < 0 or not self._read:
             raise GenopactError("LEDGER_BROKEN", "closed after a failure, or never read")
-        frame = _sealed(self._cipher, self._count, self._last, body)
+        frame = _sealed(self._key, self._count, self._last, body)
         try:
             if os.pwrite(self._file, frame, self._end) != len(frame):
                 raise OSError("short write")
@@ -119,11 +117,8 @@ class LedgerFile:
         return frame if len(frame) == HEADER + length else None
 
     def _opened(self, frame: bytes) -> bytes:
-        nonce, sealed = frame[HEADER : HEADER + NONCE], frame[HEADER + NONCE :]
-        try:
-            plain = self._cipher.decrypt(nonce, sealed, _context(self._count))
-        except InvalidTag as error:
-            raise GenopactError("LEDGER_BROKEN", f"record {self._count} does not open") from error
+        fault = f"record {self._count} does not open"
+        plain = aead.unseal(self._key, frame[HEADER:], _context(self._count), "LEDGER_BROKEN", fault)
         if plain[:DIGEST] != self._last:
             raise GenopactError("LEDGER_BROKEN", f"record {self._count} does not follow the one before")
         self._advance(frame)
@@ -138,8 +133,7 @@ def _context(number: int) -> bytes:
     return CONTEXT + struct.pack(">Q", number)
 
 
-def _sealed(cipher: AESGCM, number: int, last: bytes, body: bytes) -> bytes:
-    nonce = os.urandom(NONCE)
-    sealed = nonce + cipher.encrypt(nonce, last + body, _context(number))
+def _sealed(key: bytes, number: int, last: bytes, body: bytes) -> bytes:
+    sealed = aead.seal(key, last + body, _context(number))
     length = struct.pack(">I", len(sealed))
     return length + struct.pack(">I", zlib.crc32(length)) + sealed

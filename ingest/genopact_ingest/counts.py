@@ -103,6 +103,8 @@ def scanned(chunks: Iterable[Bytes], manifest: VariantManifest, people: People, 
         panel[here] = np.bitwise_or.reduce(codes << np.array([0, 2, 4, 6], np.uint8), axis=2)
     if at != n:
         raise GenopactError("QUALITY_INPUT", "rows")
+    nobody = kind[counts.sum(axis=0)[:, MISSING] == n]  # what no file had says nothing about a person
+    tally[:, :, MISSING] -= np.bincount(nobody, minlength=6).astype(np.int32)
     return Scan(kind, groups, group, weights, counts, tally, sums, panel)
 
 

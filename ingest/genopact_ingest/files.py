@@ -84,7 +84,7 @@ def harmonised(
             sites = Sites(manifest, reference, forward=getattr(source, "forward", True) and not array)
             sites.compare_lengths(getattr(source, "contigs", {}))
             sexes = sex(source.samples)
-            for called in source.batches(sites):
+            for called in sites.read(source):
                 into.matched[called.rows] = True
                 yield at, two_copies(called, [manifest.kind[row] for row in called.rows], sexes, into.calls)
             into.twice = np.array(sorted(sites.finish()), np.int64)

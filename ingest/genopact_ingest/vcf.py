@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import IO, NamedTuple, cast
@@ -70,7 +70,7 @@ class VcfFile:
         Raises:
             ImportRefusedError: with the fault and its place.
         """
-        self.notes = Counter[str]()
+        self.notes, self._digest = Counter[str](), ""
         self._path, self._checks, self._passed, self._phases = path.absolute(), checks, passed, phases
         try:
             with closing(bgzf.blocks(self._path)) as blocks:
@@ -88,11 +88,13 @@ class VcfFile:
         defined = header.formats.get("DS")
         self._dosages = defined.number if expected and defined and defined.number in {"1", "A"} else ""
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """SHA-256 of the file's bytes."""
-        with self._path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        if not self._digest:
+            with self._path.open("rb") as file:
+                self._digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._digest
 
     def batches(self, harmoniser: Harmoniser) -> Iterator[Called]:
         """As in `Source`. The file must not change between opening and the last batch: VCF_CHANGED."""
@@ -109,8 +111,9 @@ class VcfFile:
                     if called := self._batch(chunk, places, number, harmoniser):
                         yield called
                     number += len(places.ends)
-            if self.__dict__.setdefault("digest", digest.hexdigest()) != digest.hexdigest():
+            if self._digest not in {"", digest.hexdigest()}:
                 raise Fault("VCF_CHANGED")
+            self._digest = digest.hexdigest()
         except Fault as fault:
             raise _refusal(fault, number) from fault
 

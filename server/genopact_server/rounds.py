@@ -17,6 +17,7 @@ from pydantic import Field
 
 from genopact_server.aggregate import check_update, combine, opened_total
 from genopact_server.folder import Folder
+from genopact_server.statements import Charge, Release, RunOpened, StudyRegistered
 from genopact_shared import canonical, durable, statements, wire
 from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError
@@ -82,13 +83,11 @@ class Run:
         run = cls(folder, state, courier, watch)
         (run.path / "pending").mkdir(mode=0o700, parents=True)
         (run.path / "sites").mkdir(mode=0o700)
-        run._note(statements.StudyRegistered(at=_now(), study=study.hash, text=canonical.digest(study.canonical)))
+        run._note(StudyRegistered(at=_now(), study=study.hash, text=canonical.digest(study.canonical)))
         for envelope in approvals.values():
             folder.log.append(envelope)
         digests = tuple(canonical.digest(envelope) for envelope in approvals.values())
-        opened = statements.RunOpened(
-            at=_now(), study=study.hash, run=state.run, sites=tuple(approvals), approvals=digests
-        )
+        opened = RunOpened(at=_now(), study=study.hash, run=state.run, sites=tuple(approvals), approvals=digests)
         run._note(opened)
         run._save(model=run._keep_model(0, run.plan.course.initial()))
         return run
@@ -236,14 +235,14 @@ class Run:
         self._forget_pending()
         facts, delta = [self.plan.steps[index].fact for index in self._state.asked], self.study.privacy.delta
         epsilon = None if self.study.privacy.mode == "none" else math.ceil(accounting.epsilon(facts, delta) * 1000)
-        release = statements.Release(
+        release = Release(
             at=_now(),
             study=self._state.study,
             run=self._state.run,
             model=self._state.model,
             epsilon_milli=epsilon,
             delta=delta,
-            mechanisms=tuple(statements.Charge(mechanism=fact, times=times) for fact, times in Counter(facts).items()),
+            mechanisms=tuple(Charge(mechanism=fact, times=times) for fact, times in Counter(facts).items()),
         )
         if not self._noted(release):
             self._note(release)

@@ -62,13 +62,6 @@ class Statement(Frozen):
         )
 
 
-class StudyRegistered(Statement, kind="study-registered", about=("study", "study")):
-    """The coordinator opens a study. `text`: digest of the study file as it was written."""
-
-    study: Digest
-    text: Digest
-
-
 class Approval(Statement, kind="approval", about=("study", "study")):
     """A site's approver agrees to a study, under a site policy.
 
@@ -79,15 +72,6 @@ class Approval(Statement, kind="approval", about=("study", "study")):
     site: Name
     planned_cohort: int = Field(ge=1)
     policy: Digest
-
-
-class RunOpened(Statement, kind="run-opened", about=("study", "study")):
-    """The coordinator starts a run with these sites, in this order, on these approvals (digests of their envelopes)."""
-
-    study: Digest
-    run: RunId
-    sites: tuple[Name, ...]
-    approvals: tuple[Digest, ...]
 
 
 class Work(Statement):
@@ -148,35 +132,11 @@ class Aggregate(Work, kind="aggregate", about=("model", "model_out")):
     model_out: Digest
 
 
-class Charge(Frozen):
-    """A mechanism, and how often it ran."""
-
-    mechanism: Mechanism
-    times: int = Field(ge=1)
-
-
-class Release(Statement, kind="release", about=("model", "model")):
-    """The coordinator publishes a model, with the privacy it claims; `epsilon_milli` is None in mode none only."""
-
-    study: Digest
-    run: RunId
-    model: Digest
-    epsilon_milli: int | None = Field(ge=0)
-    delta: Delta
-    mechanisms: tuple[Charge, ...]
-
-
 class RegistryRoot(Statement, kind="registry-root", about=("registry", "root")):
     """The daily root of a site's consent registry; its size is not published."""
 
     site: Name
     root: Digest
-
-
-class ConsentChanged(Statement, kind="consent-changed", about=("leaf", "leaf")):
-    """Private log: a consent was recorded, changed, withdrawn or erased; the leaf is salted."""
-
-    leaf: Digest
 
 
 class Refusal(Statement, kind="refusal", about=("request", "request")):

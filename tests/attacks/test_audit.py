@@ -10,6 +10,11 @@ import pytest
 
 from genopact_server.audit.bundle import Bundle, ExportedLog, export
 from genopact_server.audit.verify import verify, verify_path
+from genopact_server.statements import (
+    Release,
+    RunOpened,
+    StudyRegistered,
+)
 from genopact_shared import canonical, dsse
 from genopact_shared.privacy.mechanisms import Unprotected
 from genopact_shared.statements import (
@@ -17,13 +22,10 @@ from genopact_shared.statements import (
     PAYLOAD_TYPE,
     Aggregate,
     Approval,
-    ConsentChanged,
     Intent,
     Receipt,
-    Release,
-    RunOpened,
+    Refusal,
     Statement,
-    StudyRegistered,
     sign,
 )
 from genopact_shared.tlog.entries import pack
@@ -145,7 +147,7 @@ def approval_by(signer: str, **update: Any) -> Callable[[], Bundle]:
 
 
 def private_event(world: World) -> Statement:
-    return ConsentChanged(at=world.clock, leaf=digest("leaf"))
+    return Refusal(at=world.clock, request=digest("request"), reasons=("withdrawn",))
 
 
 def own_approval(world: World) -> Statement:

@@ -7,6 +7,7 @@ import pytest
 
 from genopact_server.coordinator import carry_on, runs_of
 from genopact_server.folder import Folder
+from genopact_server.statements import Release
 from genopact_shared import durable, statements
 from genopact_shared.errors import GenopactError
 from genopact_shared.tlog.log import Log
@@ -88,7 +89,7 @@ def test_a_kill_at_the_release_leaves_one_release(
     append = Log.append
 
     def dying(log: Log, entry: bytes) -> int:
-        release = log.origin == "genopact/coordinator" and isinstance(read(one.folder, entry), statements.Release)
+        release = log.origin == "genopact/coordinator" and isinstance(read(one.folder, entry), Release)
         if release and written:
             append(log, entry)
         if release:
@@ -101,7 +102,7 @@ def test_a_kill_at_the_release_leaves_one_release(
             carry_on(one.folder, one.study.hash, one.courier)
     carry_on(one.folder, one.study.hash, one.courier)
     kinds = [type(read(one.folder, entry)) for entry in one.folder.log.entries()]
-    assert kinds.count(statements.Release) == 1
+    assert kinds.count(Release) == 1
 
 
 def read(folder: Folder, entry: bytes) -> statements.Statement | None:

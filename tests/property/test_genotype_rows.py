@@ -18,7 +18,7 @@ from genopact_shared.errors import GenopactError
 from tests.unit import genotype_rows as naive
 from tests.unit.genotype_rows import Matrix, Room
 
-few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 matrices = st.tuples(st.integers(1, 40), st.integers(1, 300)).flatmap(
     lambda shape: arrays(np.int8, shape, elements=st.integers(-1, 2), fill=st.integers(-1, 2))
 )
@@ -131,5 +131,5 @@ class StoreMachine(RuleBasedStateMachine):
         self.folder.close()
 
 
-StoreMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+StoreMachine.TestCase.settings = settings(max_examples=15, stateful_step_count=10, deadline=None)
 TestStoreMachine = StoreMachine.TestCase

@@ -8,6 +8,12 @@ from typing import Any
 
 from genopact_server.audit.bundle import Bundle, ExportedLog
 from genopact_server.audit.findings import Report
+from genopact_server.statements import (
+    Charge,
+    Release,
+    RunOpened,
+    StudyRegistered,
+)
 from genopact_shared import canonical
 from genopact_shared.keys import SigningKey
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd
@@ -15,14 +21,10 @@ from genopact_shared.statements import (
     FIRST,
     Aggregate,
     Approval,
-    Charge,
     Intent,
     Receipt,
     RegistryRoot,
-    Release,
-    RunOpened,
     Statement,
-    StudyRegistered,
     sign,
 )
 from genopact_shared.study import Study

@@ -12,6 +12,10 @@ import pytest
 from genopact_server.audit.bundle import Bundle, export, load
 from genopact_server.audit.findings import Report
 from genopact_server.audit.verify import verify, verify_path
+from genopact_server.statements import (
+    Release,
+    RunOpened,
+)
 from genopact_shared import canonical
 from genopact_shared.errors import GenopactError
 from genopact_shared.privacy.mechanisms import Unprotected
@@ -20,8 +24,6 @@ from genopact_shared.statements import (
     Approval,
     Intent,
     Receipt,
-    Release,
-    RunOpened,
     Statement,
 )
 from tests.unit.audit_world import (

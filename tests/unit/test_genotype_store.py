@@ -15,6 +15,7 @@ import torch
 from genopact_client.genotypes import Genotypes
 from genopact_client.train.packed import PackedGenotypes
 from genopact_shared.errors import GenopactError
+from tests.benchmarks import genotype_batches
 from tests.unit import genotype_rows as naive
 from tests.unit.genotype_rows import Matrix, Room
 
@@ -515,7 +516,7 @@ def test_export_is_read_by_others(tmp_path: Path, truth: Matrix, width: int) -> 
     for program, flags in (("plink1.9", ["--keep-allele-order", "--recode", "A"]), ("plink2", ["--export", "A"])):
         if not shutil.which(program):
             continue
-        arguments = [program, "--bfile", tmp_path / "out", *flags, "--out", tmp_path / program]
+        arguments = [program, "--bfile", str(tmp_path / "out"), *flags, "--out", str(tmp_path / program)]
         subprocess.run(arguments, check=True, capture_output=True)
         header, *lines = [line.split() for line in (tmp_path / f"{program}.raw").read_text().splitlines()]
         counted = [name.rsplit("_", 1)[1] for name in header[6:]]
@@ -524,3 +525,12 @@ def test_export_is_read_by_others(tmp_path: Path, truth: Matrix, width: int) -> 
         assert np.array_equal(np.where(flipped, 2 - copies, copies), expected, equal_nan=True)
     with pytest.raises(FileExistsError):
         made.opened(rows).export_bed(tmp_path / "out")
+
+
+@pytest.mark.skipif(not shutil.which("plink2"), reason="plink2 is not installed")
+def test_the_benchmark_runs() -> None:
+    rows = genotype_batches.batches(people=90, length=103, batch=20, rounds=1)
+    assert [row["row"] for row in rows] == ["genotypes.3.memmap", "genotypes.3.pgenlib", "genotypes.4"]
+    assert all(row["value"] > 0 for row in rows)
+    size = genotype_batches.grown(60, 1000, budget=0)
+    assert size["disk"] > 60 * (250 + 28)

@@ -111,8 +111,8 @@ def test_a_real_pgen_equals_its_vcf(tmp_path: Path, path: Path) -> None:
         (tmp_path / "part.vcf").write_text("".join(itertools.islice(file, 3000)))
     path = tmp_path / "part.vcf"
     plink2(tmp_path, "--vcf", path, "--make-pgen")
-    file = PgenFile(tmp_path / "x.pgen", phases=True)
-    agree(file, path, doubled=True)
+    source = PgenFile(tmp_path / "x.pgen", phases=True)
+    agree(source, path, doubled=True)
 
 
 @pytest.mark.data

@@ -51,7 +51,7 @@ def spoilt() -> tuple[World, Quality]:
     world.frequency[30] = 0.1
     recorded = world.sex.copy()
     recorded[2] = 1
-    labels = [HOSTILE if at % 3 else "array A" for at in range(300)]
+    labels = [HOSTILE if at % 3 else "a$x^2$ & b" for at in range(300)]
     return world, world.assess(People(ROWS, recorded, batches={HOSTILE: labels, "plate": ["1"] * 300}))
 
 
@@ -95,6 +95,7 @@ def test_plots_follow_the_page_colours_and_have_names(parsed: tuple[str, Page]) 
     assert {value for tag, name, value in read.attributes if (tag, name) == ("svg", "role")} == {"img"}
     assert sum((tag, name) == ("svg", "aria-label") for tag, name, _ in read.attributes) == len(PLOTS)
     assert "mathdefault" not in text
+    assert read.text.count("a$x^2$ & b") == 2  # in the table and in the plot
     used = set(re.findall(r"var\((--\w+)\)", text))
     assert used <= set(re.findall(r"(--\w+):#", text))
 

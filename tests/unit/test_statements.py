@@ -9,6 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from genopact_server.statements import (
+    Charge,
+    Release,
+    RunOpened,
+    StudyRegistered,
+)
 from genopact_shared import canonical, dsse
 from genopact_shared.decision import Opening, verify_opening
 from genopact_shared.errors import GenopactError
@@ -20,17 +26,12 @@ from genopact_shared.statements import (
     PAYLOAD_TYPE,
     Aggregate,
     Approval,
-    Charge,
-    ConsentChanged,
     Incident,
     Intent,
     Receipt,
     Refusal,
     RegistryRoot,
-    Release,
-    RunOpened,
     Statement,
-    StudyRegistered,
     parse,
     sign,
 )
@@ -69,7 +70,6 @@ EXAMPLES: list[Statement] = [
         mechanisms=(Charge(mechanism=FACT, times=3),),
     ),
     RegistryRoot(at=1, site="site-a", root=D[3]),
-    ConsentChanged(at=1, leaf=D[3]),
     Refusal(at=1, request=D[2], reasons=("POLICY_EPSILON",)),
     Incident(at=1, code="LOG_TAIL_CUT", evidence=D[3]),
 ]  # fmt: skip

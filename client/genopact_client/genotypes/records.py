@@ -92,11 +92,8 @@ class Manifest(Signed):
 
     def context(self, part: Part, version: str) -> bytes:
         """The associated data of that version's records of a part."""
-        return (
-            self.identity
-            + struct.pack(">QI", int(version), part.number)
-            + bytes.fromhex(self.seals[version][part.number])
-        )
+        seal = bytes.fromhex(self.seals[version][part.number])
+        return struct.pack(">32sQI8s", self.identity, int(version), part.number, seal)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -110,11 +107,8 @@ class Manifest(Signed):
 
     def files(self, folder: Path, generation: int) -> list[Path]:
         """Where that generation's parts are; only the newest has files of its own."""
-        seals = self.seals.get(str(generation), ())
-        return [
-            folder / f"{part.plane}.{part.first // self.width}.{seal}"
-            for part, seal in zip(self.parts, seals, strict=False)
-        ]
+        named = zip(self.parts, self.seals.get(str(generation), ()), strict=False)
+        return [folder / f"{part.plane}.{part.first // self.width}.{seal}" for part, seal in named]
 
 
 class People(NamedTuple):

@@ -107,12 +107,6 @@ class Genotypes(Folder[Manifest]):
             now = now.model_copy(update={"plan": plan, "begun": begun, "sources": (), "added": "", "seals": seals})
         return Writer(self, now, people, budget)
 
-    def replace(self, before: Manifest, after: Manifest) -> None:
-        """For `Writer`: sign `after`. Raises STORE_INVALID unless `before` is what the store says now."""
-        if before is not self.signed:
-            raise GenopactError("STORE_INVALID", "it was changed while an import was running")
-        self._commit(**dict(after))
-
     def _people(self, rows: Rows, versions: Rows) -> People:
         keys: dict[int, bytes] = {}
         for version in np.unique(versions[rows]).tolist():
@@ -214,7 +208,7 @@ class Writer:
         """Make what was added safe from crashes. `source`: digest of a file that was added whole."""
         self._seal_changed()
         added = np.packbits(self._added).tobytes().hex()
-        self._replace(sources=(*self._now.sources, source), added=added)
+        self._sign(sources=(*self._now.sources, source), added=added)
 
     def commit(self, provenance: Mapping[str, Any] | None = None) -> None:
         """Make this import the store's newest generation. `provenance`: JSON without floats, kept in the manifest.
@@ -227,15 +221,17 @@ class Writer:
                 self._seal(part)
         about = {"generation": int(self._version), "rows": len(self._people.rows), "variants": int(self._added.sum())}
         told = {**about, "sources": list(self._now.sources), **(provenance or {})}
-        self._replace(
+        self._sign(
             generation=int(self._version), versions=self._now.begun, provenance=(*self._now.provenance, told),
             plan="", begun=(), sources=(), added="",
         )  # fmt: skip
 
-    def _replace(self, **changes: Any) -> None:
+    def _sign(self, **changes: Any) -> None:
+        if self._before is not self._store.signed:
+            raise GenopactError("STORE_INVALID", "it was changed while an import was running")
         self._now = self._now.model_copy(update=changes)
-        self._store.replace(self._before, self._now)
-        self._before = self._store.signed
+        self._store.sign(**dict(self._now))
+        self._now = self._before = self._store.signed
 
     def _block(self, part: Part) -> Bytes:
         """A part's packed rows in memory, (n, part.plain); others are sealed and dropped where memory is short."""

@@ -85,17 +85,17 @@ class Folder(Generic[M]):
             raise GenopactError("ROW_UNKNOWN")
         versions = self._versions.copy()
         versions[row] = 0
-        self._commit(versions=runs(versions.tolist()))
+        self.sign(versions=runs(versions.tolist()))
 
-    def _adopt(self, manifest: M) -> None:
-        self.signed, self._versions = manifest, manifest.version_of_rows()
-
-    def _commit(self, **changes: Any) -> None:
-        """Replace the manifest, and remove what no longer counts."""
+    def sign(self, **changes: Any) -> None:
+        """Replace the manifest, the moment at which a write becomes valid, and remove what no longer counts."""
         manifest = self.signed.model_copy(update={**changes, "key_epoch": self.keyfile.epoch})
         manifest.save(self.path, self.keyfile)
         self._adopt(manifest)
         self._tidy()
+
+    def _adopt(self, manifest: M) -> None:
+        self.signed, self._versions = manifest, manifest.version_of_rows()
 
     def _records(self) -> Iterable[tuple[Path, int]]:
         """The files that count, with the size of a record in each."""

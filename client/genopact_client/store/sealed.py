@@ -67,7 +67,7 @@ class Store(Folder[Manifest]):
         versions = np.concatenate([self._versions, np.zeros(n - len(self._versions), np.int64)])
         versions[rows] = generation
         durable.replace(self.path / f"records.{generation}", bytes(records))
-        self._commit(
+        self.sign(
             versions=runs(versions.tolist()),
             generation=generation,
             records=f"records.{generation}",

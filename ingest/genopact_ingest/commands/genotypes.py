@@ -171,9 +171,8 @@ def _store(site: Site, features: VariantManifest, given: GenotypeFiles, *, dry_r
         path = site.home / "genotypes" / name
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         durable.replace(path / "variants.tsv", features.encode())
-        planes: list[Plane] = ["calls"]
-        planes += ["expected"] if given.expected else []
-        planes += ["haplotypes"] if given.phases else []
+        asked: dict[Plane, bool] = {"calls": True, "expected": given.expected, "haplotypes": given.phases}
+        planes = [plane for plane, wanted in asked.items() if wanted]
         Genotypes.create(path, site.keyfile, features, site.store.manifest()["kind"], planes=planes).close()
     with site.genotypes(name) as store:
         if store.signed.variants != features.digest:

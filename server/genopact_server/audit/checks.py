@@ -5,7 +5,17 @@ from collections.abc import Iterator
 
 from genopact_server.audit.evidence import Evidence, Record, by_kind
 from genopact_server.audit.findings import Finding, Verdict
-from genopact_shared.statements import FIRST, Aggregate, Approval, Intent, Receipt, Release, RunOpened
+from genopact_server.statements import (
+    Release,
+    RunOpened,
+)
+from genopact_shared.statements import (
+    FIRST,
+    Aggregate,
+    Approval,
+    Intent,
+    Receipt,
+)
 
 Position = tuple[str, int, int, str]
 

@@ -7,6 +7,11 @@ from typing import Any, Generic, TypeVar
 
 from genopact_server.audit.bundle import Bundle, ExportedLog
 from genopact_server.audit.findings import Finding, Verdict
+from genopact_server.statements import (
+    Release,
+    RunOpened,
+    StudyRegistered,
+)
 from genopact_shared import canonical
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import VerifyKey
@@ -17,10 +22,7 @@ from genopact_shared.statements import (
     Intent,
     Receipt,
     RegistryRoot,
-    Release,
-    RunOpened,
     Statement,
-    StudyRegistered,
     parse,
 )
 from genopact_shared.study import Coordinator, Party, Study

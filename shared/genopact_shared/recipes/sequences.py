@@ -88,7 +88,7 @@ def edits(reference: Tokens, pos: Integers, ref: Sequence[str], alt: Sequence[st
     alike = np.array([_alike(*pair) for pair in zip(ref, alt, strict=True)], np.int64)
     start, gone = pos - 1 + alike, lengths[0] - alike
     order = np.lexsort((gone > 0, start))  # what is inserted before a base comes before a change of the base
-    kept = [alt[at][int(alike[at]) :] for at in order.tolist()]
+    kept = [str(alt[at])[int(alike[at]) :] for at in order.tolist()]
     offset = np.cumsum([0, *map(len, kept)], dtype=np.int64)
     return Edits(start[order], gone[order], offset, tokens("".join(kept).encode()), order)
 
