@@ -1,15 +1,16 @@
-# Five targets; `make demo` and `make test` each work on a fresh clone.
+# Six targets; `make demo` and `make test` each work on a fresh clone.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test check results docs
+.PHONY: demo test check results docs oracles
+ORACLES := bcftools bgzip plink1.9 plink2
 
 demo: $(READY)
 	$(BIN)/genopact demo
 
-test: $(READY) check
+test: $(READY) oracles check
 	$(BIN)/python -m pytest
 
 check: $(READY)
@@ -20,8 +21,14 @@ check: $(READY)
 	$(BIN)/lint-imports --no-cache
 
 # The full bars, resumable: rows that stand for this commit's code are skipped.
-results: $(READY)
+results: $(READY) oracles
 	$(BIN)/python -m tests.benchmarks.results
+
+# The programs that the tests compare with, from Debian; without root they have to be there already.
+oracles:
+	@command -v $(ORACLES) >/dev/null && test `command -v $(ORACLES) | wc -l` = $(words $(ORACLES)) || { \
+	  apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bcftools tabix plink1.9 plink2 >/dev/null; }
 
 docs: $(READY)
 	$(BIN)/python -m tests.generate

@@ -60,7 +60,7 @@ def opened(path: Path, *, phases: bool = False, expected: bool = False) -> Sourc
 def harmonised(
     sources: Iterable[Source],
     manifest: VariantManifest,
-    reference: Reference | None,
+    reference: Path | None,
     sex: Callable[[Sequence[str]], NDArray[np.int8]],
     into: Harmonised,
     *,
@@ -79,9 +79,11 @@ def harmonised(
     Raises:
         ImportRefusedError: with the fault.
     """
+    fasta: Reference | None = None
     for at, source in enumerate(sources):
         try:
-            sites = Sites(manifest, reference, forward=getattr(source, "forward", True) and not array)
+            fasta = fasta or (Reference(reference) if reference else None)
+            sites = Sites(manifest, fasta, forward=getattr(source, "forward", True) and not array)
             sites.compare_lengths(getattr(source, "contigs", {}))
             sexes = sex(source.samples)
             for called in sites.read(source):

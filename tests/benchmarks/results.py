@@ -96,6 +96,38 @@ MEASURES = (
         "tests.benchmarks.mutations",
         {"privacy.2": ("mutants killed", ">= 25"), "privacy.2.survived": ("", "== 0")},
     ),
+    Measure(
+        "tests.benchmarks.genotype_pass",
+        {
+            "genotypes.1.cyvcf2": ("x less CPU", ">= 10"),
+            "genotypes.1.naive": ("x less CPU", ">= 200"),
+            "genotypes.1.bcftools": ("x less CPU", ">= 4"),
+        },
+        seeds=(22,),
+    ),
+    Measure(
+        "tests.benchmarks.genotype_import",
+        {"genotypes.2.cpu": ("x plink2's CPU", "<= 1.0"), "genotypes.2.memory": ("x plink2's memory", "<= 0.5")},
+        seeds=(22,),
+    ),
+    Measure("tests.benchmarks.genotype_import", {"genotypes.8": ("", "== 1")}, seeds=(22,), arguments=("grow",)),
+    Measure(
+        "tests.benchmarks.genotype_batches",
+        {
+            "genotypes.3.memmap": ("x int8 memmap", "<= 1.2"),
+            "genotypes.3.pgenlib": ("x less CPU", ">= 8"),
+            "genotypes.4": ("x memcpy", "<= 2"),
+        },
+    ),
+    Measure("tests.benchmarks.genotype_sites", {"genotypes.5": ("share found", "== 1"), "genotypes.7": ("", "== 1")}),
+    Measure(
+        "tests.benchmarks.genotype_corpus",
+        {
+            "genotypes.6.refused": ("share", ">= 0.95"),
+            "genotypes.6.accepted": ("share", "== 1"),
+            "genotypes.6.silent": ("outcomes", "== 0"),
+        },
+    ),
     Measure("tests.benchmarks.certificates", {"privacy.2b": ("relative", "<= 0.01")}),
     Measure(
         "tests.benchmarks.masking",

@@ -23,10 +23,13 @@ from genopact_shared.manifest import VariantManifest
 from genopact_shared.terminal import Answer, bar, command, working
 
 if TYPE_CHECKING:
-    from genopact_ingest.source import Source
+    from genopact_ingest.source import Called, Source
 
 CHUNK = 256
 """People at a time."""
+Columns = NDArray[np.intp] | slice
+Dosages = NDArray[np.int8]
+Octets = NDArray[np.uint8] | None
 Name = Annotated[str, typer.Argument(help="The store, as `genopact-site genotypes list` shows it.")]
 
 app = typer.Typer(name="genotypes", help="Sealed genotypes.", no_args_is_help=True)
@@ -55,7 +58,6 @@ def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answ
     """
     from genopact_ingest.files import Harmonised, harmonised
     from genopact_ingest.files import opened as source_of
-    from genopact_ingest.reference import Reference
 
     features = variants.load(given.manifest, [VerifyKey.from_hex(given.signer)])
     with working("Reading the files' heads"):
@@ -69,8 +71,8 @@ def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answ
         writer = store.writer(rows, canonical.digest_of(about)) if store else None
         left = [at for at, each in enumerate(sources) if not writer or each.digest not in writer.finished]
         stream = harmonised(
-            [sources[at] for at in left], features, Reference(given.reference) if given.reference else None,
-            lambda names: _sexes(site, names), found, array=given.array,
+            [sources[at] for at in left], features, given.reference, lambda names: _sexes(site, names), found,
+            array=given.array,
         )  # fmt: skip
         with bar("Variants", len(features)) as advance:
             for at, called in stream:
@@ -82,8 +84,7 @@ def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answ
                     continue
                 advance(len(called.rows))
                 if writer:
-                    kept = (None if each is None else each[:, of_rows] for each in (called.expected, called.haplotypes))
-                    writer.add(called.rows, called.dosages[:, of_rows], *kept)
+                    writer.add(called.rows, *_planes(called, of_rows, given))
         if writer:
             with working("Sealing"):
                 writer.commit({"counts": dict(sorted(found.sites.items())), "reference": given.reference is not None})
@@ -172,7 +173,7 @@ def _store(site: Site, features: VariantManifest, given: GenotypeFiles, *, dry_r
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         durable.replace(path / "variants.tsv", features.encode())
         asked: dict[Plane, bool] = {"calls": True, "expected": given.expected, "haplotypes": given.phases}
-        planes = [plane for plane, wanted in asked.items() if wanted]
+        planes: list[Plane] = [plane for plane, wanted in asked.items() if wanted]
         Genotypes.create(path, site.keyfile, features, site.store.manifest()["kind"], planes=planes).close()
     with site.genotypes(name) as store:
         if store.signed.variants != features.digest:
@@ -192,14 +193,26 @@ def _opened(site: Site, name: str) -> Iterator[Opened]:
             rows.close()
 
 
-def _columns(site: Site, sources: "Sequence[Source]") -> list[tuple[NDArray[np.int64], NDArray[np.intp]]]:
+def _planes(called: "Called", columns: Columns, given: GenotypeFiles) -> tuple[Dosages, Octets, Octets]:
+    """Dosages, expected copies and haplotypes of some samples; what a file does not say follows from the dosages."""
+    expected, haplotypes = called.expected, called.haplotypes
+    if given.expected and expected is None:
+        expected = np.where(called.dosages < 0, 255, 127 * called.dosages.astype(np.int16)).astype(np.uint8)
+    if given.phases and haplotypes is None:
+        haplotypes = 3 * (called.dosages == 2).astype(np.uint8)
+    octets = (None if each is None else each[:, columns] for each in (expected, haplotypes))
+    return called.dosages[:, columns], next(octets), next(octets)
+
+
+def _columns(site: Site, sources: "Sequence[Source]") -> list[tuple[NDArray[np.int64], Columns]]:
     """Of each source the rows of known people, the same everywhere, and the columns where they stand."""
-    columns = list[tuple[NDArray[np.int64], NDArray[np.intp]]]()
+    columns = list[tuple[NDArray[np.int64], Columns]]()
     for source in sources:
         rows = site.people.find(source.samples)
         known = np.flatnonzero((rows >= 0) & site.keyfile.alive(rows))
         order = known[np.argsort(rows[known])]
-        columns.append((rows[order], order))
+        whole = np.array_equal(order, np.arange(len(rows)))
+        columns.append((rows[order], slice(None) if whole else order))
         if not len(order):
             raise GenopactError("VCF_PEOPLE", "import the table of covariates first")
         if not np.array_equal(rows[order], columns[0][0]):
