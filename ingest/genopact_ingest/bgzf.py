@@ -7,9 +7,7 @@ Source: SAM specification (SAMtools/hts-specs) section 4.1; RFC 1952.
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
@@ -22,7 +20,7 @@ MAX_LINE = 256 << 20
 END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _HEAD = END[:16]  # of every block; its size less one follows
 _BLOCK = 1 << 16  # a block's greatest size, inflated or not
-_GROUP = 32  # blocks a piece of work
+_SIZE = 2 << 20  # of a chunk; more would leave the processor's cache before it is read
 _READ = 1 << 20
 _ROOM = 1 << 18  # before the inflated bytes of a buffer, for the start of a line in the last one
 Chunk = tuple[bytes | bytearray, int, int]
@@ -38,29 +36,28 @@ class Digest(Protocol):
         ...
 
 
-def blocks(path: Path, threads: int = 2, digest: Digest | None = None) -> Generator[memoryview]:
+def blocks(path: Path, digest: Digest | None = None) -> Generator[memoryview]:
     """The file's inflated bytes in order, each chunk valid until the next one is asked for.
 
     Args:
         path: a local regular file.
-        threads: that inflate BGZF.
         digest: takes the file's own bytes in passing.
 
     Raises:
         Fault: VCF_UNREADABLE, VCF_TRUNCATED, VCF_CORRUPT.
     """
-    with closing(_chunks(path, threads, digest or hashlib.sha256())) as chunks:
+    with closing(_chunks(path, digest or hashlib.sha256())) as chunks:
         for buffer, start, end in chunks:
             yield memoryview(buffer)[start:end].toreadonly()
 
 
-def lines(path: Path, threads: int = 2, digest: Digest | None = None) -> Generator[memoryview]:
+def lines(path: Path, digest: Digest | None = None) -> Generator[memoryview]:
     """The same as chunks of whole lines, each chunk ending with a line feed.
 
     Raises:
         Fault: as of blocks and of whole_lines.
     """
-    with closing(_chunks(path, threads, digest or hashlib.sha256())) as chunks:
+    with closing(_chunks(path, digest or hashlib.sha256())) as chunks:
         yield from whole_lines(chunks)
 
 
@@ -89,7 +86,7 @@ def whole_lines(chunks: Iterable[Chunk]) -> Generator[memoryview]:
         raise Fault("VCF_TRUNCATED", "(the last line has no end)")
 
 
-def _chunks(path: Path, threads: int, digest: Digest) -> Generator[Chunk]:
+def _chunks(path: Path, digest: Digest) -> Generator[Chunk]:
     try:
         if not path.is_file():  # a pipe would block
             raise Fault("VCF_UNREADABLE", "(not a regular local file)")
@@ -99,7 +96,7 @@ def _chunks(path: Path, threads: int, digest: Digest) -> Generator[Chunk]:
             whole = file.read() == END
             file.seek(0)
             if head == _HEAD:
-                yield from _bgzf(file, threads, digest)
+                yield from _bgzf(file, digest)
             elif whole:
                 raise Fault("VCF_CORRUPT", "(BGZF's end without its start)")
             elif head[:1] == _HEAD[:1]:
@@ -116,55 +113,10 @@ def _chunks(path: Path, threads: int, digest: Digest) -> Generator[Chunk]:
         raise Fault("VCF_UNREADABLE") from error
 
 
-def _bgzf(file: BinaryIO, threads: int, digest: Digest) -> Generator[Chunk]:
-    # Buffers go round: fresh memory would cost more than inflating into it.
-    free, jobs = list[bytearray](), deque[Future[tuple[bytearray, int, int]]]()
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for group in _groups(file, digest):
-            jobs.append(pool.submit(_inflate, group, free.pop() if free else bytearray(_ROOM + _GROUP * _BLOCK)))
-            if len(jobs) > 2 * threads:
-                yield (chunk := jobs.popleft().result())
-                free.append(chunk[0])
-        while jobs:
-            yield jobs.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _groups(file: BinaryIO, digest: Digest) -> Iterator[list[memoryview]]:
-    """Blocks as they lie in the file, without the end block."""
-    data, group, ended = b"", list[memoryview](), False
-    while more := file.read(_READ):
-        digest.update(more)
-        data += more
-        view, at = memoryview(data), 0
-        while len(data) - at >= len(_HEAD) + 2:
-            if ended or data[at : at + len(_HEAD)] != _HEAD:
-                raise Fault("VCF_CORRUPT", "(bytes after the end block, or a damaged block)")
-            size = int.from_bytes(data[at + 16 : at + 18], "little") + 1
-            if at + size > len(data):
-                break
-            block = view[at : at + size]
-            ended = block == END
-            if not ended:
-                group.append(block)
-            if len(group) == _GROUP:
-                yield group
-                group = []
-            at += size
-        data = data[at:]
-    if ended and data:
-        raise Fault("VCF_CORRUPT", "(bytes after the end block)")
-    if not ended:
-        raise Fault("VCF_TRUNCATED")
-    if group:
-        yield group
-
-
-def _inflate(group: list[memoryview], out: bytearray) -> tuple[bytearray, int, int]:
-    view, end = memoryview(out), _ROOM
-    for block in group:
+def _bgzf(file: BinaryIO, digest: Digest) -> Generator[Chunk]:
+    buffer = bytearray(_ROOM + _SIZE)  # used again and again: fresh memory costs more than inflating into it
+    view, end = memoryview(buffer), _ROOM
+    for block in _whole_blocks(file, digest):
         size = int.from_bytes(block[-4:], "little")
         if not 0 < size <= _BLOCK:
             raise Fault("VCF_CORRUPT")
@@ -174,7 +126,35 @@ def _inflate(group: list[memoryview], out: bytearray) -> tuple[bytearray, int, i
             raise Fault("VCF_CORRUPT")
         view[end : end + size] = data
         end += size
-    return out, _ROOM, end
+        if end + _BLOCK > len(buffer):
+            yield buffer, _ROOM, end
+            end = _ROOM
+    if end > _ROOM:
+        yield buffer, _ROOM, end
+
+
+def _whole_blocks(file: BinaryIO, digest: Digest) -> Iterator[memoryview]:
+    """As they lie in the file, without the end block."""
+    data, ended = b"", False
+    while more := file.read(_READ):
+        digest.update(more)
+        data += more
+        view, at = memoryview(data), 0
+        while len(data) - at >= len(_HEAD) + 2:
+            if ended or data[at : at + len(_HEAD)] != _HEAD:
+                raise Fault("VCF_CORRUPT", "(bytes after the end block, or a damaged block)")
+            end = at + int.from_bytes(data[at + 16 : at + 18], "little") + 1
+            if end > len(data):
+                break
+            ended = data[at:end] == END
+            if not ended:
+                yield view[at:end]
+            at = end
+        data = data[at:]
+    if ended and data:
+        raise Fault("VCF_CORRUPT", "(bytes after the end block)")
+    if not ended:
+        raise Fault("VCF_TRUNCATED")
 
 
 def _gzip(file: BinaryIO, digest: Digest) -> Generator[Chunk]:

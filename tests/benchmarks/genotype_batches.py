@@ -22,6 +22,7 @@ import torch
 
 from genopact_client.genotypes import Genotypes, Opened
 from genopact_client.keyfile import KeyFile
+from genopact_ingest.commands.export import export_bed
 from genopact_shared.manifest import VariantManifest
 
 PEOPLE, VARIANTS, BATCH, ROUNDS = 5_000, 50_000, 256, 21
@@ -69,7 +70,7 @@ def pgenlib_reader(opened: Opened, home: Path) -> Callable[[np.ndarray, bool], o
     """Reads people from a .pgen of the same genotypes, which plink2 made."""
     import pgenlib
 
-    opened.export_bed(home / "plain")
+    export_bed(opened, home / "plain")
     prefix = str(home / "plain")
     command = ["plink2", "--bfile", prefix, "--make-pgen", "--threads", "1", "--out", prefix]
     subprocess.run(command, check=True, capture_output=True)

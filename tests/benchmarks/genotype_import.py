@@ -2,11 +2,12 @@
 
 python -m tests.benchmarks.genotype_import [PEOPLE VARIANTS]
 
-An import is `genopact-site import` without its terminal: a process with a site of enrolled people and a signed manifest
-checks every line, compares every site with the FASTA and the manifest, and seals a row for each person; the store is
-committed. Its loops were compiled before, by a small import in the same process: CPU of interpreter and packages is in
-the figure, that of compiling is not and stands in the note. plink2 makes a .pgen of the same file, with its defaults.
-CPU seconds of each process; medians of interleaved rounds; memory is the greatest resident size.
+An import is `genopact-site import` without its terminal: a site with enrolled people is unlocked (Argon2), a signed
+manifest verified, every line checked, every site compared with FASTA and manifest, a row sealed for each person under
+a key of its own, the store committed. The process has imported a small file before, so that packages are loaded and
+loops compiled (a constant of some seconds, which no size changes: in the note, with the ratio that it gives here).
+plink2 makes a .pgen of the same file, with its defaults, without harmonising or sealing. CPU seconds, medians of
+interleaved rounds; memory is the greatest resident size of the whole process.
 """
 
 import json
@@ -75,11 +76,11 @@ def child(warm: dict[str, str], second: dict[str, str], given: dict[str, str]) -
     """What a process of its own prints: cost of starting, of compiling, and of the import."""
     import genopact_client.cli  # noqa: F401 - what the command line costs before it does anything
 
-    started = time.process_time()
-    first, again, done = run(warm), run(second), run(given)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    compiling = max(0.0, first["cpu_s"] - again["cpu_s"])
-    return done | {"start_cpu_s": started, "compile_cpu_s": compiling, "peak_bytes": peak}
+    run(warm)
+    again = run(second)
+    cold = time.process_time() - 2 * again["cpu_s"]
+    done = run(given)
+    return done | {"cold_cpu_s": cold, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
 def imported(people: int, variants: int) -> dict[str, Any]:
@@ -113,16 +114,16 @@ def main(people: int = PEOPLE, variants: int = VARIANTS, rounds: int = ROUNDS) -
     """genotypes.2.cpu and genotypes.2.memory."""
     path = cohort(people, variants)
     pairs = [(imported(people, variants), by_plink2(path)) for _ in range(rounds)]
-    ours = [one["start_cpu_s"] + one["cpu_s"] for one, _ in pairs]
-    ratio = statistics.median(mine / other["cpu_s"] for mine, (_, other) in zip(ours, pairs, strict=True))
+    ratio = statistics.median(one["cpu_s"] / other["cpu_s"] for one, other in pairs)
+    cold = statistics.median((one["cold_cpu_s"] + one["cpu_s"]) / other["cpu_s"] for one, other in pairs)
     memory = max(one["peak_bytes"] for one, _ in pairs) / min(other["peak_bytes"] for _, other in pairs)
     one = pairs[0][0]
     note = {
         "people x variants": f"{people} x {variants}",
         "manifest rows found": one["found"],
-        "CPU s": [round(each, 2) for each in ours],
-        "of these, interpreter and packages": [round(each["start_cpu_s"], 2) for each, _ in pairs],
-        "compiling, when cold, on top": [round(each["compile_cpu_s"], 2) for each, _ in pairs],
+        "CPU s": [round(each["cpu_s"], 2) for each, _ in pairs],
+        "starting and compiling, on top in a cold process": [round(each["cold_cpu_s"], 2) for each, _ in pairs],
+        "ratio of a cold process": round(cold, 2),
         "plink2 CPU s": [round(each["cpu_s"], 2) for _, each in pairs],
         "peak MB, plink2's": [round(each["peak_bytes"] / 1e6) for each in (one, pairs[0][1])],
         "sealed MB": round(one["bytes"] / 1e6, 1),

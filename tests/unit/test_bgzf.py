@@ -52,15 +52,14 @@ def text(lines: int, seed: int = 1) -> bytes:
     )
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("pack", [compressed, gzip.compress, bytes], ids=["bgzf", "gzip", "text"])
-def test_the_bytes_are_those_of_the_file(tmp_path: Path, pack: Callable[[bytes], bytes], threads: int) -> None:
+def test_the_bytes_are_those_of_the_file(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     path, content = tmp_path / "x", text(70_000)
     path.write_bytes(pack(content))
     for read in bgzf.blocks, bgzf.lines:
         digest = hashlib.sha256()
         chunks = []
-        for chunk in read(path, threads, digest):
+        for chunk in read(path, digest):
             chunks.append(bytes(chunk))
             assert read is bgzf.blocks or chunks[-1].endswith(b"\n")
         assert b"".join(chunks) == content
@@ -69,15 +68,16 @@ def test_the_bytes_are_those_of_the_file(tmp_path: Path, pack: Callable[[bytes],
 
 
 @settings(deadline=None, max_examples=60)
-@given(lines=st.lists(st.integers(0, 300), max_size=40), size=st.integers(1, 400), group=st.integers(1, 4))
-def test_lines_across_blocks_and_groups(
-    lines: list[int], size: int, group: int, tmp_path_factory: pytest.TempPathFactory
+@given(lines=st.lists(st.integers(0, 300), max_size=40), size=st.integers(1, 400), room=st.integers(0, 500))
+def test_lines_across_blocks_and_chunks(
+    lines: list[int], size: int, room: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     content = b"".join(b"x" * length + b"\n" for length in lines)
     path = tmp_path_factory.getbasetemp() / "lines"
     path.write_bytes(compressed(content, size))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bgzf, "_GROUP", group)
+        patch.setattr(bgzf, "_SIZE", bgzf._BLOCK + room)
+        patch.setattr(bgzf, "_ROOM", room)
         chunks = [bytes(chunk) for chunk in bgzf.lines(path)]
     assert b"".join(chunks) == content
     assert all(chunk.endswith(b"\n") for chunk in chunks)
@@ -169,10 +169,3 @@ def test_a_line_without_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(Fault) as caught:
         inflated(tmp_path / "x", bgzf.lines)
     assert caught.value.code == "VCF_LINE_LONG"
-
-
-def test_leaving_early_ends_the_threads(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(compressed(text(70_000)))
-    chunks = bgzf.blocks(tmp_path / "x")
-    assert len(next(chunks)) > 0
-    chunks.close()

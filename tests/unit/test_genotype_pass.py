@@ -192,6 +192,21 @@ def test_half_calls_and_others_are_missing_and_counted(tmp_path: Path) -> None:
     assert file.notes["haploid"] == file.notes["polyploid"] == 1
 
 
+@pytest.mark.parametrize("more", ["", "/1/1"])
+def test_haplotypes_know_only_what_is_phased_or_equal(tmp_path: Path, more: str) -> None:
+    """The last cell decides how the line is read: as words or letter by letter."""
+    cells = ["0|1", "1|0", "0/1", "1/0", "1/1", "1|1", "0/0", "1/2", "2|1", "2/2", "./1", "1|.", "./." + more]
+    found = one(tmp_path / "x", cells, alt="G,T", phases=True).haplotypes
+    assert found is not None
+    assert found.tolist() == [[2, 1, 0, 0, 3, 3, 0, 0, 2, 0, 0, 0, 0]]
+
+
+def test_an_effect_allele_of_two_figures(tmp_path: Path) -> None:
+    alt = ",".join("G" * length for length in range(1, 18))
+    assert one(tmp_path / "x", ["./.", "0/1", "9|9"], 16, alt=alt).dosages.tolist() == [[-1, 0, 0]]
+    assert one(tmp_path / "x", ["16/16", "0/16", "6/1"], 16, alt=alt).dosages.tolist() == [[2, 1, 0]]
+
+
 def test_records_that_did_not_pass_are_missing(tmp_path: Path) -> None:
     records = [record(["0/1"], passed=passed) for passed in ("PASS", ".", "q10", "q10;s50", "s50")]
     path = tmp_path / "x"
@@ -213,7 +228,7 @@ def test_expected_dosages(tmp_path: Path) -> None:
     assert ds(["1/2:1.0,1.0", "0/2:0,0.75"], index=2, alt="G,T") == [127, 95]
     assert ds(["1/2:1.0,1.0", "0/2:0,0.75"], index=0, alt="G,T") == [0, 159]
     assert ds(["0.5", "2"], form="DS") == [64, 254]
-    for wrong in "2.1", "-0.1", "x", "0.5x", "nan", "1,1", "1e3", "", "1:1", "1e-", "1e", "..":
+    for wrong in "2.1", "2.005", "-0.1", "x", "0.5x", "nan", "1,1", "1e3", "", "1:1", "1e-", "1e", "..":
         code, row = refusal(tmp_path / "x", document([record([f"0/1:{wrong}"], form="GT:DS")], 1), expected=True)
         assert (code, row) == ("VCF_CALL", 7), wrong
 

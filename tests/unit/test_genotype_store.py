@@ -14,6 +14,7 @@ import torch
 
 from genopact_client.genotypes import Genotypes
 from genopact_client.train.packed import PackedGenotypes
+from genopact_ingest.commands.export import export_bed
 from genopact_shared.errors import GenopactError
 from tests.benchmarks import genotype_batches
 from tests.unit import genotype_rows as naive
@@ -503,7 +504,7 @@ def test_export_is_read_by_others(tmp_path: Path, truth: Matrix, width: int) -> 
 
     made, rows = naive.room(tmp_path, LENGTH, PEOPLE, width=width), [7, 0, 11, 4, 5]
     made.write(EVERYBODY, truth)
-    made.opened(rows).export_bed(tmp_path / "out")
+    export_bed(made.opened(rows), tmp_path / "out")
     expected = np.where(truth < 0, np.nan, truth.astype(np.float64)).T[rows]
     with open_bed(tmp_path / "out.bed") as bed:
         assert np.array_equal(bed.read(dtype="float64"), expected, equal_nan=True)
@@ -524,7 +525,7 @@ def test_export_is_read_by_others(tmp_path: Path, truth: Matrix, width: int) -> 
         flipped = np.array([letter != effect for letter, effect in zip(counted, effects, strict=True)])
         assert np.array_equal(np.where(flipped, 2 - copies, copies), expected, equal_nan=True)
     with pytest.raises(FileExistsError):
-        made.opened(rows).export_bed(tmp_path / "out")
+        export_bed(made.opened(rows), tmp_path / "out")
 
 
 @pytest.mark.skipif(not shutil.which("plink2"), reason="plink2 is not installed")

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +10,8 @@ from numpy.typing import NDArray
 
 from genopact_client.genotypes import loops
 from genopact_client.genotypes.loops import Bytes
-from genopact_client.genotypes.records import CHUNK, Part, People, Plane, Records
+from genopact_client.genotypes.records import Part, People, Plane, Records
 from genopact_client.keyfile import KeyFile
-from genopact_shared import durable
 from genopact_shared.compiled import compiled
 from genopact_shared.errors import GenopactError
 from genopact_shared.manifest import VariantManifest
@@ -107,24 +105,6 @@ class Opened:
             compiled(loops.unpack)(rows, copies, 0)
             compiled(loops.standardise)(copies, table, values[at : at + len(rows)], part.first)
         return out if host is out else out.copy_(host)
-
-    def export_bed(self, prefix: Path) -> None:
-        """Write <prefix>.bed, .bim and .fam in the clear, for PLINK and others; the person of row 7 is called row7.
-
-        The .bed is sample-major, as sealed; A1 is the effect allele.
-
-        Raises:
-            GenopactError: as `dosages`. FileExistsError: one of the files is there.
-        """
-        one = self.variants
-        sites = zip(one.chrom, map(str, one.pos), one.ref, one.alt, one.effect, strict=True)
-        lines = ([c, f"{c}:{p}:{r}:{a}", "0", p, *((r, a) if e == "ref" else (a, r))] for c, p, r, a, e in sites)
-        durable.create(Path(f"{prefix}.bim"), "".join("\t".join(line) + "\n" for line in lines).encode())
-        durable.create(Path(f"{prefix}.fam"), "".join(f"0\trow{row}\t0\t0\t0\t-9\n" for row in self.rows).encode())
-        durable.create(Path(f"{prefix}.bed"), b"\x6c\x1b\x00")
-        with Path(f"{prefix}.bed").open("ab") as file:
-            for at in range(0, len(self), CHUNK):
-                file.write(self.packed(np.arange(at, min(at + CHUNK, len(self)))).data)
 
     @cached_property
     def _table(self) -> Floats:

@@ -201,7 +201,7 @@ class Writer:
     def clear(self, variants: Indices) -> None:
         """Make k variants missing for everybody: those of which a source had two records."""
         self._added[variants] = 0
-        shape = (len(variants), len(self._people))
+        shape = (len(variants), len(self._people.rows))
         self.add(variants, np.full(shape, -1, np.int8), np.full(shape, 255, np.uint8), np.zeros(shape, np.uint8))
 
     def finish(self, source: str) -> None:

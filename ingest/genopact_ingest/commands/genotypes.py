@@ -15,6 +15,7 @@ from genopact_client.commands.opening import opened
 from genopact_client.genotypes import Genotypes, Opened
 from genopact_client.genotypes.records import Plane
 from genopact_client.site import Site
+from genopact_ingest.commands.export import export_bed
 from genopact_shared import canonical, durable
 from genopact_shared import manifest as variants
 from genopact_shared.errors import GenopactError
@@ -127,8 +128,10 @@ def export(
     out: Annotated[Path, typer.Option(help="Prefix of .bed, .bim and .fam.")],
 ) -> Answer:
     """Write a store's genotypes IN THE CLEAR as PLINK 1 files, people named by row numbers."""
+    if any(Path(f"{out}{end}").exists() for end in (".bed", ".bim", ".fam")):
+        raise GenopactError("USAGE", "files of that name are there already")
     with _opened(site, name) as rows, working("Writing"):
-        rows.export_bed(out)
+        export_bed(rows, out)
     return Answer({"people": len(rows)}, [f"{len(rows)} people in {out}.bed, .bim and .fam: genotypes in the clear"])
 
 
