@@ -1,8 +1,9 @@
 """A site's genotype files as one stream of harmonised calls: what the import seals, and what its dry run reports."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from genopact_ingest.harmonise import Sites
 from genopact_ingest.ploidy import two_copies
 from genopact_ingest.reference import Reference
 from genopact_ingest.source import Called, Source
+from genopact_shared.errors import GenopactError
 from genopact_shared.manifest import VariantManifest
 
 
@@ -58,7 +60,7 @@ def opened(path: Path, *, phases: bool = False, expected: bool = False) -> Sourc
 
 
 def harmonised(
-    sources: Iterable[Source],
+    sources: Mapping[int, Source],
     manifest: VariantManifest,
     reference: Path | None,
     sex: Callable[[Sequence[str]], NDArray[np.int8]],
@@ -66,10 +68,10 @@ def harmonised(
     *,
     array: bool = False,
 ) -> Iterator[tuple[int, Called | None]]:
-    """(source, calls) of all matched variants on the scale of two copies; after a source's last, (source, None).
+    """(number, calls) of all matched variants on the scale of two copies; after a source's last, (number, None).
 
     Args:
-        sources: files, with other variants each.
+        sources: files by their number, from 0, with other variants each.
         manifest: the study's.
         reference: its FASTA; None: letters are compared with the manifest alone.
         sex: of samples by name, (n,) FEMALE, MALE or UNKNOWN.
@@ -77,21 +79,32 @@ def harmonised(
         array: the letters of all files may be of either strand; those of a .bed always may.
 
     Raises:
-        ImportRefusedError: with the fault.
+        ImportRefusedError: with the fault and the file's number. GenopactError: VARIANT_TWICE.
     """
     fasta: Reference | None = None
-    for at, source in enumerate(sources):
-        try:
+    for number, source in sources.items():
+        with numbered(number):
             fasta = fasta or (Reference(reference) if reference else None)
             sites = Sites(manifest, fasta, forward=getattr(source, "forward", True) and not array)
             sites.compare_lengths(getattr(source, "contigs", {}))
             sexes = sex(source.samples)
             for called in sites.read(source):
+                if into.matched[called.rows].any():
+                    raise GenopactError("VARIANT_TWICE", f"in file {number + 1}")
                 into.matched[called.rows] = True
-                yield at, two_copies(called, [manifest.kind[row] for row in called.rows], sexes, into.calls)
+                yield number, two_copies(called, [manifest.kind[row] for row in called.rows], sexes, into.calls)
             into.twice = np.array(sorted(sites.finish()), np.int64)
-        except Fault as fault:
-            raise ImportRefusedError((fault.at(None, f"file {at + 1}"),)) from fault
         into.sites.update(sites.counts)
         into.records.update(getattr(source, "notes", {}))
-        yield at, None
+        yield number, None
+
+
+@contextmanager
+def numbered(number: int) -> Iterator[None]:
+    """What is found in a file says which of them it is, counted from 1."""
+    try:
+        yield
+    except (Fault, ImportRefusedError) as error:
+        findings = (error.at(None),) if isinstance(error, Fault) else error.findings
+        told = (replace(each, detail=f"{each.detail} in file {number + 1}".lstrip()) for each in findings)
+        raise ImportRefusedError(tuple(told)) from error

@@ -29,7 +29,7 @@ from genopact_ingest.source import Called, Match, Record, Source
 from genopact_shared import alleles
 from genopact_shared.alleles import other_strand
 from genopact_shared.manifest import VariantManifest
-from genopact_shared.variants import CONTIG_LENGTHS
+from genopact_shared.recipes.variants import CONTIG_LENGTHS
 
 DIFFERING, DIFFERING_ARRAY, FEW = 0.005, 0.1, 2
 """The share of compared sites above which a sequenced file, or an array, is of another build; few may differ on one."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from genopact_ingest.findings import Fault, Finding, ImportRefusedError
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.protocol import Dosage
-from genopact_shared.variants import CONTIG_LENGTHS, VARIANTS, Build, Variant, complement
+from genopact_shared.recipes.variants import CONTIG_LENGTHS, VARIANTS, Build, Variant, complement
 
 MAX_LINE = 256 << 20
 _EOF = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")

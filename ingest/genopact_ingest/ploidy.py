@@ -48,12 +48,14 @@ def two_copies(called: Called, classes: Sequence[str], sex: NDArray[np.int8], no
     for name, rule in rules.items():
         notes[name] += int((rule & known & ~gone).sum())
         gone |= rule
-    doubled = haploid & one & known
+    doubled, single = haploid & one & known, (x & ~woman) | y | mt
     dosages = np.where(gone, -1, np.where(doubled, 2 * called.dosages, called.dosages)).astype(np.int8)
     expected, haplotypes = called.expected, called.haplotypes
     if expected is not None:
         twice = np.minimum(expected.astype(np.int16) * 2, 254)
-        expected = np.where(gone, 255, np.where(doubled & (expected != 255), twice, expected)).astype(np.uint8)
+        # Without a call nobody can tell whether what is expected was of one copy or of two.
+        unknown = gone | (single & ~known) | (expected == 255)
+        expected = np.where(unknown, 255, np.where(doubled, twice, expected)).astype(np.uint8)
     if haplotypes is not None:
-        haplotypes = np.where(doubled, np.where(dosages == 2, 3, 0), haplotypes).astype(np.uint8)
+        haplotypes = np.where(gone, 0, np.where(doubled, np.where(dosages == 2, 3, 0), haplotypes)).astype(np.uint8)
     return replace(called, dosages=dosages, expected=expected, haplotypes=haplotypes, haploid=None)

@@ -21,7 +21,7 @@ from genopact_ingest.source import Match, Record, Source
 from genopact_shared.alleles import contig
 from genopact_shared.recipes.pharmacogenes import GENES, Call
 from genopact_shared.recipes.protocol import Codes
-from genopact_shared.variants import Build
+from genopact_shared.recipes.variants import Build
 
 Haplotypes = NDArray[np.uint8]
 Place = tuple[str, int]

@@ -21,7 +21,7 @@ import numpy as np
 
 from genopact_ingest.findings import Fault, Finding, ImportRefusedError
 from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
-from genopact_shared.variants import complement
+from genopact_shared.recipes.variants import complement
 
 PERSON = "person"
 _MISSING = frozenset({"", "NA"})

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genopact_ingest import bgzf, genotypes
 from genopact_ingest.checks import Checks
@@ -34,13 +35,22 @@ _BLOCKS = frozenset({"<NON_REF>", "<*>"})
 _TO_TEXT = "import sys, pysam.bcftools as b; b.view('--no-version', '-Ov', '-o', '-', sys.argv[1], catch_stdout=False)"
 
 
+class _Hits(NamedTuple):
+    """Matches of a chunk. line, row, allele: (k,) int64."""
+
+    line: NDArray[np.int64]
+    row: NDArray[np.int64]
+    allele: NDArray[np.int64]
+    alts: list[tuple[str, ...]]
+
+
 class _Hit(NamedTuple):
-    """A match: `line` in the chunk."""
+    """One whose line is not plain; `keys` of its FORMAT."""
 
     line: int
-    row: int
     allele: int
     alts: tuple[str, ...]
+    keys: list[str]
 
 
 class VcfFile:
@@ -156,7 +166,13 @@ class VcfFile:
         )
         if not matches:
             return None
-        hits = [_Hit(lines[record], row, allele, records[record].alts) for record, row, allele in matches]
+        record, row, allele = zip(*matches, strict=True)
+        hits = _Hits(
+            np.array([lines[at] for at in record], np.int64),
+            np.array(row, np.int64),
+            np.array(allele, np.int64),
+            [records[at].alts for at in record],
+        )
         return self._called(chunk, places, hits, forms)
 
     def _look_at(self, line: int, number: int, form: str, cells: memoryview, alts: int) -> None:
@@ -166,30 +182,31 @@ class VcfFile:
         elif self._checks:
             self._checks.cells(number + line, form, cells[:-1], alts)
 
-    def _called(self, chunk: memoryview, places: Places, hits: list[_Hit], forms: dict[int, str]) -> Called:
+    def _called(self, chunk: memoryview, places: Places, hits: _Hits, forms: dict[int, str]) -> Called:
         """forms: FORMAT of the lines that are not plain."""
-        line, row, allele, absent = np.array([(*hit[:3], _absent(hit.alts)) for hit in hits], np.int64).T
-        shape, plain = (len(hits), len(self.samples)), places.plain[line] == 1
+        shape, plain = (len(hits.row), len(self.samples)), places.plain[hits.line] == 1
         called = Called(
-            row,
+            hits.row,
             np.empty(shape, np.int8),
             np.full(shape, 255, np.uint8) if self._dosages else None,
             np.empty(shape, np.uint8) if self._phases else None,
             None if plain.all() else np.zeros(shape, np.bool_),
         )
-        plan = np.stack([places.cells[line], np.arange(len(hits)), np.where(allele < 10, allele, 15), absent])[:, plain]
+        effect, absent = np.where(hits.allele < 10, hits.allele, 15), [_absent(alts) for alts in hits.alts]
+        plan = np.stack([places.cells[hits.line], np.arange(len(plain)), effect, absent])[:, plain]
         haplotypes = np.empty((0, 0), np.uint8) if called.haplotypes is None else called.haplotypes
         self.notes["half_calls"] += genotypes.plain_calls(
             np.frombuffer(chunk, np.uint8), plan, called.dosages, haplotypes
         )
         for at in np.flatnonzero(~plain).tolist():
-            cells = chunk[places.cells[line[at]] : places.ends[line[at]] + 1]
-            self._other(called, at, hits[at], forms[hits[at].line], cells)
+            line = int(hits.line[at])
+            cells = chunk[places.cells[line] : places.ends[line] + 1]
+            self._other(called, at, _Hit(line, int(hits.allele[at]), hits.alts[at], forms[line].split(":")), cells)
         return replace(called, haploid=None) if called.haploid is not None and not called.haploid.any() else called
 
-    def _other(self, called: Called, at: int, hit: _Hit, form: str, cells: memoryview) -> None:
-        """Fills row `at` from a line that is not plain."""
-        keys, n, alts = form.split(":"), len(self.samples), len(hit.alts)
+    def _other(self, called: Called, at: int, hit: _Hit, cells: memoryview) -> None:
+        """Fills row `at`."""
+        keys, n, alts = hit.keys, len(self.samples), len(hit.alts)
         dosages, haplotypes, haploid = np.full(n, -1, np.int8), np.zeros(n, np.uint8), np.zeros(n, np.bool_)
         if keys[0] == "GT":
             copies = [int(index == hit.allele) if real else -1 for index, real in enumerate(_real(hit.alts))]
@@ -199,6 +216,8 @@ class VcfFile:
         elif called.expected is None or "DS" not in keys:
             raise LineFault(hit.line, "VCF_NO_GENOTYPES")
         called.dosages[at] = dosages
+        if "PS" in keys:  # phases hold within a set, and sets are not compared
+            haplotypes = np.where(dosages == 1, 0, haplotypes).astype(np.uint8)
         if called.haplotypes is not None:
             called.haplotypes[at] = haplotypes
         if called.haploid is not None:

@@ -186,8 +186,20 @@ def test_the_records_of_the_erased_stay_shut_though_somebody_puts_them_back(room
         path.write_bytes(data)
     with Genotypes(room.path, room.keys) as store:
         assert store.rows().tolist() == [0, 2]
-        with pytest.raises(GenopactError, match="KEY_ERASED"):
+        with pytest.raises(GenopactError, match="ROW_UNKNOWN"):
             room._replace(store=store).opened([0, 1])
+
+
+def test_what_was_erased_while_another_process_held_the_store_is_zeroed_when_it_opens_next(room: Room) -> None:
+    room.keys.erase([1])
+    room.store.close()
+    with Genotypes(room.path, room.keys) as store:
+        assert store.rows().tolist() == [0, 2]
+    for path in (path for path in room.path.glob("*.*.*") if path.suffix != ".dsse"):
+        data = path.read_bytes()
+        size = len(data) // 3
+        assert not any(data[size : 2 * size])
+        assert any(data[:size])
 
 
 def test_a_key_file_that_was_rolled_back_is_noticed(room: Room, tmp_path: Path) -> None:

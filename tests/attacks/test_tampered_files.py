@@ -191,7 +191,7 @@ def test_yesterdays_store_does_not_bring_back_an_erased_person(tmp_path: Path, h
         store.erase(1)
     with Store(tmp_path / "copy", keys) as copy:
         assert copy.rows().tolist() == [0, 2]
-        with pytest.raises(GenopactError, match="KEY_ERASED"):
+        with pytest.raises(GenopactError, match="ROW_UNKNOWN"):
             copy.table(ALL)
 
 

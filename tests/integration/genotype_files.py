@@ -1,9 +1,8 @@
 """Made-up genotype files of known people, and what they hold, read by pysam: the naive reference."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,10 +62,10 @@ class Region:
                     found.append((chrom, at, ref, (ref + others[0],)))
                 else:
                     found.append((chrom, at, ref, tuple(others[: 2 if kind == 1 else 1])))
-        return [*found[:12], ("chr1", REPEAT, "TGA", ("T",)), *found[12:]]
+        return sorted([*found, ("chr1", REPEAT, "TGA", ("T",))])
 
     def lines(self, *chroms: str) -> list[Line]:
-        """Calls of everybody, phased; one of twelve is missing. The same people have the same calls in any selection."""
+        """Calls of everybody, phased, one of twelve missing; whichever chromosomes are asked for, the same ones."""
         rng, lines = np.random.default_rng(self.seed), list[Line]()
         for chrom, pos, ref, alts in self.sites:
             share = rng.uniform(0.1, 0.4)
@@ -94,10 +93,11 @@ class Region:
     def vcf(self, path: Path, lines: Iterable[Line] | None = None) -> Path:
         """By default all lines. Plain if the name says so, else bgzip."""
         head = ["##fileformat=VCFv4.2", '##FILTER=<ID=PASS,Description="">', f"##comment={SECRET}"]
+        head += ['##INFO=<ID=X,Number=1,Type=String,Description="">']
         head += ['##FORMAT=<ID=GT,Number=1,Type=String,Description="">']
         head += ['##FORMAT=<ID=DS,Number=A,Type=Float,Description="">']
         head += [f"##contig=<ID={chrom},length={LENGTH}>" for chrom in self.genome]
-        head += ["\t".join(("#CHROM POS ID REF ALT QUAL FILTER INFO FORMAT").split() + [*self.names])]
+        head += ["#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT\t" + "\t".join(self.names)]
         for one in self.lines() if lines is None else lines:
             fixed = (one.chrom, one.pos, SECRET, one.ref, ",".join(one.alts) or ".", ".", "PASS", f"X={SECRET}")
             head.append("\t".join(map(str, (*fixed, one.form, *one.cells))))
@@ -110,27 +110,25 @@ class Region:
         return path
 
 
-def dosages(path: Path, manifest: VariantManifest, people: Sequence[str]) -> Matrix:
-    """(people, V) copies of the effect alleles in a VCF whose indels are in the fewest letters; -1 missing."""
-    places = {
-        (chrom, pos, ref, alt): row
-        for row, (chrom, pos, ref, alt) in enumerate(
-            zip(manifest.chrom, manifest.pos.tolist(), manifest.ref, manifest.alt, strict=True)
-        )
-    }
-    out = np.full((len(people), len(manifest)), -1, np.int8)
+def places(manifest: VariantManifest) -> dict[tuple[str, int, str], int]:
+    """(chrom, pos, alt) -> row; no two REFs of these sites are at one place."""
+    chroms = (f"chr{chrom}" for chrom in manifest.chrom)
+    return {site: row for row, site in enumerate(zip(chroms, manifest.pos.tolist(), manifest.alt, strict=True))}
+
+
+def dosages(path: Path, manifest: VariantManifest, people: Sequence[str], men: Collection[str]) -> Matrix:
+    """(people, V) copies of the effect alleles in a VCF whose indels are in the fewest letters; -1 missing.
+
+    men: among them; of an allele on X they have none or all.
+    """
+    place, out = places(manifest), np.full((len(people), len(manifest)), -1, np.int8)
     with pysam.VariantFile(str(path)) as file:
         for record in file:
             for index, alt in enumerate(record.alts or (), 1):
-                row = places.get((record.chrom.removeprefix("chr"), record.pos, str(record.ref), alt))
-                for at, person in enumerate(people) if row is not None else ():
+                row = place.get((record.chrom, record.pos, alt), -1)
+                for at, person in enumerate(people) if row >= 0 else ():
                     call = record.samples[person]["GT"]
-                    if None not in call:
-                        copies = sum(allele == index for allele in call)
+                    copies = sum(allele == index for allele in call)
+                    if None not in call and not (copies == 1 and record.chrom == "chrX" and person in men):
                         out[at, row] = copies if manifest.effect[row] == "alt" else 2 - copies
     return out
-
-
-def runs(flags: Sequence[bool]) -> int:
-    """How often neighbours differ."""
-    return sum(one != two for one, two in pairwise(flags))

@@ -89,7 +89,14 @@ def test_members_one_after_another(tmp_path: Path) -> None:
     assert inflated(path) == content
 
 
-def test_bgzf_cut_off_at_any_byte_is_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks, so that a thousand files are read quickly."""
+    monkeypatch.setattr(bgzf, "_SIZE", bgzf._BLOCK)
+    monkeypatch.setattr(bgzf, "_ROOM", 1 << 10)
+
+
+def test_bgzf_cut_off_at_any_byte_is_refused(tmp_path: Path, small: None) -> None:
     content = text(40)
     whole = compressed(content, 200)
     for length in range(1, len(whole)):
@@ -102,19 +109,19 @@ def test_gzip_cut_off_at_any_byte_is_refused(tmp_path: Path) -> None:
         assert code(tmp_path / "x", whole[:length]) in {"VCF_TRUNCATED", "VCF_UNREADABLE"}, length
 
 
-def test_any_flipped_bit_is_refused_or_harmless(tmp_path: Path) -> None:
+def test_any_flipped_bit_is_refused_or_harmless(tmp_path: Path, small: None) -> None:
     """Harmless: the padding after the last deflate code, or, in plain gzip, its time stamp and name."""
     content = text(7)
     same = "whole:" + hashlib.sha256(content).hexdigest()
     for whole, most in (compressed(content, 150), 0.02), (gzip.compress(content, mtime=0), 0.2):
         harmless = 0
-        for at in range(8 * len(whole)):
+        for at in range(0, 8 * len(whole), 3):  # of each byte two or three bits
             flipped = bytearray(whole)
             flipped[at // 8] ^= 1 << at % 8
             found = code(tmp_path / "x", bytes(flipped))
             assert found == same or not found.startswith("whole"), at
             harmless += found == same
-        assert harmless <= most * 8 * len(whole)
+        assert harmless <= most * 8 / 3 * len(whole)
 
 
 def test_every_block_of_a_large_file(tmp_path: Path) -> None:

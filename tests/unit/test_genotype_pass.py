@@ -201,6 +201,13 @@ def test_haplotypes_know_only_what_is_phased_or_equal(tmp_path: Path, more: str)
     assert found.tolist() == [[2, 1, 0, 0, 3, 3, 0, 0, 2, 0, 0, 0, 0]]
 
 
+def test_phases_of_phase_sets_are_not_taken_for_phases_of_the_chromosome(tmp_path: Path) -> None:
+    called = one(tmp_path / "x", ["0|1:5", "1|0:5", "1|1:5", "0|0:5"], form="GT:PS", phases=True)
+    assert called.dosages.tolist() == [[1, 1, 2, 0]]
+    assert called.haplotypes is not None
+    assert called.haplotypes.tolist() == [[0, 0, 3, 0]]
+
+
 def test_an_effect_allele_of_two_figures(tmp_path: Path) -> None:
     alt = ",".join("G" * length for length in range(1, 18))
     assert one(tmp_path / "x", ["./.", "0/1", "9|9"], 16, alt=alt).dosages.tolist() == [[-1, 0, 0]]

@@ -370,6 +370,29 @@ def test_an_erasure_during_an_import_ends_the_import(room: Room, truth: Matrix) 
     assert not any(map(any, records(room.again(), 5)))
 
 
+def test_an_erasure_takes_what_an_unfinished_import_has_sealed(room: Room, truth: Matrix) -> None:
+    before = {path.name for path in room.store.path.iterdir()}
+    writer = room.store.writer(np.array([1, 2]), "plan")
+    writer.add(np.arange(LENGTH), truth[:, :2])
+    writer.finish("source")
+    assert {path.name for path in room.store.path.iterdir()} > before
+    room.keys.erase([1])
+    room.store.erase(1)
+    assert {path.name for path in room.store.path.iterdir()} == before
+    assert room.store.writer(np.array([2]), "plan").finished == ()
+
+
+def test_what_a_source_had_twice_is_missing_for_everybody(room: Room, truth: Matrix) -> None:
+    writer = room.store.writer(np.array([1, 2]), "")
+    writer.add(np.arange(LENGTH), truth[:, :2])
+    writer.clear(np.array([0, 3]))
+    writer.commit()
+    found = room.opened([1, 2]).dosages(np.arange(2), np.empty((2, LENGTH), np.int8))
+    expected = truth[:, :2].T.copy()
+    expected[:, [0, 3]] = -1
+    assert np.array_equal(found, expected)
+
+
 # --- crashes
 
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("server/genopact_server", "client/genopact_client", "ingest/genopact_ingest", "shared/genopact_shared")
 CLIENT, INGEST, SHARED = PACKAGES[1:]
-MAX_PRODUCT, MAX_HOSPITAL, MAX_INGEST, MAX_MODULE, MAX_FUNCTION = 18_000, 7_000, 3_500, 400, 60
+MAX_PRODUCT, MAX_HOSPITAL, MAX_INGEST, MAX_MODULE, MAX_FUNCTION = 18_000, 7_000, 3_600, 400, 60
 
 
 def sources(*folders: str) -> list[Path]:

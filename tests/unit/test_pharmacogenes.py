@@ -16,7 +16,7 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.dose_features import SCHEMA
 from genopact_shared.recipes.pharmacogenes import GENES, INDETERMINATE, MOST_UNPHASED, Call, Gene, dose_columns
 from genopact_shared.recipes.protocol import Dosage
-from genopact_shared.variants import VARIANTS, Build
+from genopact_shared.recipes.variants import VARIANTS, Build
 
 UNPHASED, FIRST, SECOND = 0, 1, 2
 EXACT = [gene for gene in GENES.values() if not gene.cumulative]

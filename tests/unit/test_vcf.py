@@ -12,7 +12,7 @@ from genopact_ingest.panel import Calls, read_vcf
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.dose_features import SCHEMA
 from genopact_shared.recipes.protocol import Dosage
-from genopact_shared.variants import VARIANTS, Build
+from genopact_shared.recipes.variants import VARIANTS, Build
 
 WANTED = [column for column in SCHEMA if isinstance(column, Dosage)]
 HEADER = "##fileformat=VCFv4.2\n##contig=<ID=chr10,length=133797422>\n##contig=<ID=chr16,length=90338345>\n"

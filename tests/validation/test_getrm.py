@@ -13,7 +13,9 @@ from typing import Any
 
 import pysam
 import pytest
+from typer.testing import CliRunner
 
+from genopact_client.cli import app
 from genopact_ingest.findings import ImportRefusedError
 from genopact_ingest.stars import Stars, read_stars
 from genopact_ingest.vcf import VcfFile
@@ -177,3 +179,16 @@ def test_another_build_is_refused_or_says_nothing() -> None:
     with pytest.raises(ImportRefusedError, match="VCF_ALLELES"):
         read_stars(VcfFile(chromosome("1")), "GRCh37", all_sites=True)
     assert read_stars(VcfFile(chromosome("10")), "GRCh37", all_sites=True).calls == {}
+
+
+def test_the_command_writes_a_table_for_the_covariates(tmp_path: Path) -> None:
+    out = tmp_path / "stars.csv"
+    words = ["pharmacogenes", str(chromosome("10")), "--build", "GRCh38", "--out", str(out), "--all-sites"]
+    done = CliRunner().invoke(app, words, prog_name="genopact-site")
+    assert done.exit_code == 0, done.output
+    assert not any(person in done.output for person in PEOPLE)
+    with out.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["person"] for line in lines] == list(PEOPLE)
+    assert all(line["CYP2C9 pairs"] == "*1/*1" and line["cyp2c9_3"] == "0" for line in lines)
+    assert CliRunner().invoke(app, words, prog_name="genopact-site").exit_code == 2

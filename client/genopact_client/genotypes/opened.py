@@ -58,6 +58,8 @@ class Opened:
     def packed(self, indices: NDArray[np.integer], plane: Plane = "calls") -> Bytes:
         """Packed rows as they were sealed, zeros beyond the last variant: (b, bytes) uint8. Raises as `dosages`."""
         packing = 1 if plane == "expected" else 4
+        if plane not in {records.part.plane for records in self._records}:
+            raise ValueError(f"The store has no {plane}")
         out = np.empty((len(indices), -(-len(self.variants) // packing)), np.uint8)
         for part, at, rows in self._pieces(indices, plane):
             out[at : at + len(rows), part.first // packing :][:, : part.plain] = rows

@@ -1,6 +1,7 @@
 """The sealed genotypes of one site: a folder with a signed manifest, the imports into it, what opens it."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -128,6 +129,13 @@ class Genotypes(Folder[Manifest]):
         except (GenopactError, OSError):
             return False
         return True
+
+    def _forget(self, rows: Rows) -> None:
+        """With what an unfinished import has sealed: it starts over."""
+        now, begun = self.signed, {"plan": "", "begun": (), "sources": (), "added": ""}
+        seals = {version: seals for version, seals in now.seals.items() if int(version) <= now.generation}
+        self.signed = now.model_copy(update={**begun, "seals": seals})
+        super()._forget(rows)
 
     def _records(self) -> Iterator[tuple[Path, int]]:
         files = self.signed.files(self.path, self.signed.generation)
@@ -270,8 +278,7 @@ class Writer:
         with os.fdopen(new, "r+b") as file:
             if shared:
                 with older[part.number].open("rb") as kept:
-                    while os.copy_file_range(kept.fileno(), new, 1 << 30):
-                        pass
+                    shutil.copyfileobj(kept, file, 1 << 20)
             file.truncate(self._n * part.size)
             for row, cipher, line in zip(self._people.rows.tolist(), self._people.ciphers, block, strict=True):
                 record[:12] = os.urandom(12)

@@ -44,6 +44,8 @@ class Folder(Generic[M]):
             for file, size in self._records():
                 if not file.is_file() or file.stat().st_size != len(self._versions) * size:
                     raise GenopactError("STORE_INVALID", "a record file is missing or cut off")
+            if not self.keyfile.alive(there := np.flatnonzero(self._versions)).all():
+                self._forget(there[~self.keyfile.alive(there)])  # erased while another process held the store
             self._tidy()
         except GenopactError:
             self.close()
@@ -83,8 +85,11 @@ class Folder(Generic[M]):
         """
         if not 0 <= row < len(self._versions):
             raise GenopactError("ROW_UNKNOWN")
+        self._forget(np.array([row]))
+
+    def _forget(self, rows: Rows) -> None:
         versions = self._versions.copy()
-        versions[row] = 0
+        versions[rows] = 0
         self.sign(versions=runs(versions.tolist()))
 
     def sign(self, **changes: Any) -> None:

@@ -17,8 +17,8 @@ from genopact_ingest.table import Covariates, read_table
 from genopact_shared import __version__
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.protocol import Codes, Column, Dosage, Floats, Table
+from genopact_shared.recipes.variants import Build
 from genopact_shared.terminal import working
-from genopact_shared.variants import Build
 
 
 @dataclass(frozen=True)

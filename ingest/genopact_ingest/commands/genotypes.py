@@ -1,6 +1,7 @@
 """genotypes: from a hospital's files to sealed rows, and what is done with these."""
 
 import csv
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,31 +58,32 @@ def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answ
     Raises:
         ImportRefusedError, GenopactError: nothing was changed.
     """
-    from genopact_ingest.files import Harmonised, harmonised
+    from genopact_ingest.files import Harmonised, harmonised, numbered
     from genopact_ingest.files import opened as source_of
 
     features = variants.load(given.manifest, [VerifyKey.from_hex(given.signer)])
     with working("Reading the files' heads"):
-        sources = [source_of(path, phases=given.phases, expected=given.expected) for path in given.files]
+        sources: list[Source] = []
+        for number, path in enumerate(given.files):
+            with numbered(number):
+                sources.append(source_of(path, phases=given.phases, expected=given.expected))
         columns = _columns(site, sources)
     found = Harmonised(np.zeros(len(features), np.bool_))
     rows = columns[0][0]
     with _store(site, features, given, dry_run=dry_run) as store:
-        rules = {"array": given.array, "phases": given.phases, "expected": given.expected}
-        about = {"files": [each.digest for each in sources], "reference": given.reference is not None, "rules": rules}
-        writer = store.writer(rows, canonical.digest_of(about)) if store else None
-        left = [at for at, each in enumerate(sources) if not writer or each.digest not in writer.finished]
+        writer = store.writer(rows, _plan(site, given, sources)) if store else None
+        left = {at: each for at, each in enumerate(sources) if not writer or each.digest not in writer.finished}
         stream = harmonised(
-            [sources[at] for at in left], features, given.reference, lambda names: _sexes(site, names), found,
+            left, features, given.reference, lambda names: _sexes(site, names), found,
             array=given.array,
         )  # fmt: skip
         with bar("Variants", len(features)) as advance:
             for at, called in stream:
-                of_rows = columns[left[at]][1]
+                of_rows = columns[at][1]
                 if called is None:
                     if writer:
                         writer.clear(found.twice)
-                        writer.finish(sources[left[at]].digest)
+                        writer.finish(sources[at].digest)
                     continue
                 advance(len(called.rows))
                 if writer:
@@ -166,41 +168,73 @@ def _name(features: VariantManifest) -> str:
 
 @contextmanager
 def _store(site: Site, features: VariantManifest, given: GenotypeFiles, *, dry_run: bool) -> Iterator[Genotypes | None]:
-    """The store of a manifest, made if it is the first time; None for a dry run."""
+    """The store of a manifest, made if it is the first time; None for a dry run. A refusal leaves no empty store."""
     name = _name(features)
     if dry_run:
         yield None
         return
+    asked: dict[Plane, bool] = {"calls": True, "expected": given.expected, "haplotypes": given.phases}
+    planes: tuple[Plane, ...] = tuple(plane for plane, wanted in asked.items() if wanted)
     if name not in site.genotype_names():
         path = site.home / "genotypes" / name
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         durable.replace(path / "variants.tsv", features.encode())
-        asked: dict[Plane, bool] = {"calls": True, "expected": given.expected, "haplotypes": given.phases}
-        planes: list[Plane] = [plane for plane, wanted in asked.items() if wanted]
         Genotypes.create(path, site.keyfile, features, site.store.manifest()["kind"], planes=planes).close()
     with site.genotypes(name) as store:
         if store.signed.variants != features.digest:
             raise GenopactError("MANIFEST_INVALID", "the store was made for another one; give it another version")
-        yield store
+        if store.signed.planes != planes:
+            raise GenopactError("USAGE", f"the store keeps {', '.join(store.signed.planes)}: give the same options")
+        try:
+            yield store
+        except GenopactError:
+            if not store.signed.generation:
+                shutil.rmtree(store.path)
+            raise
 
 
 @contextmanager
 def _opened(site: Site, name: str) -> Iterator[Opened]:
-    """Everybody's genotypes, for this site's own eyes."""
+    """The genotypes of everybody who did not withdraw access, for this site's own eyes."""
     with site.genotypes(name) as store:
         features = variants.parse(durable.read(store.path / "variants.tsv", "MANIFEST_MISSING"))
-        rows = store.open(store.rows(), features, lambda: True)
+        rows = store.open(np.array(_accessible(site, store.rows().tolist()), np.int64), features, lambda: True)
         try:
             yield rows
         finally:
             rows.close()
 
 
+def _accessible(site: Site, rows: list[int]) -> list[int]:
+    """Without the people who withdrew any access."""
+
+    def withdrew(row: int) -> bool:
+        record = site.registry.get(row)
+        return bool(
+            record and record.status == "withdrawn" and record.withdrawal and record.withdrawal.scope == "no_access"
+        )
+
+    return [row for row in rows if not withdrew(row)]
+
+
+def _plan(site: Site, given: GenotypeFiles, sources: "Sequence[Source]") -> str:
+    """Digest of all that an import depends on: one that was cut short goes on only if nothing of it has changed."""
+    fasta = given.reference.stat() if given.reference and given.reference.is_file() else None
+    about = {
+        "files": [each.digest for each in sources],
+        "reference": [fasta.st_size, str(fasta.st_mtime_ns)] if fasta else [],
+        "sexes": [_sexes(site, each.samples).tobytes().hex() for each in sources],
+        "rules": [given.array, given.phases, given.expected],
+    }
+    return canonical.digest_of(about)
+
+
 def _planes(called: "Called", columns: Columns, given: GenotypeFiles) -> tuple[Dosages, Octets, Octets]:
     """Dosages, expected copies and haplotypes of some samples; what a file does not say follows from the dosages."""
     expected, haplotypes = called.expected, called.haplotypes
-    if given.expected and expected is None:
-        expected = np.where(called.dosages < 0, 255, 127 * called.dosages.astype(np.int16)).astype(np.uint8)
+    if given.expected:
+        certain = np.where(called.dosages < 0, 255, 127 * called.dosages.astype(np.int16)).astype(np.uint8)
+        expected = certain if expected is None else np.where(expected == 255, certain, expected)
     if given.phases and haplotypes is None:
         haplotypes = 3 * (called.dosages == 2).astype(np.uint8)
     octets = (None if each is None else each[:, columns] for each in (expected, haplotypes))
@@ -229,18 +263,26 @@ def _sexes(site: Site, samples: Sequence[str]) -> NDArray[np.int8]:
 
 def _recorded(site: Site, rows: NDArray[np.int64]) -> NDArray[np.int8]:
     """0 female, 1 male, -1 unknown, by the table of covariates."""
-    sexes = np.full(len(rows), -1, np.int8)
-    known = np.isin(rows, site.store.rows())
-    sexes[known] = site.store.table(rows[known]).codes("sex")
+    declared = {column["name"]: column for column in site.store.manifest()["columns"]}
+    levels = declared.get("sex", {}).get("levels", [])
+    of_code = np.array([{"female": 0, "male": 1}.get(level, -1) for level in levels] + [-1], np.int8)
+    sexes, known = np.full(len(rows), -1, np.int8), np.isin(rows, site.store.rows())
+    sexes[known] = of_code[site.store.table(rows[known]).codes("sex")]  # -1, the last, is unknown
     return sexes
 
 
 def _labels(site: Site, path: Path | None, rows: NDArray[np.int64]) -> dict[str, list[str]]:
     if path is None:
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-    known = site.people.find([line["person"] for line in lines])
-    of_row = dict(zip(known.tolist(), lines, strict=True))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file, strict=True))
+        people = [line["person"] for line in lines]
+        if not people or len({*people}) < len(people) or any(None in (*line, *line.values()) for line in lines):
+            raise ValueError
+        known = site.people.find(people).tolist()
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise GenopactError("USAGE", "--batches: a CSV in UTF-8 with a column person, one line a person") from error
+    of_row = dict(zip(known, lines, strict=True))
     columns = [name for name in lines[0] if name != "person"]
     return {name: [of_row.get(row, {}).get(name, "") for row in rows.tolist()] for name in columns}

@@ -10,8 +10,8 @@ from genopact_client.site import Site
 from genopact_ingest.commands.covariates import Files, import_site, schema_of
 from genopact_ingest.commands.genotypes import GenotypeFiles, import_genotypes
 from genopact_shared.errors import GenopactError
+from genopact_shared.recipes.variants import Build
 from genopact_shared.terminal import Answer, command
-from genopact_shared.variants import Build
 
 app = typer.Typer()
 EXAMPLE = (
@@ -38,17 +38,14 @@ def import_files(
 ) -> Answer:
     """Check covariates and genotypes and seal them, or list everything that is wrong with them and change nothing.
 
-    The table comes first: genotypes are sealed for people whom the site knows.
+    The table comes first, in an import of its own: genotypes are sealed for people whom the site knows.
     """
-    if not (table or genotypes) or bool(genotypes) != bool(manifest and signer) or (vcf and not table):
-        raise GenopactError("USAGE", "give --table, or genotype files with --manifest and --signer")
-    data, text, follow = {}, list[str](), ""
-    if table:
+    if table and not (genotypes or manifest or signer):
         done = import_site(Files(table, tuple(vcf or ()), build), schema_of(site), site, dry_run=dry_run)
-        data, text = dict(vars(done)), list(done.lines())
-        follow = f"genopact-site consent import --home {site.home} consent.csv"
-    if genotypes and manifest:
+        follow = "" if dry_run else f"genopact-site consent import --home {site.home} consent.csv"
+        return Answer(vars(done), list(done.lines()), follow)
+    if genotypes and manifest and signer and not (table or vcf):
         given = GenotypeFiles(tuple(genotypes), manifest, signer, reference, array, phases, expected)
         answer = import_genotypes(site, given, dry_run=dry_run)
-        data, text, follow = data | {"genotypes": answer.data}, [*text, *answer.text], answer.next
-    return Answer(data, text, "" if dry_run else follow)
+        return Answer({"genotypes": answer.data}, answer.text, answer.next)
+    raise GenopactError("USAGE", "give --table alone, or genotype files with --manifest and --signer")

@@ -60,6 +60,7 @@ def build(
                 scoring.read_sites(sites, draft)
             if assembly is None:
                 raise GenopactError("USAGE", "a list of sites needs --build")
+            assembly = manifests.BUILDS.get(assembly, assembly)
             made, left_out = draft.manifest(name, version, assembly, frequencies), draft.left_out
         durable.create(_signature(out), made.sign(signer))
         durable.create(out, made.encode())
