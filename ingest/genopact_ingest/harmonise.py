@@ -299,5 +299,5 @@ def _contig(name: str) -> str:
     """The contig of a file's name; empty if it is to be left out. Raises VARIANT_CONTIG."""
     found = alleles.contig(name)
     if found is None and not _LEFT_OUT.fullmatch(name):
-        raise Fault("VARIANT_CONTIG", f"({name!r})")
+        raise Fault("VARIANT_CONTIG")
     return found or ""

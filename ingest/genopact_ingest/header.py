@@ -29,6 +29,10 @@ class Definition(NamedTuple):
     value: str
 
 
+_NAMED = frozenset({"assembly", "pedigreeDB", "fileformat", "fileDate", "source", "reference", "phasing"})
+"""Lines that a finding may name; the key of any other is the file's own text."""
+
+
 @dataclass(frozen=True)
 class Header:
     """What a header says; `findings` holds what it breaks.
@@ -112,7 +116,8 @@ class _Parser:
         if not line.startswith("##") or not kind:
             raise Fault("VCF_HEADER", "(a header line starts with ## and a key)", "##")
         if not equals or not value:
-            raise Fault("VCF_HEADER", "(not of the form ##key=value)", kind if kind.isidentifier() else "##")
+            known = kind in _NAMED or kind in self._lines
+            raise Fault("VCF_HEADER", "(not of the form ##key=value)", kind if known else "##")
         if kind in {"assembly", "pedigreeDB"} and not _URL.fullmatch(value):
             raise Fault("VCF_HEADER", "(not a URL)", kind)
         if kind == "fileformat":
