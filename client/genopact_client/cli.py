@@ -17,11 +17,12 @@ for part in (founding, consider, serve, diagnose, records):
 for group in (decisions.consent, consider.study, records.outbox_app, records.ledger_app, records.log_app):
     app.add_typer(group)
 if find_spec("genopact_ingest"):  # the importing room, a wheel of its own
-    from genopact_ingest.commands import genotypes, importing, stars
+    from genopact_ingest.commands import genotypes, importing, matrices, stars
 
     app.add_typer(importing.app)
     app.add_typer(stars.app)
     app.add_typer(genotypes.app)
+    app.add_typer(matrices.app)
 
 
 def main() -> None:

@@ -6,15 +6,16 @@ keys/                identity and log keys, sealed under the key-encryption key
 keyfile  people.db   one key and one row a person
 consent.db           sealed consent records
 store/               sealed covariates
-genotypes/           sealed genotypes, a folder for each variant manifest
+genotypes/ omics/    sealed genotypes, a folder for each variant manifest; sealed matrices
 ledger               sealed privacy ledger
 log/  private-log/   the exchanged log and the site's own
 policy.yaml          what this site agrees to at all
 studies/ runs/ outbox/ openings/
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from genopact_client import aead
@@ -139,6 +140,13 @@ class Site:
     def genotype_names(self) -> list[str]:
         """The stores of genotypes."""
         return sorted(path.parent.name for path in (self.home / "genotypes").glob("*/manifest.dsse"))
+
+    def stores(self) -> Iterator[Callable[[], Store | Genotypes]]:
+        """How each store of people's data is opened: covariates, genotypes, matrices."""
+        yield lambda: self.store
+        yield from (partial(self.genotypes, name) for name in self.genotype_names())
+        for path in (self.home / "omics").glob("*/manifest.dsse"):
+            yield partial(Store, path.parent, self.keyfile)
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -87,6 +87,7 @@ def test_dry_run_reports_and_changes_nothing(tmp_path: Path, rooms: Site, files:
 
 
 def test_a_refused_file_changes_nothing(rooms: Site, files: Files) -> None:
+    assert files.table
     files.table.write_text(files.table.read_text().replace("female", "unclear", 1))
     with pytest.raises(ImportRefusedError, match="LEVEL_UNKNOWN"):
         import_site(files, SCHEMA, rooms)
@@ -104,6 +105,7 @@ def test_the_erased_do_not_come_back(rooms: Site, files: Files) -> None:
 
 
 def test_table_and_vcf_are_joined_by_person_not_by_order(rooms: Site, files: Files, truth: Table) -> None:
+    assert files.table
     header, *lines = files.table.read_text().splitlines()
     files.table.write_text("\n".join([header, *reversed(lines)]) + "\n")
     import_site(files, SCHEMA, rooms)

@@ -59,9 +59,9 @@ def erase(
     confirmed("Destroy this person's keys for good?", yes=yes)
     row = row_of(site, person)
     site.registry.erase(row)
-    for name in ("", *site.genotype_names()):
+    for opened_store in site.stores():
         try:
-            (site.genotypes(name) if name else site.store).erase(row)
+            opened_store().erase(row)
         except GenopactError as error:
             if error.code not in {"STORE_LOCKED", "ROW_UNKNOWN"}:
                 raise

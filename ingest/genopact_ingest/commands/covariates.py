@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from genopact_client.commands.opening import schemas
 from genopact_client.site import Site
 from genopact_client.store.schema import facts
+from genopact_ingest.fhir import read_fhir
 from genopact_ingest.findings import Finding, ImportRefusedError
 from genopact_ingest.panel import Calls, read_vcf
 from genopact_ingest.table import Covariates, read_table
@@ -23,11 +24,21 @@ from genopact_shared.terminal import working
 
 @dataclass(frozen=True)
 class Files:
-    """What a hospital exports. Samples of the VCFs (one, or one for each chromosome) carry the table's persons."""
+    """What a hospital exports: a table, or FHIR resources with a mapping. Samples of the VCFs carry its persons."""
 
-    table: Path
+    table: Path | None
     vcfs: tuple[Path, ...] = ()
     build: Build | None = None
+    fhir: tuple[Path, ...] = ()
+    mapping: Path | None = None
+
+    def covariates(self, schema: Sequence[Column]) -> Covariates:
+        """What they say of the schema's columns. ImportRefusedError, USAGE."""
+        if self.mapping and self.fhir and not self.table:
+            return read_fhir(self.fhir, self.mapping, schema)
+        if self.table and not (self.fhir or self.mapping):
+            return read_table(self.table, schema)
+        raise GenopactError("USAGE", "give --table, or --fhir with --mapping")
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ def import_site(files: Files, schema: Sequence[Column], site: Site, *, dry_run: 
     if list(facts(schema)) != site.store.manifest()["columns"]:
         raise GenopactError("TABLE_INVALID", "the store was created for another schema")
     with working("Reading the table"):
-        covariates = read_table(files.table, schema)
+        covariates = files.covariates(schema)
     wanted = [column for column in schema if isinstance(column, Dosage)]
     calls = []
     for number, path in enumerate(files.vcfs, start=1):

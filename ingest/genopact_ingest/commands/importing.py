@@ -26,6 +26,8 @@ def import_files(
     genotypes: Annotated[list[Path] | None, typer.Argument(help="VCF, BCF, .bed, .pgen or .bgen, one people.")] = None,
     *,
     table: Annotated[Path | None, typer.Option(help="CSV, TSV or parquet, one row for each person.")] = None,
+    fhir: Annotated[list[Path] | None, typer.Option(help="FHIR R4 NDJSON instead of a table; repeatable.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="TOML: which resources give which columns.")] = None,
     vcf: Annotated[list[Path] | None, typer.Option(help="VCF of the recipe's own few variants; repeatable.")] = None,
     build: Annotated[Build | None, typer.Option(help="Of --vcf; default: by its contig lengths.")] = None,
     manifest: Annotated[Path | None, typer.Option(help="Variants of the study, their signature beside it.")] = None,
@@ -40,12 +42,13 @@ def import_files(
 
     The table comes first, in an import of its own: genotypes are sealed for people whom the site knows.
     """
-    if table and not (genotypes or manifest or signer):
-        done = import_site(Files(table, tuple(vcf or ()), build), schema_of(site), site, dry_run=dry_run)
+    if (table or fhir) and not (genotypes or manifest or signer):
+        files = Files(table, tuple(vcf or ()), build, tuple(fhir or ()), mapping)
+        done = import_site(files, schema_of(site), site, dry_run=dry_run)
         follow = "" if dry_run else f"genopact-site consent import --home {site.home} consent.csv"
         return Answer(vars(done), list(done.lines()), follow)
-    if genotypes and manifest and signer and not (table or vcf):
+    if genotypes and manifest and signer and not (table or fhir or vcf):
         given = GenotypeFiles(tuple(genotypes), manifest, signer, reference, array, phases, expected)
         answer = import_genotypes(site, given, dry_run=dry_run)
         return Answer({"genotypes": answer.data}, answer.text, answer.next)
-    raise GenopactError("USAGE", "give --table alone, or genotype files with --manifest and --signer")
+    raise GenopactError("USAGE", "give --table or --fhir alone, or genotype files with --manifest and --signer")

@@ -1,0 +1,59 @@
+"""matrix: expression, methylation and the like, sealed in the same rows as everything else of a person."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import typer
+
+from genopact_client.commands.opening import opened
+from genopact_client.site import Site
+from genopact_client.store import Store
+from genopact_shared.errors import GenopactError
+from genopact_shared.recipes.protocol import Number, Table
+from genopact_shared.terminal import Answer, command, working
+
+app = typer.Typer(name="matrix", help="Expression, methylation: features of people.", no_args_is_help=True)
+
+
+@command(
+    app, "import", example="genopact-site matrix import rna expr.tsv.gz --features genes.txt --unit log2", room=opened
+)
+def import_matrix(
+    site: Site,
+    name: Annotated[str, typer.Argument(help="The store: one for each study's list of features.")],
+    file: Annotated[Path, typer.Argument(help="TSV (plain or compressed) or parquet.")],
+    *,
+    features: Annotated[Path, typer.Option(help="The study's features, a line each, in its order.")],
+    people: Annotated[Literal["rows", "columns"], typer.Option(help="What people are in the file.")],
+    unit: Annotated[str, typer.Option(help="Of all features.")],
+    low: Annotated[float, typer.Option(help="The least value.")],
+    high: Annotated[float, typer.Option(help="The greatest value.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and report, change nothing.")] = False,
+) -> Answer:
+    """Check a matrix and seal the study's features of each person that this site knows; what it lacks is missing."""
+    from genopact_ingest.omics import read_matrix
+
+    if Path(name).name != name or not features.is_file():
+        raise GenopactError("USAGE", "a name without slashes, and a file of features")
+    listed = features.read_text("utf-8").split("\n")
+    listed = listed[:-1] if listed[-1:] == [""] else listed
+    if len(set(listed)) < len(listed) or not all(listed):
+        raise GenopactError("USAGE", "each feature once, and no empty line")
+    with working("Reading"):
+        found = read_matrix(file, listed, people=people, bounds=(low, high))
+    rows = site.people.find(found.people)
+    known = np.flatnonzero((rows >= 0) & site.keyfile.alive(rows))
+    if not len(known):
+        raise GenopactError("VCF_PEOPLE", "import the table of covariates first")
+    if not dry_run:
+        path, schema = site.home / "omics" / name, [Number(feature, unit, low, high) for feature in listed]
+        if not (path / "manifest.dsse").exists():
+            Store.create(path, site.keyfile, schema, site.store.manifest()["kind"]).close()
+        columns = dict(zip(listed, found.values[known].T.astype(np.float64), strict=True))
+        with working("Sealing"), Store(path, site.keyfile) as store:
+            store.write(rows[known], Table(columns, len(known)), {"matrix": found.digest})
+    data = {"people": len(known), "strangers": len(rows) - len(known), "features": len(listed), **found.notes}
+    text = [f"{len(known)} people, {data['strangers']} are nobody this site knows"]
+    text += [f"  {name.replace('_', ' ')}: {count}" for name, count in found.notes.items()]
+    return Answer(data | {"sealed": not dry_run}, [*text, *["dry run: nothing was changed"] * dry_run])
