@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from genopact_client.site import Site
 from genopact_client.store import Store
+from genopact_server import manifests, scoring
+from genopact_shared.keys import SigningKey
+from tests.benchmarks.genotype_cohort import FASTA, SITES, cohort
 from tests.integration import front_desk
 from tests.integration.front_desk import PASSPHRASE, Desk
 
@@ -90,3 +93,32 @@ def test_fhir_resources_take_the_place_of_a_table(desk: Desk) -> None:
         assert store.table(site.people.find([person])).number("height_cm").tolist() == [171.5]
     assert desk("import", "--fhir", bundle).code == "USAGE"
     assert desk("import", "--mapping", mapping, "--table", desk.files / "covariates.csv").code == "USAGE"
+
+
+def test_quality_fills_the_columns_of_the_federated_summary(tmp_path: Path) -> None:
+    vcf = cohort(60, 120)
+    desk = Desk(tmp_path)
+    (tmp_path / "passphrase").write_text(PASSPHRASE)
+    (tmp_path / "passphrase").chmod(0o600)
+    people = [f"P{number:06}" for number in range(60)]
+    (tmp_path / "people.csv").write_text("person,call_rate\n" + "".join(f"{person},\n" for person in people))
+    (tmp_path / "sites.tsv").write_text("chrom\tpos\tref\talt\tfrequency\n" + (vcf.parent / SITES).read_text())
+    draft = manifests.Draft(manifests.Fasta(vcf.parent / FASTA))
+    scoring.read_sites(tmp_path / "sites.tsv", draft)
+    made, key = draft.manifest("small", 1, "simulated", "."), SigningKey.generate()
+    (tmp_path / "small.tsv").write_bytes(made.encode())
+    (tmp_path / "small.tsv.dsse").write_bytes(made.sign(key))
+    signed = ["--manifest", tmp_path / "small.tsv", "--signer", key.public.hex, "--reference", vcf.parent / FASTA]
+    for words in (
+        ("init", "site-a", "--recipe", "cohort-summary"),
+        ("import", "--table", tmp_path / "people.csv"),
+        ("import", vcf, *signed),
+        ("genotypes", "quality", "small-1"),
+    ):
+        done = desk(*words)
+        assert done.exit == 0, done.printed
+    site = Site.open(desk.home, PASSPHRASE.encode())
+    with site.store as store:
+        rates = store.table(site.people.find(people)).number("call_rate")
+    assert np.isfinite(rates).all()
+    assert (rates > 0.8).all()

@@ -16,12 +16,14 @@ from genopact_client.commands.opening import opened
 from genopact_client.genotypes import Genotypes, Opened
 from genopact_client.genotypes.records import Plane
 from genopact_client.site import Site
+from genopact_client.store.schema import facts
 from genopact_ingest.commands.export import export_bed
 from genopact_shared import canonical, durable
 from genopact_shared import manifest as variants
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import VerifyKey
 from genopact_shared.manifest import VariantManifest
+from genopact_shared.recipes.cohort_summary import COHORT_SUMMARY
 from genopact_shared.terminal import Answer, bar, command, working
 
 if TYPE_CHECKING:
@@ -145,7 +147,10 @@ def quality(
     batches: Annotated[Path | None, typer.Option(help="CSV: person, then a column for array, platform, batch.")] = None,
     out: Annotated[Path | None, typer.Option(help="The page; default: quality-NAME.html in the site's folder.")] = None,
 ) -> Answer:
-    """Check call rates, heterozygosity, sexes, relatives and batches; the page with plots stays at the site."""
+    """Check call rates, heterozygosity, sexes, relatives and batches; the page with plots stays at the site.
+
+    A site that was made for the recipe cohort-summary has its columns filled, for a federated summary under noise.
+    """
     from genopact_ingest.counts import People
     from genopact_ingest.quality import assess
     from genopact_ingest.quality_page import page
@@ -156,6 +161,8 @@ def quality(
         chunks = (rows.packed(np.arange(at, min(at + CHUNK, len(rows)))) for at in range(0, len(rows), CHUNK))
         found = assess(chunks, rows.variants, people)
         durable.replace(target, page(found, rows.variants, f"Quality of {name}").encode())
+        if list(facts(COHORT_SUMMARY.schema)) == site.store.manifest()["columns"]:
+            site.store.write(rows.rows, found.covariates(), {"quality": name})
     counts = {reason: int(flags.sum()) for reason, flags in found.person_flags.items()}
     about = {f"variants {reason}": int(flags.sum()) for reason, flags in found.variant_flags.items()}
     text = [f"{count:9,}  {reason.replace('_', ' ')}" for reason, count in (counts | about).items() if count]
