@@ -109,12 +109,13 @@ def test_quality_fills_the_columns_of_the_federated_summary(tmp_path: Path) -> N
     (tmp_path / "small.tsv").write_bytes(made.encode())
     (tmp_path / "small.tsv.dsse").write_bytes(made.sign(key))
     signed = ["--manifest", tmp_path / "small.tsv", "--signer", key.public.hex, "--reference", vcf.parent / FASTA]
-    for words in (
+    steps: tuple[tuple[str | Path, ...], ...] = (
         ("init", "site-a", "--recipe", "cohort-summary"),
         ("import", "--table", tmp_path / "people.csv"),
         ("import", vcf, *signed),
         ("genotypes", "quality", "small-1"),
-    ):
+    )
+    for words in steps:
         done = desk(*words)
         assert done.exit == 0, done.printed
     site = Site.open(desk.home, PASSPHRASE.encode())
