@@ -108,7 +108,14 @@ def test_quality_fills_the_columns_of_the_federated_summary(tmp_path: Path) -> N
     made, key = draft.manifest("small", 1, "simulated", "."), SigningKey.generate()
     (tmp_path / "small.tsv").write_bytes(made.encode())
     (tmp_path / "small.tsv.dsse").write_bytes(made.sign(key))
-    signed = ["--manifest", tmp_path / "small.tsv", "--signer", key.public.hex, "--reference", vcf.parent / FASTA]
+    signed: list[str | Path] = [
+        "--manifest",
+        tmp_path / "small.tsv",
+        "--signer",
+        key.public.hex,
+        "--reference",
+        vcf.parent / FASTA,
+    ]
     steps: tuple[tuple[str | Path, ...], ...] = (
         ("init", "site-a", "--recipe", "cohort-summary"),
         ("import", "--table", tmp_path / "people.csv"),
