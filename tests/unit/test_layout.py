@@ -81,6 +81,17 @@ def test_the_two_sides_never_meet() -> None:
     assert outcome.returncode == 0, outcome.stdout
 
 
+def test_the_command_line_loads_no_parser_before_it_imports() -> None:
+    """The agent's process begins as the command line does, where both wheels are installed, too."""
+    code = (
+        "import sys, genopact_client.cli; print(*(name for name in sys.modules if name.startswith('genopact_ingest.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert loaded
+    assert all(name.startswith("genopact_ingest.commands") for name in loaded), loaded
+
+
 def test_the_hospital_depends_on_nothing_the_root_does_not_name() -> None:
     root = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     client = tomllib.loads((ROOT / "client/pyproject.toml").read_text("utf-8"))["project"]

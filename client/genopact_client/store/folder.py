@@ -2,6 +2,7 @@
 
 import os
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -18,7 +19,7 @@ Rows = NDArray[np.int64]
 M = TypeVar("M", bound=Signed)
 
 
-class Folder(Generic[M]):
+class Folder(ABC, Generic[M]):
     """The rows of one site's people, held by one process at a time.
 
     Assumptions:
@@ -102,13 +103,13 @@ class Folder(Generic[M]):
     def _adopt(self, manifest: M) -> None:
         self.signed, self._versions = manifest, manifest.version_of_rows()
 
+    @abstractmethod
     def _records(self) -> Iterable[tuple[Path, int]]:
         """The files that count, with the size of a record in each."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _strays(self) -> Iterable[Path]:
         """Record files that do not count."""
-        raise NotImplementedError
 
     def _tidy(self) -> None:
         """Finish what a crash may have left: remove record files that do not count, zero records that were erased."""

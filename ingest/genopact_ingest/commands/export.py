@@ -2,13 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from genopact_client.genotypes import Opened
+from genopact_ingest.commands.rows import chunks
 from genopact_shared import durable
-
-CHUNK = 256
-"""People at a time."""
 
 
 def export_bed(opened: Opened, prefix: Path) -> None:
@@ -26,5 +22,5 @@ def export_bed(opened: Opened, prefix: Path) -> None:
     durable.create(Path(f"{prefix}.fam"), "".join(f"0\trow{row}\t0\t0\t0\t-9\n" for row in opened.rows).encode())
     durable.create(Path(f"{prefix}.bed"), b"\x6c\x1b\x00")
     with Path(f"{prefix}.bed").open("ab") as file:
-        for at in range(0, len(opened), CHUNK):
-            file.write(opened.packed(np.arange(at, min(at + CHUNK, len(opened)))).data)
+        for rows in chunks(opened):
+            file.write(rows.data)

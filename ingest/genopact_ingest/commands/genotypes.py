@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from genopact_client.genotypes.records import Plane
 from genopact_client.site import Site
 from genopact_client.store.schema import facts
 from genopact_ingest.commands.export import export_bed
+from genopact_ingest.commands.rows import chunks, known_people
 from genopact_shared import canonical, durable
 from genopact_shared import manifest as variants
 from genopact_shared.errors import GenopactError
@@ -29,8 +31,6 @@ from genopact_shared.terminal import Answer, bar, command, working
 if TYPE_CHECKING:
     from genopact_ingest.source import Called, Source
 
-CHUNK = 256
-"""People at a time."""
 Columns = NDArray[np.intp] | slice
 Dosages = NDArray[np.int8]
 Octets = NDArray[np.uint8] | None
@@ -72,20 +72,20 @@ def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answ
         columns = _columns(site, sources)
     found = Harmonised(np.zeros(len(features), np.bool_))
     rows = columns[0][0]
+    sexes = cache(partial(_sexes, site))
     with _store(site, features, given, dry_run=dry_run) as store:
-        writer = store.writer(rows, _plan(site, given, sources)) if store else None
-        left = {at: each for at, each in enumerate(sources) if not writer or each.digest not in writer.finished}
-        stream = harmonised(
-            left, features, given.reference, lambda names: _sexes(site, names), found,
-            array=given.array,
-        )  # fmt: skip
+        digests = [each.digest for each in sources] if store else []
+        plan = _plan(given, digests, [sexes(each.samples) for each in sources])
+        writer = store.writer(rows, plan) if store else None
+        left = {at: each for at, each in enumerate(sources) if not writer or digests[at] not in writer.finished}
+        stream = harmonised(left, features, given.reference, sexes, found, array=given.array)
         with bar("Variants", len(features)) as advance:
             for at, called in stream:
                 of_rows = columns[at][1]
                 if called is None:
                     if writer:
                         writer.clear(found.twice)
-                        writer.finish(sources[at].digest)
+                        writer.finish(digests[at])
                     continue
                 advance(len(called.rows))
                 if writer:
@@ -158,8 +158,7 @@ def quality(
     target = out or site.home / f"quality-{name}.html"
     with _opened(site, name) as rows, working("Counting"):
         people = People(rows.rows, _recorded(site, rows.rows), batches=_labels(site, batches, rows.rows))
-        chunks = (rows.packed(np.arange(at, min(at + CHUNK, len(rows)))) for at in range(0, len(rows), CHUNK))
-        found = assess(chunks, rows.variants, people)
+        found = assess(chunks(rows), rows.variants, people)
         durable.replace(target, page(found, rows.variants, f"Quality of {name}").encode())
         if list(facts(COHORT_SUMMARY.schema)) == site.store.manifest()["columns"]:
             site.store.write(rows.rows, found.covariates(), {"quality": name})
@@ -224,13 +223,13 @@ def _accessible(site: Site, rows: list[int]) -> list[int]:
     return [row for row in rows if not withdrew(row)]
 
 
-def _plan(site: Site, given: GenotypeFiles, sources: "Sequence[Source]") -> str:
+def _plan(given: GenotypeFiles, digests: Sequence[str], sexes: Sequence[NDArray[np.int8]]) -> str:
     """Digest of all that an import depends on: one that was cut short goes on only if nothing of it has changed."""
     fasta = given.reference.stat() if given.reference and given.reference.is_file() else None
     about = {
-        "files": [each.digest for each in sources],
+        "files": list(digests),
         "reference": [fasta.st_size, str(fasta.st_mtime_ns)] if fasta else [],
-        "sexes": [_sexes(site, each.samples).tobytes().hex() for each in sources],
+        "sexes": [each.tobytes().hex() for each in sexes],
         "rules": [given.array, given.phases, given.expected],
     }
     return canonical.digest_of(about)
@@ -250,15 +249,12 @@ def _planes(called: "Called", columns: Columns, given: GenotypeFiles) -> tuple[D
 
 def _columns(site: Site, sources: "Sequence[Source]") -> list[tuple[NDArray[np.int64], Columns]]:
     """Of each source the rows of known people, the same everywhere, and the columns where they stand."""
-    columns = list[tuple[NDArray[np.int64], Columns]]()
+    columns, known = list[tuple[NDArray[np.int64], Columns]](), cache(partial(known_people, site))
     for source in sources:
-        rows = site.people.find(source.samples)
-        known = np.flatnonzero((rows >= 0) & site.keyfile.alive(rows))
-        order = known[np.argsort(rows[known])]
-        whole = np.array_equal(order, np.arange(len(rows)))
-        columns.append((rows[order], slice(None) if whole else order))
-        if not len(order):
-            raise GenopactError("VCF_PEOPLE", "import the table of covariates first")
+        rows, places = known(source.samples)
+        order = np.argsort(rows)
+        whole = np.array_equal(places[order], np.arange(len(source.samples)))
+        columns.append((rows[order], slice(None) if whole else places[order]))
         if not np.array_equal(rows[order], columns[0][0]):
             raise GenopactError("GENOTYPES_PEOPLE")
     return columns

@@ -7,7 +7,6 @@ import typer
 
 from genopact_client.commands.opening import opened
 from genopact_client.site import Site
-from genopact_ingest.commands.covariates import Files, import_site, schema_of
 from genopact_ingest.commands.genotypes import GenotypeFiles, import_genotypes
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.variants import Build
@@ -42,6 +41,8 @@ def import_files(
 
     The table comes first, in an import of its own: genotypes are sealed for people whom the site knows.
     """
+    from genopact_ingest.commands.covariates import Files, import_site, schema_of
+
     if (table or fhir) and not (genotypes or manifest or signer):
         files = Files(table, tuple(vcf or ()), build, tuple(fhir or ()), mapping)
         done = import_site(files, schema_of(site), site, dry_run=dry_run)

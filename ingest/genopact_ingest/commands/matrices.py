@@ -9,6 +9,7 @@ import typer
 from genopact_client.commands.opening import opened
 from genopact_client.site import Site
 from genopact_client.store import Store
+from genopact_ingest.commands.rows import known_people
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.protocol import Number, Table
 from genopact_shared.terminal import Answer, command, working
@@ -42,18 +43,15 @@ def import_matrix(
         raise GenopactError("USAGE", "each feature once, and no empty line")
     with working("Reading"):
         found = read_matrix(file, listed, people=people, bounds=(low, high))
-    rows = site.people.find(found.people)
-    known = np.flatnonzero((rows >= 0) & site.keyfile.alive(rows))
-    if not len(known):
-        raise GenopactError("VCF_PEOPLE", "import the table of covariates first")
+    rows, known = known_people(site, found.people)
     if not dry_run:
         path, schema = site.home / "omics" / name, [Number(feature, unit, low, high) for feature in listed]
         if not (path / "manifest.dsse").exists():
             Store.create(path, site.keyfile, schema, site.store.manifest()["kind"]).close()
         columns = dict(zip(listed, found.values[known].T.astype(np.float64), strict=True))
         with working("Sealing"), Store(path, site.keyfile) as store:
-            store.write(rows[known], Table(columns, len(known)), {"matrix": found.digest})
-    data = {"people": len(known), "strangers": len(rows) - len(known), "features": len(listed), **found.notes}
+            store.write(rows, Table(columns, len(known)), {"matrix": found.digest})
+    data = {"people": len(known), "strangers": len(found.people) - len(known), "features": len(listed), **found.notes}
     text = [f"{len(known)} people, {data['strangers']} are nobody this site knows"]
     text += [f"  {name.replace('_', ' ')}: {count}" for name, count in found.notes.items()]
     return Answer(data | {"sealed": not dry_run}, [*text, *["dry run: nothing was changed"] * dry_run])
