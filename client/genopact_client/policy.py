@@ -218,7 +218,7 @@ class SitePolicy(Frozen):
         }
 
     def _bounds(self, request: Request) -> dict[str, bool | None]:
-        limits, private = self.limits, request.mode != "none"
+        limits, private = self.limits, request.mode not in {"none", "exact"}
         most = min(limits.max_epsilon_milli, limits.lifetime_epsilon_milli)
         if limits.window:
             most = min(most, limits.window.epsilon_milli)
@@ -226,7 +226,8 @@ class SitePolicy(Frozen):
             "epsilon": not private or (request.epsilon_milli is not None and request.epsilon_milli <= most),
             "delta": Decimal(request.delta) <= Decimal(limits.max_delta),
             "minimum_cohort": request.minimum_cohort >= limits.minimum_cohort,
-            "minimum_honest": request.mode != "distributed" or request.honest_minimum >= limits.minimum_honest,
+            "minimum_honest": request.mode not in {"distributed", "exact"}
+            or request.honest_minimum >= limits.minimum_honest,
             "minimum_sites": request.sites >= limits.minimum_sites,
         }
 

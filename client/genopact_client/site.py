@@ -10,6 +10,7 @@ genotypes/ omics/    sealed genotypes, a folder for each variant manifest; seale
 ledger               sealed privacy ledger
 log/  private-log/   the exchanged log and the site's own
 policy.yaml          what this site agrees to at all
+published/           public files that studies name by digest
 studies/ runs/ outbox/ openings/
 """
 
@@ -32,6 +33,7 @@ from genopact_client.studies import Studies
 from genopact_shared import canonical, durable
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
+from genopact_shared.published import Published
 from genopact_shared.tlog.log import Log
 
 
@@ -137,6 +139,13 @@ class Site:
             raise GenopactError("STORE_MISSING", name)
         return Genotypes(self.home / "genotypes" / name, self.keyfile)
 
+    def genotypes_of(self, variants: str) -> Genotypes:
+        """The store of that variant manifest's digest. GENOTYPES_MISSING."""
+        for name in self.genotype_names():
+            if Genotypes.told(self.home / "genotypes" / name, self.keyfile).variants == variants:
+                return self.genotypes(name)
+        raise GenopactError("GENOTYPES_MISSING", variants)
+
     def genotype_names(self) -> list[str]:
         """The stores of genotypes."""
         return sorted(path.parent.name for path in (self.home / "genotypes").glob("*/manifest.dsse"))
@@ -167,6 +176,11 @@ class Site:
     def studies(self) -> Studies:
         """Studies this site has approved."""
         return Studies(self.home / "studies", self.name)
+
+    @property
+    def published(self) -> Published:
+        """Public files that studies name."""
+        return Published(self.home / "published")
 
     @cached_property
     def outbox(self) -> Outbox:

@@ -15,6 +15,7 @@ from genopact_shared import canonical, durable
 from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
+from genopact_shared.published import Published
 from genopact_shared.statements import Approval
 from genopact_shared.study import Study, parse_study
 from genopact_shared.tlog.log import Log
@@ -58,6 +59,11 @@ class Folder:
     def log(self) -> Log:
         """The coordinator's log; one process at a time, until `close`."""
         return Log(self.home / "log", SigningKey.load(self.home / "keys" / "log"), f"genopact/{self.card['name']}")
+
+    @property
+    def published(self) -> Published:
+        """Public files that studies name."""
+        return Published(self.home / "published")
 
     def close(self) -> None:
         """Let another process have the log."""

@@ -69,7 +69,8 @@ class Run:
         self.study: Study = folder.study(state.study)
         self._folder, self._state, self._courier, self._watch = folder, state, courier, watch
         approvals = [check_approval(text.encode(), self.study) for text in state.approvals.values()]
-        self.plan: Plan = plan_of(self.study, {each.site: each.planned_cohort for each in approvals})
+        planned = {each.site: each.planned_cohort for each in approvals}
+        self.plan: Plan = plan_of(self.study, planned, folder.published)
         self._identities = {party.name: VerifyKey.from_hex(party.identity) for party in self.study.parties}
 
     @classmethod
@@ -234,7 +235,9 @@ class Run:
             durable.replace(self.path / "sites" / f"{site}.log", body)
         self._forget_pending()
         facts, delta = [self.plan.steps[index].fact for index in self._state.asked], self.study.privacy.delta
-        epsilon = None if self.study.privacy.mode == "none" else math.ceil(accounting.epsilon(facts, delta) * 1000)
+        epsilon = (
+            None if self.study.privacy.epsilon_milli is None else math.ceil(accounting.epsilon(facts, delta) * 1000)
+        )
         release = Release(
             at=_now(),
             study=self._state.study,

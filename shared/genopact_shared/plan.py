@@ -19,6 +19,7 @@ from genopact_shared.privacy import accounting
 from genopact_shared.privacy.accounting import Fact
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 from genopact_shared.privacy.noise import MAX_VARIANCE, TAIL_SIGMAS
+from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes import NETWORKS, RECIPES, chosen
 from genopact_shared.recipes.network import NetParameters, NetPlan
 from genopact_shared.recipes.protocol import Floats, Model, Predictor, SumPlan, SumStep
@@ -91,8 +92,10 @@ class Plan:
         return Opening(position, roster, study.schedule.quorum, range(first.round, len(self.steps)))
 
 
-def plan_of(study: Study, planned: Mapping[str, int]) -> Plan:
+def plan_of(study: Study, planned: Mapping[str, int], published: Published = NOTHING) -> Plan:
     """The plan of a study for the planned cohort of each site that takes part.
+
+    `published`: where the files are that the recipe names; needed to compute rows and models, not for the releases.
 
     Raises:
         GenopactError: PLAN_IMPOSSIBLE when the plan would break its own bounds.
@@ -100,7 +103,7 @@ def plan_of(study: Study, planned: Mapping[str, int]) -> Plan:
     recipe, parameters = chosen(study.recipe)
     if isinstance(parameters, NetParameters):
         return _of_network(study, NetPlan(NETWORKS[recipe.name], parameters, dict(planned)))
-    return _of_sums(study, planned, parameters)
+    return _of_sums(study, planned, parameters, published)
 
 
 def _of_network(study: Study, course: NetPlan) -> Plan:
@@ -120,9 +123,9 @@ def _of_network(study: Study, course: NetPlan) -> Plan:
     return Plan(course, course, course.planned, rounds, privacy.delta)
 
 
-def _of_sums(study: Study, planned: Mapping[str, int], parameters: Frozen) -> Plan:
+def _of_sums(study: Study, planned: Mapping[str, int], parameters: Frozen, published: Published) -> Plan:
     recipe, privacy = RECIPES[study.recipe.name], study.privacy
-    sums = recipe.plan(parameters, sum(planned.values()), privacy.epsilon_milli)
+    sums = recipe.plan(parameters, sum(planned.values()), privacy.epsilon_milli, published)
     if privacy.epsilon_milli is None:
         facts: list[NoisedSum | Unprotected] = [Unprotected(dims=step.dims, scale=step.scale) for step in sums.steps]
     else:
@@ -132,7 +135,7 @@ def _of_sums(study: Study, planned: Mapping[str, int], parameters: Frozen) -> Pl
         multipliers = accounting.noise_multipliers(privacy.epsilon_milli, privacy.delta, shares)
         facts = [_noised(step, z, privacy.honest_minimum) for step, z in zip(sums.steps, multipliers, strict=False)]
     steps = tuple(
-        PlannedStep(index, step.name, fact, _share(fact), _bits(fact, planned) if privacy.mode == "distributed" else 0)
+        PlannedStep(index, step.name, fact, _share(fact), _bits(fact, planned) if privacy.masked else 0)
         for index, (step, fact) in enumerate(zip(sums.steps, facts, strict=True))
     )
     if any(step.share_variance > MAX_VARIANCE for step in steps):

@@ -14,6 +14,7 @@ PERMISSIONS = {
 MODES = {
     "none": "no noise: only stores that are public or synthetic can serve it",
     "local": "each site adds all the noise itself; nobody else has to be trusted",
+    "exact": "the masked total of all sites, exact: these patients leave all later private studies of their site",
     "distributed": "sites add shares of the noise under masks; only the total is seen",
 }
 

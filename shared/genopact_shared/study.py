@@ -24,7 +24,7 @@ Region = Annotated[str, StringConstraints(pattern=r"^(\*|[A-Z]{2,3})$")]
 Use = Literal["train", "validate", "predict", "federated_stats"]
 Organisation = Literal["public", "nonprofit", "commercial"]
 Modality = Literal["genotype", "exome", "genome", "expression", "methylation", "ehr", "drug"]
-Mode = Literal["none", "local", "distributed"]
+Mode = Literal["none", "local", "distributed", "exact"]
 
 
 class Frozen(BaseModel):
@@ -88,13 +88,18 @@ class Privacy(Frozen):
 
     @model_validator(mode="after")
     def _budget_fits_mode(self) -> Self:
-        if (self.epsilon_milli is None) != (self.mode == "none"):
-            raise ValueError("epsilon_milli is required, except in mode none, which has none")
-        if self.mode == "distributed" and self.honest_minimum < 2:
-            raise ValueError("distributed noise needs honest_minimum of at least 2")
-        if self.mode != "distributed" and self.honest_minimum != 1:
+        if (self.epsilon_milli is None) != (self.mode in {"none", "exact"}):
+            raise ValueError("epsilon_milli is required, except in modes none and exact, which have none")
+        if self.masked and self.honest_minimum < 2:
+            raise ValueError("masked totals need honest_minimum of at least 2")
+        if not self.masked and self.honest_minimum != 1:
             raise ValueError("honest_minimum is 1 where each site adds all the noise itself, or none")
         return self
+
+    @property
+    def masked(self) -> bool:
+        """Whether only the total of all sites is seen: with shares of noise, or, in mode exact, with none."""
+        return self.mode in {"distributed", "exact"}
 
 
 class Schedule(Frozen):
@@ -155,13 +160,13 @@ class Study(Frozen):
             raise ValueError("party names differ from one another and from the coordinator's")
         if len(set(keys)) < len(keys):
             raise ValueError("every key has one holder and one use")
-        floor = (
-            max(3, self.privacy.honest_minimum) if self.privacy.mode == "distributed" else self.privacy.honest_minimum
-        )
+        floor = max(3, self.privacy.honest_minimum) if self.privacy.masked else self.privacy.honest_minimum
         if not floor <= self.schedule.quorum <= len(names):
             raise ValueError(f"the quorum lies between {floor} and the number of parties")
-        if self.privacy.mode == "distributed" and self.schedule.quorum + self.privacy.honest_minimum <= len(names):
+        if self.privacy.masked and self.schedule.quorum + self.privacy.honest_minimum <= len(names):
             raise ValueError("quorum and honest_minimum together exceed the number of parties: masks rest on it")
+        if self.privacy.mode == "exact" and "federated_stats" not in self.purpose.uses:
+            raise ValueError("mode exact is for the use federated_stats, which patients permit or not")
         dt.date.fromisoformat(self.expires)
         return self
 

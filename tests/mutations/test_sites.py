@@ -105,8 +105,9 @@ def test_without_protection_private_data_stay(tmp_path: Path) -> None:
     one = sites(tmp_path, 1, privacy=LOCAL)
     bare = plan_of(study(privacy={"mode": "none"}), PLANNED).steps[0]
     assert isinstance(bare.fact, Unprotected)
-    with pytest.raises(GenopactError, match="STORE_NOT_PUBLIC"):
-        eligible(one.hospitals["site-0"].site, one.study, bare, 1_800_000_000)
+    admission = eligible(one.hospitals["site-0"].site, one.study, bare, 1_800_000_000)
+    with pytest.raises(GenopactError, match="STORE_NOT_PUBLIC"), admission:
+        pass
     one.close()
 
 

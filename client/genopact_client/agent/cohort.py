@@ -2,12 +2,16 @@
 
 import datetime as dt
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genopact_client.consent import match
+from genopact_client.consent.index import NO_CAP
+from genopact_client.genotypes import Opened
 from genopact_client.ledger import DAY_S
 from genopact_client.release.private import Private
 from genopact_client.site import Site
@@ -15,7 +19,8 @@ from genopact_shared.decision import Opening
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import PlannedStep
 from genopact_shared.privacy.mechanisms import Unprotected
-from genopact_shared.recipes.protocol import Table
+from genopact_shared.recipes import chosen
+from genopact_shared.recipes.protocol import Codes, GenotypeParameters, Table
 from genopact_shared.study import Study
 
 
@@ -28,42 +33,77 @@ class Cohort:
     opening: Opening
 
 
-def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> Cohort:
-    """Evaluate consent, budget and completeness now; nothing is cached between rounds.
+@dataclass(frozen=True)
+class OpenedGenotypes:
+    """See `protocol.Genotypes`; `indices`: of the opened rows."""
+
+    opened: Opened
+    indices: NDArray[np.intp]
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "OpenedGenotypes":
+        """Those of some patients."""
+        return replace(self, indices=self.indices[rows])
+
+    def dosages(self, some: slice) -> Codes:
+        """As sealed. Raises ROWS_CLOSED as soon as one of the opened patients has withdrawn."""
+        indices = self.indices[some]
+        return self.opened.dosages(indices, np.empty((len(indices), len(self.opened.variants)), np.int8))
+
+
+@contextmanager
+def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> Iterator[Cohort]:
+    """Evaluate consent, budget and completeness now; nothing is cached between rounds. Genotypes close at the end.
 
     Without a step nothing will be released, so that nobody has to be able to pay.
 
     Raises:
-        GenopactError: STORE_NOT_PUBLIC, COHORT_EMPTY.
+        GenopactError: STORE_NOT_PUBLIC, COHORT_EMPTY, COHORT_TOO_SMALL, GENOTYPES_MISSING; those of the stores.
     """
-    unprotected = step is not None and isinstance(step.fact, Unprotected)
-    if unprotected and site.store.manifest()["kind"] not in ("public", "synthetic"):
+    unprotected, exact = step is not None and isinstance(step.fact, Unprotected), study.privacy.mode == "exact"
+    if unprotected and not exact and site.store.manifest()["kind"] not in ("public", "synthetic"):
         raise GenopactError("STORE_NOT_PUBLIC")
-    policy, on = site.policy, dt.datetime.fromtimestamp(now, dt.UTC).date()
+    policy, on, parameters = site.policy, dt.datetime.fromtimestamp(now, dt.UTC).date(), chosen(study.recipe)[1]
     permission = site.registry.permitted(study.purpose, on)
     rows = np.intersect1d(np.flatnonzero(permission.rows), site.store.rows()).astype(np.int64)
-    if step is not None and not unprotected:
-        limits = policy.limits
-        cap = np.minimum(permission.cap[rows], limits.lifetime_epsilon_milli)
-        # The site's delta, not the study's: what a life may cost must not depend on who asks.
-        able = site.ledger.affordable(rows, step.fact, cap, limits.max_delta, now // DAY_S, limits.window)
-        rows = rows[able]
-    table = site.store.table(rows)
-    complete = ~np.isnan(table.number(study.outcome))
-    # An empty cohort releases noise alone: a refusal would tell, for nothing, that the last patient is gone.
-    if step is None and not complete.any():
-        raise GenopactError("COHORT_EMPTY")
-    rows = rows[complete]
-    admitted = np.zeros(permission.size, dtype=np.bool_)
-    admitted[rows] = True
-    opening = Opening(
-        study=study.hash,
-        policy=policy.digest,
-        matcher=match.DIGEST,
-        as_of=now,
-        registry_root=permission.registry_root,
-        registry_size=permission.size,
-        bitmap=np.packbits(admitted).tobytes().hex(),
-        salt=os.urandom(32).hex(),
-    )
-    return Cohort(rows, Private(table.take(complete)), opening)
+    with ExitStack() as stack:
+        store = None
+        if isinstance(parameters, GenotypeParameters):
+            store = stack.enter_context(site.genotypes_of(parameters.variants))
+            rows = np.intersect1d(rows, store.rows())
+        if exact:
+            rows = rows[permission.cap[rows] == NO_CAP]  # nobody who set a limit has permitted an unlimited release
+        elif step is not None and not unprotected:
+            limits = policy.limits
+            cap = np.minimum(permission.cap[rows], limits.lifetime_epsilon_milli)
+            # The site's delta, not the study's: what a life may cost must not depend on who asks.
+            able = site.ledger.affordable(rows, step.fact, cap, limits.max_delta, now // DAY_S, limits.window)
+            rows = rows[able]
+        table = site.store.table(rows)
+        complete = ~np.isnan(table.number(study.outcome))
+        # An empty cohort releases noise alone: a refusal would tell, for nothing, that the last patient is gone.
+        if step is None and not complete.any():
+            raise GenopactError("COHORT_EMPTY")
+        rows, table = rows[complete], table.take(complete)
+        if exact and len(rows) < study.minimum_cohort:
+            raise GenopactError("COHORT_TOO_SMALL")
+        if store is not None:
+
+            def holds() -> bool:
+                return bool(site.registry.permitted(study.purpose, on).rows[rows].all())
+
+            opened = store.open(rows, store.variants, holds)
+            stack.callback(opened.close)
+            table = replace(table, genotypes=OpenedGenotypes(opened, np.arange(len(rows))))
+        admitted = np.zeros(permission.size, dtype=np.bool_)
+        admitted[rows] = True
+        opening = Opening(
+            study=study.hash,
+            policy=policy.digest,
+            matcher=match.DIGEST,
+            as_of=now,
+            registry_root=permission.registry_root,
+            registry_size=permission.size,
+            bitmap=np.packbits(admitted).tobytes().hex(),
+            salt=os.urandom(32).hex(),
+        )
+        yield Cohort(rows, Private(table), opening)

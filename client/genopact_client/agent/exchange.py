@@ -32,12 +32,14 @@ from genopact_shared.plan import COHORT_SLACK, Plan, PlannedStep, plan_of
 from genopact_shared.privacy import accounting
 from genopact_shared.privacy.accounting import Fact
 from genopact_shared.recipes.network import NetPlan
-from genopact_shared.recipes.protocol import Model, Table
+from genopact_shared.recipes.protocol import Floats, Model, SumPlan, Table
 from genopact_shared.study import Study
 from genopact_shared.tlog.entries import pack as pack_entries
 from genopact_shared.wire import Reply, Request
 
 _log = structlog.get_logger()
+ROWS_BYTES = 1 << 27
+"""Of contributions in memory at a time."""
 MAX_CLOCK_S = 7 * DAY_S
 """A request may not claim to stay fresh for longer than this."""
 
@@ -115,7 +117,7 @@ class Exchange:
         request, study = admitted.request, admitted.study
         if admitted.approved.envelope.decode() not in request.approvals:
             raise GenopactError("APPROVAL_INVALID", "this site's approval is not among them")
-        plan = _plan(study, request.approvals)
+        plan = self._plan(study, request.approvals)
         if len(plan.planned) < study.schedule.quorum:
             raise GenopactError("ROSTER_INVALID", "fewer approvals than the quorum")
         record = self._runs.get(request.run)
@@ -162,24 +164,29 @@ class Exchange:
             self._masks.check_seat(request.run, seats_of(request, study, plan))
         self._check_budget(study, step)
         now = int(self._clock())
-        cohort = eligible(self._site, study, step, now)
-        if step.masked and len(cohort.rows) > COHORT_SLACK * plan.planned[self._site.name]:
-            raise GenopactError("RANGE_EXCEEDED", "far more patients than this site planned with")
-        seen = self._seen(record.run, admitted.model_in)
-        durable.replace(seen, admitted.model)
-        position = {"round": request.round, "attempt": request.attempt, "model_in": admitted.model_in, "reply": None}
-        record = self._runs.put(record.model_copy(update=position | {"taken": (*record.taken, step.index)}))
-        for old in self._runs.folder(record.run).glob("seen-*"):
-            if old != seen:
-                old.unlink()
-        address = study.hash, request.run, request.round, request.attempt
-        sequence = self._site.ledger.reserve(*address, step.fact, cohort.rows, day=now // DAY_S)
-        intent, proof = self._log_intent(admitted, step, cohort)
-        released = self._released(plan, step, _model(admitted.model), cohort.table, mask)
-        self._log_receipt(admitted, step, intent, released)
-        self._runs.put(record.model_copy(update={"reply": canonical.digest(released.body)}))
-        self._site.ledger.settle(sequence)
-        return self._seal(admitted, released.body, intent=intent.decode(), proof=proof.decode())
+        with eligible(self._site, study, step, now) as cohort:
+            if step.masked and len(cohort.rows) > COHORT_SLACK * plan.planned[self._site.name]:
+                raise GenopactError("RANGE_EXCEEDED", "far more patients than this site planned with")
+            seen = self._seen(record.run, admitted.model_in)
+            durable.replace(seen, admitted.model)
+            position = {
+                "round": request.round,
+                "attempt": request.attempt,
+                "model_in": admitted.model_in,
+                "reply": None,
+            }
+            record = self._runs.put(record.model_copy(update=position | {"taken": (*record.taken, step.index)}))
+            for old in self._runs.folder(record.run).glob("seen-*"):
+                if old != seen:
+                    old.unlink()
+            address = study.hash, request.run, request.round, request.attempt
+            sequence = self._site.ledger.reserve(*address, step.fact, cohort.rows, day=now // DAY_S)
+            intent, proof = self._log_intent(admitted, step, cohort)
+            released = self._released(plan, step, _model(admitted.model), cohort.table, mask)
+            self._log_receipt(admitted, step, intent, released)
+            self._runs.put(record.model_copy(update={"reply": canonical.digest(released.body)}))
+            self._site.ledger.settle(sequence)
+            return self._seal(admitted, released.body, intent=intent.decode(), proof=proof.decode())
 
     def _released(
         self, plan: Plan, step: PlannedStep, model: Model, table: Private[Table], mask: kernel.Mask | None
@@ -190,36 +197,42 @@ class Exchange:
             change = table.derive(lambda each: steps(model, each))
             return kernel.release_model(change, step.fact, steps.done)
         course = plan.course
-        rows = table.derive(lambda each: course.contribution(step.index, model, each))
+        rows = table.derive(lambda each: _rows(course, step, model, each))
         return kernel.release_sum(rows, step, step.fact, mask)
 
     def _finish(self, admitted: Admitted) -> bytes:
         """Keep the final model, fit the site's own term on it, and hand over the exchanged log."""
         record = self._record(admitted)
-        plan = _plan(admitted.study, record.approvals)
+        plan = self._plan(admitted.study, record.approvals)
         if admitted.request.round != len(plan.steps):
             raise GenopactError("FRAME_INVALID", "before the end of the plan")
         self._check_model(admitted, record, plan)
         folder, model = self._runs.folder(record.run), _model(admitted.model)
         durable.replace(folder / "model.safetensors", admitted.model)
         try:
-            cohort = eligible(self._site, admitted.study, None, int(self._clock()))
+            with eligible(self._site, admitted.study, None, int(self._clock())) as cohort:
+                personal = cohort.table.derive(lambda table: _site_term(plan, model, table))
+                kernel.keep(personal, folder / "personal.safetensors")
         except GenopactError as none_left:
             if none_left.code != "COHORT_EMPTY":
                 raise
-        else:
-            personal = cohort.table.derive(lambda table: _site_term(plan, model, table))
-            kernel.keep(personal, folder / "personal.safetensors")
         entries, checkpoint = self._site.log.export()
         return self._seal(admitted, pack_entries([checkpoint]) + entries)
 
     def _position(self, admitted: Admitted) -> tuple[RunRecord, Plan]:
         """The run's record and plan, for a round that the plan has."""
         record = self._record(admitted)
-        plan = _plan(admitted.study, record.approvals)
+        plan = self._plan(admitted.study, record.approvals)
         if admitted.request.round >= len(plan.steps):
             raise GenopactError("FRAME_INVALID", "beyond the plan")
         return record, plan
+
+    def _plan(self, study: Study, approvals: tuple[str, ...]) -> Plan:
+        checked = [check_approval(envelope.encode(), study) for envelope in approvals]
+        planned = {approval.site: approval.planned_cohort for approval in checked}
+        if len(planned) != len(checked):
+            raise GenopactError("APPROVAL_INVALID", "two approvals of one site")
+        return plan_of(study, planned, self._site.published)
 
     def _record(self, admitted: Admitted) -> RunRecord:
         record = self._runs.get(admitted.request.run)
@@ -233,7 +246,7 @@ class Exchange:
         if study.privacy.epsilon_milli is None:
             return
         for record in self._runs.of_study(study.hash):
-            steps = _plan(study, record.approvals).steps
+            steps = self._plan(study, record.approvals).steps
             facts.update(steps[index].fact for index in record.taken)
         facts |= self._site.ledger.of_study(study.hash)  # files of runs can be lost; the ledger cannot, unnoticed
         facts[step.fact] += 1
@@ -343,12 +356,11 @@ class Exchange:
         self._site.private_log.append(statements.sign(refusal, self._site.identity))
 
 
-def _plan(study: Study, approvals: tuple[str, ...]) -> Plan:
-    checked = [check_approval(envelope.encode(), study) for envelope in approvals]
-    planned = {approval.site: approval.planned_cohort for approval in checked}
-    if len(planned) != len(checked):
-        raise GenopactError("APPROVAL_INVALID", "two approvals of one site")
-    return plan_of(study, planned)
+def _rows(course: SumPlan, step: PlannedStep, model: Model, table: Table) -> Iterator[Floats]:
+    """Contributions of some patients at a time, so that they fit into memory."""
+    size = max(1, ROWS_BYTES // (8 * course.steps[step.index].dims))
+    for first in range(0, table.n, size):
+        yield course.contribution(step.index, model, table.take(np.arange(first, min(first + size, table.n))))
 
 
 def _model(body: bytes) -> Model:

@@ -71,6 +71,16 @@ def approve(
     return Answer(data, text, follow)
 
 
+@command(app, "design", example="genopact-site design risk-1.design")
+def design(
+    file: Annotated[Path, typer.Argument(help="A public file that a study names by its digest.")], *, home: Home = HOME
+) -> Answer:
+    """Take in a public file that a study names, such as the design of a risk model. It is checked against its name."""
+    data = durable.read(file, "PUBLISHED_MISSING")
+    digest = Site.keyless(home).published.add(data)
+    return Answer({"digest": digest, "bytes": len(data)}, [f"Took in {digest}, {len(data)} bytes"])
+
+
 def _planned(site: Site, study: Study, wanted: int | None) -> int:
     """A cohort in tens, never an exact count, if enough people permit the study now.
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +20,7 @@ from genopact_client.store.manifest import Kind, runs
 from genopact_shared import durable
 from genopact_shared.compiled import compiled
 from genopact_shared.errors import GenopactError
-from genopact_shared.manifest import VariantManifest
+from genopact_shared.manifest import VariantManifest, parse
 from genopact_shared.recipes.protocol import Codes
 
 BUDGET = 1 << 30
@@ -58,6 +59,16 @@ class Genotypes(Folder[Manifest]):
         )  # fmt: skip
         cls._found(path, keyfile, first)
         return cls(path, keyfile)
+
+    @staticmethod
+    def told(path: Path, keyfile: KeyFile) -> Manifest:
+        """What a store's manifest says, without opening the store."""
+        return Manifest.load(path, keyfile)
+
+    @property
+    def variants(self) -> VariantManifest:
+        """The store's variant manifest. MANIFEST_MISSING, MANIFEST_INVALID."""
+        return _variants(self.path / "variants.tsv", self.signed.variants)
 
     def open(self, rows: Rows, variants: VariantManifest, guard: Callable[[], bool]) -> Opened:
         """Unwrap the keys of these people alone.
@@ -144,6 +155,14 @@ class Genotypes(Folder[Manifest]):
     def _strays(self) -> set[Path]:
         now, own = self.signed, {path for plane in UNKNOWN for path in self.path.glob(f"{plane}.*.*")}
         return own - {path for after in (0, 1) for path in now.files(self.path, now.generation + after)}
+
+
+@lru_cache(maxsize=4)
+def _variants(path: Path, digest: str) -> VariantManifest:
+    found = parse(durable.read(path, "MANIFEST_MISSING"))
+    if found.digest != digest:
+        raise GenopactError("MANIFEST_INVALID", "the store was made for another one")
+    return found
 
 
 class Writer:

@@ -5,7 +5,7 @@
 Each takes the reservation that the ledger made durable before the draw.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import structlog
 from numpy.typing import NDArray
 
 from genopact_client.release.private import Private, Released
-from genopact_client.release.quantise import clipped_integers
+from genopact_client.release.quantise import HEADROOM, clipped_integers
 from genopact_shared import durable, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import PlannedStep
@@ -27,11 +27,13 @@ Floats = NDArray[np.float64]
 Mask = Callable[[NDArray[np.int64], int], Masked]
 
 
-def release_sum(contributions: Private[Floats], planned: PlannedStep, reserved: Fact, mask: Mask | None) -> Released:
+def release_sum(
+    contributions: Private[Floats] | Private[Iterator[Floats]], planned: PlannedStep, reserved: Fact, mask: Mask | None
+) -> Released:
     """The first door: one integer sum over patients.
 
     Args:
-        contributions: (n, d) float64, one row a patient, before clipping.
+        contributions: (n, d) float64, one row a patient, before clipping; or such arrays, a patient in one of them.
         planned: the step of the approved plan: clip, scale, this site's share of the noise.
         reserved: the fact that the ledger has charged.
         mask: hides (d,) integers modulo 2^bits; None where the plan asks for none.
@@ -49,14 +51,21 @@ def release_sum(contributions: Private[Floats], planned: PlannedStep, reserved: 
         GenopactError: KERNEL_REFUSED when reservation, plan and data disagree; RANGE_EXCEEDED.
     """
     fact, values = planned.fact, contributions._value
-    if reserved != fact or isinstance(fact, SampledSgd) or values.ndim != 2 or values.shape[1] != fact.dims:
+    if reserved != fact or isinstance(fact, SampledSgd) or (mask is None) != (not planned.masked):
         raise GenopactError("KERNEL_REFUSED")
-    if (mask is None) != (not planned.masked):
-        raise GenopactError("KERNEL_REFUSED")
-    if unfit := int((~np.isfinite(values).all(axis=1)).sum()):
-        _log.warning("rows_not_finite", times=unfit)
     clip = float(fact.clip) if isinstance(fact, NoisedSum) else None
-    total = clipped_integers(values, clip, fact.scale).sum(axis=0, dtype=np.int64)
+    total, reach, unfit = np.zeros(fact.dims, np.int64), np.zeros(fact.dims), 0
+    for rows in [values] if isinstance(values, np.ndarray) else values:
+        if rows.ndim != 2 or rows.shape[1] != fact.dims:
+            raise GenopactError("KERNEL_REFUSED")
+        unfit += int((~np.isfinite(rows).all(axis=1)).sum())
+        integers = clipped_integers(rows, clip, fact.scale)
+        reach += np.abs(integers).sum(axis=0, dtype=np.float64)
+        if reach.max(initial=0.0) >= HEADROOM:
+            raise GenopactError("RANGE_EXCEEDED")
+        total += integers.sum(axis=0, dtype=np.int64)
+    if unfit:
+        _log.warning("rows_not_finite", times=unfit)
     if not isinstance(fact, Unprotected):
         total = total + skellam(planned.share_variance, fact.dims)
     hidden = {"sum": total} if mask is None else mask(total, planned.bits)

@@ -203,8 +203,8 @@ def _store(site: Site, features: VariantManifest, given: GenotypeFiles, *, dry_r
 def _opened(site: Site, name: str) -> Iterator[Opened]:
     """The genotypes of everybody who did not withdraw access, for this site's own eyes."""
     with site.genotypes(name) as store:
-        features = variants.parse(durable.read(store.path / "variants.tsv", "MANIFEST_MISSING"))
-        rows = store.open(np.array(_accessible(site, store.rows().tolist()), np.int64), features, lambda: True)
+        accessible = np.array(_accessible(site, store.rows().tolist()), np.int64)
+        rows = store.open(accessible, store.variants, lambda: True)
         try:
             yield rows
         finally:

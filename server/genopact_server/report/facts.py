@@ -18,6 +18,7 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.plan import Plan, PlannedStep, plan_of
 from genopact_shared.privacy.accounting import Fact, epsilon
 from genopact_shared.privacy.mechanisms import NoisedSum
+from genopact_shared.published import Published
 from genopact_shared.recipes.dose_features import FEATURES
 from genopact_shared.recipes.protocol import Metrics, Model
 from genopact_shared.statements import Approval
@@ -110,7 +111,8 @@ def read(run_folder: Path, study: Study) -> RunFacts:
     if state.study != study.hash:
         raise GenopactError("RUN_STATE_BROKEN", "the run of another study")
     approvals = tuple(check_approval(text.encode(), study) for text in state.approvals.values())
-    plan = plan_of(study, {each.site: each.planned_cohort for each in approvals})
+    planned = {each.site: each.planned_cohort for each in approvals}
+    plan = plan_of(study, planned, Published(run_folder.parent.parent / "published"))
     models = tuple(_model(path) for path in sorted(run_folder.glob("model-*.safetensors"))[: state.round + 1])
     # A site's log comes with its checkpoint before the entries.
     logs = {path.stem: len(unpack(path.read_bytes())) - 1 for path in sorted((run_folder / "sites").glob("*.log"))}

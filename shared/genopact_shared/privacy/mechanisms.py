@@ -48,7 +48,10 @@ class SampledSgd(Frozen):
 
 
 class Unprotected(Frozen):
-    """A release without noise: unbounded epsilon. Only for stores whose signed manifest says public or synthetic."""
+    """A release without noise: unbounded epsilon.
+
+    Only for stores whose signed manifest says public or synthetic, or, in mode exact, of whoever permits it.
+    """
 
     kind: Literal["unprotected"] = "unprotected"
     dims: int = Field(ge=1)

@@ -13,6 +13,8 @@ from genopact_shared.study import Frozen, RecipeChoice, Study, explain
 
 RECIPES: dict[str, SumRecipe] = {recipe.name: recipe for recipe in (DOSE, COHORT_SUMMARY)}
 NETWORKS: dict[str, NetRecipe] = {DOSE_NET.name: DOSE_NET}
+EXACT: frozenset[str] = frozenset({COHORT_SUMMARY.name})
+"""Recipes of mode exact: statistics of all patients together, without noise."""
 
 
 def chosen(choice: RecipeChoice) -> tuple[SumRecipe | NetRecipe, Frozen]:
@@ -42,5 +44,7 @@ def check_choice(study: Study) -> None:
     if set(study.metrics) != set(recipe.measures):
         named = ", ".join(recipe.measures) or "none"
         raise GenopactError("STUDY_INVALID", f"metrics: recipe {recipe.name} releases {named}")
+    if study.privacy.mode == "exact" and recipe.name not in EXACT:
+        raise GenopactError("STUDY_INVALID", f"privacy.mode: recipe {recipe.name} gives no exact statistics")
     if recipe.name in NETWORKS and study.privacy.mode == "distributed":
         raise GenopactError("STUDY_INVALID", f"privacy.mode: recipe {recipe.name} needs local or none")

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.protocol import (
     Choice,
     Column,
@@ -103,7 +104,13 @@ class SummaryRecipe:
     schema: tuple[Column, ...] = SCHEMA
     parameters: type[Frozen] = SummaryParameters
 
-    def plan(self, parameters: Frozen, planned_total: int, epsilon_milli: int | None) -> SummaryPlan:  # noqa: ARG002
+    def plan(
+        self,
+        parameters: Frozen,
+        planned_total: int,
+        epsilon_milli: int | None,  # noqa: ARG002 - with or without noise, the same sum
+        published: Published = NOTHING,  # noqa: ARG002
+    ) -> SummaryPlan:
         """The plan; raises ValueError for parameters of another recipe or an empty cohort."""
         if not isinstance(parameters, SummaryParameters) or planned_total < 1:
             raise ValueError("Expected SummaryParameters and a planned cohort of at least 1")

@@ -16,6 +16,7 @@ from typing import Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, RACES, SCHEMA, dose_mg, features, outcome
 from genopact_shared.recipes.dose_public import second_moments
 from genopact_shared.recipes.linear import Matrix, cholesky, rowwise, solve, solve_lower, solve_upper
@@ -156,7 +157,13 @@ class DoseRecipe:
     schema: tuple[Column, ...] = SCHEMA
     parameters: type[Frozen] = DoseParameters
 
-    def plan(self, parameters: Frozen, planned_total: int, epsilon_milli: int | None) -> DosePlan:
+    def plan(
+        self,
+        parameters: Frozen,
+        planned_total: int,
+        epsilon_milli: int | None,
+        published: Published = NOTHING,  # noqa: ARG002
+    ) -> DosePlan:
         """The plan; raises ValueError for parameters of another recipe or an empty cohort."""
         if not isinstance(parameters, DoseParameters) or planned_total < 1:
             raise ValueError("Expected DoseParameters and a planned cohort of at least 1")

@@ -5,14 +5,16 @@ towards zero, sums, adds integer noise and masks. Everything else that a plan co
 numbers and released totals, so that each site recomputes the shared model bit for bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from genopact_shared.errors import GenopactError
+from genopact_shared.published import NOTHING, Published
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.int8]
 Model = dict[str, Floats]
 """Named float64 arrays; the same names and shapes before and after every step."""
+PEOPLE = 256
+"""Patients whose genotypes are in memory at a time."""
 Metrics = dict[str, dict[str, float]]
 """Released metrics: group, measure, value."""
 
@@ -70,11 +74,30 @@ class Dosage:
 Column = Number | Choice | Flag | Dosage
 
 
+class GenotypeParameters(Frozen):
+    """Hyper-parameters of a recipe that reads genotypes. `variants`: digest of the variant manifest."""
+
+    variants: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Genotypes(Protocol):
+    """Genotypes of n patients over the V variants of one manifest, read some patients at a time."""
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Genotypes":
+        """Those of some patients, by index or by mask."""
+        ...
+
+    def dosages(self, some: slice) -> Codes:
+        """(b, V) int8 copies of the effect allele, -1 missing; the array is the caller's until the next call."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """Covariates of n patients, one array per column that the site has; a column of the schema may be absent.
 
-    Number: float64, NaN missing. Choice, Flag and Dosage: int8, -1 missing. All of shape (n,).
+    Number: float64, NaN missing. Choice, Flag and Dosage: int8, -1 missing. All of shape (n,). `genotypes`: of the same
+    patients in the same order, where the recipe asks for them.
 
     Raises:
         GenopactError: TABLE_INVALID for another shape or dtype.
@@ -82,6 +105,7 @@ class Table:
 
     columns: Mapping[str, Floats | Codes]
     n: int
+    genotypes: Genotypes | None = None
 
     def __post_init__(self) -> None:
         for name, column in self.columns.items():
@@ -99,7 +123,16 @@ class Table:
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Table":
         """The table of some rows, by index or by mask."""
         kept = {name: column[rows] for name, column in self.columns.items()}
-        return Table(kept, int(np.arange(self.n)[rows].size))
+        genotypes = self.genotypes and self.genotypes.take(rows)
+        return Table(kept, int(np.arange(self.n)[rows].size), genotypes)
+
+    def dosages(self) -> Iterator[tuple[slice, Codes]]:
+        """Genotypes, PEOPLE patients at a time: which, and their (b, V) int8. Raises GENOTYPES_MISSING."""
+        if self.genotypes is None:
+            raise GenopactError("GENOTYPES_MISSING")
+        for first in range(0, self.n, PEOPLE):
+            some = slice(first, min(first + PEOPLE, self.n))
+            yield some, self.genotypes.dosages(some)
 
 
 @dataclass(frozen=True)
@@ -205,8 +238,13 @@ class Predictor(Protocol):
 class SumRecipe(Recipe, Predictor, Protocol):
     """A model that is trained by released sums."""
 
-    def plan(self, parameters: Frozen, planned_total: int, epsilon_milli: int | None) -> SumPlan:
-        """The plan for `planned_total` patients (from the approvals, never counted) and a budget; None: no noise."""
+    def plan(
+        self, parameters: Frozen, planned_total: int, epsilon_milli: int | None, published: Published = NOTHING
+    ) -> SumPlan:
+        """The plan for `planned_total` patients (from the approvals, never counted) and a budget; None: no noise.
+
+        Its steps follow from the first three alone; `published` is read when rows or models are computed.
+        """
         ...
 
 
