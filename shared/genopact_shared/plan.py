@@ -140,7 +140,8 @@ def _of_sums(study: Study, planned: Mapping[str, int], parameters: Frozen, publi
     )
     if any(step.share_variance > MAX_VARIANCE for step in steps):
         raise GenopactError("PLAN_IMPOSSIBLE", "the noise does not fit the sampler: lower the recipe's scale")
-    plan = Plan(recipe, sums, dict(planned), steps, privacy.delta)
+    predictor = next(each for each in (sums, recipe) if isinstance(each, Predictor))
+    plan = Plan(predictor, sums, dict(planned), steps, privacy.delta)
     if privacy.epsilon_milli is not None and plan.epsilon > privacy.epsilon_milli / 1000:
         raise GenopactError(
             "PLAN_IMPOSSIBLE", "integers too coarse, or too many of them, for the noise: see the recipe's scale"

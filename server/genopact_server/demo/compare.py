@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from genopact_shared import wire
-from genopact_shared.recipes import RECIPES
+from genopact_shared.recipes.dose import DOSE
 from genopact_shared.recipes.protocol import Model, Table
 
 FIXED_MG = 35.0
@@ -33,7 +33,7 @@ def read_model(path: Path) -> Model:
 
 def fit(tables: Sequence[Table]) -> Model:
     """The recipe on tables that lie side by side, without noise."""
-    recipe = RECIPES["dose"]
+    recipe = DOSE
     plan = recipe.plan(recipe.parameters(), sum(table.n for table in tables), None)
     model = plan.initial()
     for index in range(len(plan.steps)):
@@ -46,7 +46,7 @@ def compare(
     train: Mapping[str, Table], test: Mapping[str, Table], shared: Model, personal: Mapping[str, Model]
 ) -> list[Row]:
     """One row a hospital; `personal` has the site terms of those that took part."""
-    recipe, pooled, rows = RECIPES["dose"], fit(list(train.values())), []
+    recipe, pooled, rows = DOSE, fit(list(train.values())), []
     for name, table in test.items():
         dose = table.number(recipe.outcome)
 

@@ -1,7 +1,8 @@
 """Small dense linear algebra with the same bits on every machine.
 
 BLAS orders its additions by processor; sites must recompute a shared model exactly. Products here are plain IEEE
-multiplications and every sum is `math.fsum`, which rounds once whatever the order. For a few dozen dimensions.
+multiplications and every sum is `math.fsum`, which rounds once whatever the order, for a few dozen dimensions;
+`positive_solution` adds term by term, elementwise, for hundreds.
 `rowwise` serves another end: a patient's row must not change in the last bit when another patient leaves.
 """
 
@@ -56,6 +57,25 @@ def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[flo
     """x with matrix x = right, for a positive definite matrix; ValueError otherwise."""
     lower = cholesky(matrix)
     return solve_upper(lower, solve_lower(lower, right))
+
+
+def positive_solution(matrix: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """x with matrix x = right, for a positive definite matrix (d, d) and right (d,); ValueError otherwise.
+
+    Cholesky's factor column by column: each number is changed by one product at a time, in the same order everywhere.
+    """
+    rest, lower, x = np.array(matrix), np.zeros_like(matrix), np.array(right)
+    for j in range(len(rest)):
+        if not rest[j, j] > 0:
+            raise ValueError("Expected a positive definite matrix")
+        lower[j:, j] = rest[j:, j] / np.sqrt(rest[j, j])
+        rest[j + 1 :, j + 1 :] -= lower[j + 1 :, j, None] * lower[j + 1 :, j]
+        x[j] /= lower[j, j]
+        x[j + 1 :] -= lower[j + 1 :, j] * x[j]
+    for j in reversed(range(len(rest))):
+        x[j] /= lower[j, j]
+        x[:j] -= lower[j, :j] * x[j]
+    return x
 
 
 def rowwise(rows: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:

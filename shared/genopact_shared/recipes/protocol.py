@@ -7,7 +7,7 @@ numbers and released totals, so that each site recomputes the shared model bit f
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -218,8 +218,9 @@ class Recipe(Protocol):
         ...
 
 
+@runtime_checkable
 class Predictor(Protocol):
-    """What can be done with a finished model."""
+    """What can be done with a finished model: a recipe, or the plan of one whose predictions need published files."""
 
     @property
     def name(self) -> str:
@@ -235,8 +236,8 @@ class Predictor(Protocol):
         ...
 
 
-class SumRecipe(Recipe, Predictor, Protocol):
-    """A model that is trained by released sums."""
+class SumRecipe(Recipe, Protocol):
+    """A model that is trained by released sums. It, or its plan, is a `Predictor`."""
 
     def plan(
         self, parameters: Frozen, planned_total: int, epsilon_milli: int | None, published: Published = NOTHING

@@ -1,0 +1,1 @@
+"""What a risk study measures, made of public data alone: a reference panel, published effects, a budget."""

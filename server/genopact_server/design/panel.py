@@ -1,0 +1,119 @@
+"""A public reference panel: frequencies, linkage and principal components by ancestry.
+
+x_j = (g_j - 2 p_jk) / sd_j for a person of ancestry k, where sd_j is common to all ancestries, so that effects of x are
+comparable between them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genopact_shared import durable
+from genopact_shared.errors import GenopactError
+from genopact_shared.recipes.protocol import Codes, Floats
+
+COMPONENTS = 4
+THINNING = 7
+"""Every seventh variant serves the components: neighbours say the same."""
+LEAST_SD = 0.08
+SHRINK, FLOOR = 0.05, 0.005
+"""Of linkage towards its diagonal, and what is added to that: variants that an ancestry lacks."""
+MAGIC = b"\x6c\x1b\x01"
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """n people and V variants.
+
+    Attributes:
+        dosages: (n, V) int8 copies of the effect allele, -1 missing.
+        ancestry: (n,) index of `names`.
+        blocks: variants of each linkage block, ascending.
+    """
+
+    dosages: Codes
+    ancestry: Indices
+    names: tuple[str, ...]
+    blocks: tuple[Indices, ...]
+
+    @cached_property
+    def frequency(self) -> Floats:
+        """(K, V) of the effect allele by ancestry."""
+        rows = []
+        for k in range(len(self.names)):
+            own = self.dosages[self.ancestry == k]
+            seen = own >= 0
+            rows.append(np.where(seen, own, 0).sum(axis=0) / (2 * np.maximum(seen.sum(axis=0), 1)))
+        return np.array(rows)
+
+    @cached_property
+    def sd(self) -> Floats:
+        """(V,) root of the mean variance of dosages, at least LEAST_SD."""
+        f = self.frequency
+        return np.maximum(np.sqrt((2 * f * (1 - f)).mean(axis=0)), LEAST_SD)
+
+    def people(self, k: int) -> int:
+        """How many of ancestry k."""
+        return int((self.ancestry == k).sum())
+
+    def standardised(self, k: int, variants: Indices) -> Floats:
+        """(n_k, v) x of the people of ancestry k; missing is 0."""
+        own = self.dosages[np.ix_(self.ancestry == k, variants)]
+        return np.asarray(np.where(own < 0, 0.0, own - 2 * self.frequency[k, variants]) / self.sd[variants])
+
+    def linkage(self, k: int, block: int) -> Floats:
+        """(v, v) second moments of x in a block, positive definite."""
+        x = self.standardised(k, self.blocks[block])
+        moments = x.T @ x / len(x)
+        diagonal = np.diag(np.diag(moments))
+        return (1 - SHRINK) * moments + SHRINK * diagonal + FLOOR * np.eye(len(moments))
+
+    @cached_property
+    def loadings(self) -> Floats:
+        """(V, COMPONENTS) directions of the leading components on x centred at the mean frequency; mostly zeros."""
+        from scipy.sparse.linalg import svds
+
+        thin = np.arange(0, len(self.sd), max(1, min(THINNING, len(self.sd) // (4 * COMPONENTS))))
+        mean = self.frequency.mean(axis=0)[thin]
+        x = np.where(self.dosages[:, thin] < 0, 0.0, self.dosages[:, thin] - 2 * mean) / self.sd[thin]
+        _, _, right = svds(x, k=COMPONENTS, v0=np.ones(min(x.shape)))
+        found = np.zeros((len(self.sd), COMPONENTS))
+        found[thin] = right[::-1].T
+        return found
+
+
+def blocks_of(names: Sequence[str]) -> tuple[Indices, ...]:
+    """Variants of each block, in order of first appearance, from the block's name of each variant."""
+    _, first, inverse = np.unique(np.array(names), return_index=True, return_inverse=True)
+    return tuple(np.flatnonzero(inverse == at) for at in np.argsort(first))
+
+
+def read_plink(prefix: Path) -> tuple[Codes, list[list[str]], list[list[str]]]:
+    """PLINK 1 files: (n, V) int8 copies of A1, the rows of .fam and of .bim.
+
+    Source: www.cog-genomics.org/plink/1.9/formats.
+
+    Raises:
+        GenopactError: PANEL_INVALID.
+    """
+    fam, bim = (_rows(Path(f"{prefix}.{end}")) for end in ("fam", "bim"))
+    data, width = durable.read(Path(f"{prefix}.bed"), "PANEL_INVALID"), -(-len(fam) // 4)
+    if data[:3] != MAGIC or len(data) != 3 + width * len(bim):
+        raise GenopactError("PANEL_INVALID", f"{prefix}.bed does not fit its .bim and .fam, or is not variant-major")
+    packed = np.frombuffer(data, np.uint8, offset=3).reshape(len(bim), width)
+    codes = (packed[:, :, None] >> np.arange(0, 8, 2, dtype=np.uint8)) & 3
+    copies = np.array([2, -1, 1, 0], np.int8)[codes.reshape(len(bim), -1)[:, : len(fam)]]
+    return np.ascontiguousarray(copies.T), fam, bim
+
+
+def _rows(path: Path) -> list[list[str]]:
+    lines = durable.read(path, "PANEL_INVALID").decode("utf-8", "replace").splitlines()
+    rows = [line.split() for line in lines]
+    if not rows or any(len(row) != 6 for row in rows):
+        raise GenopactError("PANEL_INVALID", f"{path}: six columns a line")
+    return rows

@@ -1,0 +1,210 @@
+"""A published design of a risk study: what each patient's genotypes are projected on, and what is known beforehand.
+
+All projections are exact sums of integers in float64, so that a patient's numbers have the same bits in any batch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genopact_shared.errors import GenopactError
+from genopact_shared.published import Arrays
+from genopact_shared.recipes.linear import positive_solution
+from genopact_shared.recipes.protocol import Codes, Floats, Table
+
+CENTRE_UNIT, WEIGHT_UNIT = 2.0**-16, 2.0**-20
+"""Of centres (copies of the effect allele) and of published weights for a copy."""
+SCORE_UNIT = 2.0**-24
+"""Of the weights that a study finds."""
+DIGITS = 22
+"""Bits of the two factors of the update's last product; with up to 512 terms its sums stay exact."""
+BOUND, SCORE_BOUND = 3.0, 4.0
+Indices = NDArray[np.intp]
+
+SHAPES = {
+    "centre": "KV", "mean": "V", "score": "KV", "score_sd": "K", "loadings": "CV", "component_mean": "C",
+    "component_sd": "C", "centroids": "KT", "second_moments": "FF", "block_variants": "P", "block_directions": "P",
+    "panel_people": "K",
+}  # fmt: skip
+"""Arrays of fixed axes: K ancestries, V variants, C components, T = 2, F features, P = blocks + 1. Beside them, flat
+and block after block: `weights` (K, d, v), `gram` (K, d, d), `spread` (K, K, d, d), `response` (K, K, v, d); `noise`
+(1,), the standard deviation of the noise that the total of `effects` is expected to have; `response_unit` (1,)."""
+
+
+class Answer(NamedTuple):
+    """What the patients of each ancestry (K,) move the total of `effects` by: for a unit of log odds, its sampling
+    variance, and the sum of their clipped residuals.
+    """
+
+    gain: Floats
+    variance: Floats
+    bias: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class RiskDesign:
+    """See SHAPES. Raises PUBLISHED_INVALID for arrays that do not fit together."""
+
+    arrays: Arrays
+
+    def __post_init__(self) -> None:
+        sizes = {"T": 2}
+        try:
+            for name, axes in SHAPES.items():
+                for axis, size in zip(axes, self.arrays[name].shape, strict=True):
+                    if sizes.setdefault(axis, size) != size:
+                        raise ValueError(name)
+            k, v, d = len(self.arrays["centre"]), self._widths("block_variants"), self._widths("block_directions")
+            flat = {"weights": k * d * v, "gram": k * d * d, "spread": k * k * d * d, "response": k * k * v * d}
+            whole = self.arrays["block_variants"][-1] == sizes["V"] and sizes["F"] == 2 * k + 2 + sizes["C"]
+            if not whole or any(self.arrays[name].shape != (size.sum(),) for name, size in flat.items()):
+                raise ValueError("blocks")
+        except (KeyError, ValueError, IndexError) as error:
+            raise GenopactError("PUBLISHED_INVALID", f"not a design of a risk study: {error}") from error
+
+    def _widths(self, name: str) -> NDArray[np.int64]:
+        ends = self.arrays[name].astype(np.int64)
+        widths = ends[1:] - ends[:-1]
+        if ends[0] != 0 or (widths < 0).any():
+            raise ValueError(name)
+        return widths
+
+    @property
+    def ancestries(self) -> int:
+        """K."""
+        return len(self.arrays["centre"])
+
+    @property
+    def variants(self) -> int:
+        """V."""
+        return int(self.arrays["centre"].shape[1])
+
+    @property
+    def directions(self) -> int:
+        """D, of all blocks."""
+        return int(self.arrays["block_directions"][-1])
+
+    def features(self, table: Table) -> tuple[Floats, Indices]:
+        """(n, F): 1, age, sex, components, P, P in each further ancestry, further ancestries; and the ancestry (n,).
+
+        Age is in units of 15 years from 55; P is the published score over its panel standard deviation. All bounded.
+        """
+        components = np.empty((table.n, len(self.arrays["component_sd"])))
+        score, ancestry = np.empty(table.n), np.empty(table.n, np.intp)
+        for some, copies in self._copies(table):
+            place = self._projected(copies, self._loadings, self.arrays["mean"])
+            place = (place - self.arrays["component_mean"]) / self.arrays["component_sd"]
+            away = (place[:, None, :2] - self.arrays["centroids"]) ** 2
+            components[some], ancestry[some] = place, (away[:, :, 0] + away[:, :, 1]).argmin(axis=1)
+            score[some] = self._by_ancestry(copies, ancestry[some], self.arrays["score"] * WEIGHT_UNIT)
+        score = np.clip(score / self.arrays["score_sd"][ancestry], -SCORE_BOUND, SCORE_BOUND)
+        further = (ancestry[:, None] == np.arange(1, self.ancestries)).astype(np.float64)
+        age, sex = (table.number("age") - 55) / 15, table.codes("sex")
+        known = [np.ones(table.n), np.clip(np.nan_to_num(age), -BOUND, BOUND), np.where(sex < 0, 0.0, 2.0 * sex - 1)]
+        parts = [*known, np.clip(components, -BOUND, BOUND), score, score[:, None] * further, further]
+        return np.column_stack(parts), ancestry
+
+    def scores(self, table: Table, ancestry: Indices, weights: Floats) -> Floats:
+        """(n,) of weights (K, V) for a copy, multiples of SCORE_UNIT, centred at the patient's ancestry."""
+        found = np.empty(table.n)
+        for some, copies in self._copies(table):
+            found[some] = self._by_ancestry(copies, ancestry[some], weights)
+        return found
+
+    def measured(self, table: Table, ancestry: Indices) -> Floats:
+        """(n, D): a patient's number in every direction; of norm 1 on average."""
+        found = np.empty((table.n, self.directions))
+        ends = self._ends
+        for some, copies in self._copies(table):
+            for k in np.unique(ancestry[some]).tolist():
+                own = np.flatnonzero(ancestry[some] == k)
+                rows = np.empty((len(own), self.directions))
+                for (first, last), (low, high), weights in zip(*ends, self._weights, strict=True):
+                    rows[:, low:high] = self._projected(
+                        copies[own, first:last], weights[k] * WEIGHT_UNIT, self.arrays["centre"][k, first:last]
+                    )
+                found[some][own] = rows
+        return found
+
+    def updated(self, score: Floats, answer: "Answer", total: Floats, scale: float) -> Floats:
+        """(K, V) weights for a copy: those of the published score, moved by what the total says.
+
+        Linear Bayes in each block: prior covariance scale^2 V, and total = M effects + noise. The same bits everywhere:
+        elementwise arithmetic, and one product of integers.
+
+        Args:
+            score: (K,) weight of the published score in each ancestry.
+            answer: of the patients to a change of their log odds.
+            total: (D,) released.
+            scale: of the effects here against the published ones.
+        """
+        found = score[:, None] * (self.arrays["score"] * WEIGHT_UNIT)
+        gain = answer.gain
+        sampled = np.maximum(answer.variance, 1.0) + answer.bias**2 / self.arrays["panel_people"]
+        noise, unit = float(self.arrays["noise"][0]) ** 2, float(self.arrays["response_unit"][0])
+        for place, ((first, last), (low, high)) in enumerate(zip(*self._ends, strict=True)):
+            if low == high:
+                continue
+            spread, gram, response = (self._of_block(name, place) for name in ("spread", "gram", "response"))
+            matrix = noise * np.eye(high - low)
+            for k in range(self.ancestries):
+                matrix = matrix + sampled[k] * gram[k]
+                for other in range(self.ancestries):
+                    matrix = matrix + (scale * gain[k]) * (scale * gain[other]) * spread[k, other]
+            step = positive_solution(matrix, total[low:high])
+            pulls = (scale * scale) * gain[:, None] * step  # (K, d)
+            size = 2.0 ** (DIGITS - int(np.frexp(np.abs(pulls).max(initial=1e-300))[1]))
+            whole = np.rint(pulls * size)
+            moved = np.einsum("kjvd,jd->kv", response.astype(np.float64), whole) / size * unit
+            found[:, first:last] += moved
+        return np.asarray(np.rint(found / SCORE_UNIT) * SCORE_UNIT)
+
+    @cached_property
+    def _loadings(self) -> Floats:
+        return self.arrays["loadings"] * WEIGHT_UNIT
+
+    @cached_property
+    def _ends(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        variants, directions = (
+            list(pairwise(self.arrays[f"block_{of}"].tolist())) for of in ("variants", "directions")
+        )
+        return variants, directions
+
+    @cached_property
+    def _weights(self) -> list[NDArray[np.int32]]:
+        return [self._of_block("weights", place) for place in range(len(self._ends[0]))]
+
+    def _of_block(self, name: str, place: int) -> NDArray[Any]:
+        """A block's part of a flat array."""
+        k, v, d = self.ancestries, self._widths("block_variants"), self._widths("block_directions")
+        sizes = {"weights": k * d * v, "gram": k * d * d, "spread": k * k * d * d, "response": k * k * v * d}[name]
+        shapes: dict[str, tuple[int, ...]] = {"weights": (k, d[place], v[place]), "gram": (k, d[place], d[place])}
+        shapes |= {"spread": (k, k, d[place], d[place]), "response": (k, k, v[place], d[place])}
+        first = int(sizes[:place].sum())
+        part: NDArray[Any] = self.arrays[name][first : first + int(sizes[place])]
+        return part.reshape(shapes[name])
+
+    def _copies(self, table: Table) -> Iterator[tuple[slice, Codes]]:
+        for some, copies in table.dosages():
+            if copies.shape[1] != self.variants:
+                raise GenopactError("PUBLISHED_INVALID", "a design for other variants")
+            yield some, copies
+
+    def _by_ancestry(self, copies: Codes, ancestry: Indices, weights: Floats) -> Floats:
+        found = np.empty(len(copies))
+        for k in np.unique(ancestry).tolist():
+            own = ancestry == k
+            found[own] = self._projected(copies[own], weights[k : k + 1], self.arrays["centre"][k])[:, 0]
+        return found
+
+    @staticmethod
+    def _projected(copies: Codes, weights: Floats, centre: NDArray[np.int32]) -> Floats:
+        """(b, w) weights (w, v) x (copies - centre); a missing genotype is the centre. Exact."""
+        mean = centre * CENTRE_UNIT
+        filled = np.where(copies < 0, mean, copies)
+        return np.asarray(filled @ weights.T - weights @ mean)

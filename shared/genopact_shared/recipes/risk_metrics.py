@@ -1,0 +1,67 @@
+"""How well predicted risk meets outcomes, from one noised table: bins of predicted odds x outcome, by ancestry."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from genopact_shared.recipes.head import probability
+from genopact_shared.recipes.protocol import Floats, Metrics
+from genopact_shared.recipes.risk_design import Indices
+
+WIDTH, BINS = 0.4, 16
+"""Of a bin in log odds, and how many; the middle edge is the nominal prevalence, the outer bins are open."""
+CELLS = 2 * BINS
+MEASURES = ("patients", "cases", "auc", "brier", "calibration", "odds_ratio")
+
+
+def middles(nominal: float) -> Floats:
+    """(BINS,) log odds that stand for the bins."""
+    return np.asarray(nominal + WIDTH * (np.arange(BINS) - (BINS - 1) / 2))
+
+
+def cells(odds: Floats, y: Floats, ancestry: Indices, groups: int, nominal: float) -> Floats:
+    """(n, groups x CELLS): a one in the cell of the patient's ancestry, bin and outcome.
+
+    Args:
+        odds: (n,) predicted log odds; nominal: those of the nominal prevalence.
+        y: (n,) 0 or 1. ancestry: (n,) below `groups`.
+    """
+    place = np.clip(np.floor((odds - nominal) / WIDTH) + BINS // 2, 0, BINS - 1)
+    cell = (ancestry * BINS + place) * 2 + np.nan_to_num(y)
+    return np.asarray(cell[:, None] == np.arange(groups * CELLS), dtype=np.float64)
+
+
+def released(table: Floats, names: Sequence[str], nominal: float) -> Metrics:
+    """Group and "all" -> MEASURES, from (groups, CELLS). A group without patients or cases has no measures.
+
+    All carry the release's noise. auc: ties within a bin count half. calibration: cases over those expected.
+    odds_ratio: of one standard deviation of the predicted log odds.
+    """
+    groups = dict(zip(names, table.reshape(len(names), BINS, 2), strict=True))
+    groups["all"] = np.sum(list(groups.values()), axis=0)
+    return {name: _measures(np.maximum(counts, 0.0), counts, nominal) for name, counts in groups.items()}
+
+
+def auc(counts: Floats) -> Floats:
+    """(...,) of (..., BINS, 2) counts, none negative; NaN without cases or without others."""
+    others, cases = counts[..., 0], counts[..., 1]
+    below = np.cumsum(others, axis=-1) - others / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((below * cases).sum(axis=-1) / (others.sum(axis=-1) * cases.sum(axis=-1)))
+
+
+def _measures(counts: Floats, raw: Floats, nominal: float) -> dict[str, float]:
+    found = {"patients": float(raw.sum()), "cases": float(raw[:, 1].sum())}
+    if min(counts.sum(axis=0)) < 1:
+        return found
+    odds, all_, cases = middles(nominal), counts.sum(axis=1), counts[:, 1]
+    p, n = probability(odds), all_.sum()
+    spread = np.sqrt(max((all_ * odds**2).sum() / n - ((all_ * odds).sum() / n) ** 2, 1e-12))
+    brier = (cases * (1 - p) ** 2 + counts[:, 0] * p**2).sum() / n
+    rows, own = np.column_stack([np.ones(BINS), odds]), np.array([0.0, 1.0])
+    for _ in range(25):
+        fitted = probability(rows @ own)
+        matrix = rows.T @ (rows * (all_ * fitted * (1 - fitted))[:, None]) + 1e-6 * np.eye(2)
+        own = np.clip(own + np.linalg.solve(matrix, rows.T @ (cases - all_ * fitted)), -10, 10)
+    more = {"auc": auc(counts), "brier": brier, "calibration": cases.sum() / (all_ * p).sum()}
+    return found | {key: float(value) for key, value in more.items()} | {"odds_ratio": float(np.exp(own[1] * spread))}
