@@ -30,7 +30,7 @@ FOLDER = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "risk"
 PEOPLE, REFERENCE, HOSPITALS = 24_000, 3_000, 8
 NAMES, PREVALENCE, CLIP = ("afr", "eur", "eas"), 0.15, 0.45
 TEMPERING = (1.0, 0.6, 0.6)
-"""How far the published statistics of an ancestry are trusted: with many people in them, the panel's linkage is noise."""
+"""As `sources.TRUST` has it for 3,000, 42,000 and 5,000 people and a panel of 1,000 each."""
 HONEST = 6
 EVIDENCE_SHARE = 0.86
 

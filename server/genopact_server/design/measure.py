@@ -28,10 +28,13 @@ class Known:
     blocks: list[Block]
 
     @classmethod
-    def of(cls, panel: Panel, evidence: Evidence, mix: Sequence[float], tick: Callable[[], object] = bool) -> "Known":
+    def of(
+        cls, panel: Panel, given: Evidence | Posterior, mix: Sequence[float], tick: Callable[[], object] = bool
+    ) -> "Known":
         """From published effects; `mix`: planned shares of the ancestries; `tick`: called after each block."""
         prior = relation(panel, CORRELATION)
-        found, blocks = posterior(panel, evidence, *prior), []
+        found = posterior(panel, given, *prior) if isinstance(given, Evidence) else given
+        blocks = []
         for place in range(len(panel.blocks)):
             blocks.append(uncertain(panel, found, prior, np.array(mix), place))
             tick()
@@ -53,7 +56,9 @@ def design(known: Known, budget: Budget, noise: float) -> Arrays:
     axes = [np.swapaxes(each / norms[:, None], 0, 1) for each in axes]  # (K, d, v), each ancestry of norm 1
     arrays = _people(panel, known.found) | _blocks(panel, blocks, axes)
     left = variances.sum() - _learnt(variances, weights, budget)
-    return arrays | {"noise": np.array([noise]), "unexplained": np.array([max(left, 0.0)])}
+    least = 0.0 if known.found.mean.any() else 1.0  # without a published score nothing tells how large effects are
+    arrays |= {"noise": np.array([noise]), "least_scale": np.array([least])}
+    return arrays | {"unexplained": np.array([max(left, 0.0)])}
 
 
 def _learnt(variances: Floats, weights: Floats, budget: Budget) -> float:
@@ -68,9 +73,8 @@ def _people(panel: Panel, found: Posterior) -> Arrays:
     centre, middle = _whole(2 * panel.frequency, CENTRE_UNIT), _whole(mean, CENTRE_UNIT)
     loadings = _whole(panel.loadings.T / panel.sd, WEIGHT_UNIT)
     score = _whole(found.mean / panel.sd, WEIGHT_UNIT)
-    place = _filled(panel, middle) @ (loadings * WEIGHT_UNIT).T
-    place = (place - place.mean(axis=0)) / place.std(axis=0)
     shift = _filled(panel, middle) @ (loadings * WEIGHT_UNIT).T
+    place = (shift - shift.mean(axis=0)) / shift.std(axis=0)
     centroids = np.array([place[panel.ancestry == k, :2].mean(axis=0) for k in range(size)])
     raw = np.zeros(len(place))
     for k in range(size):

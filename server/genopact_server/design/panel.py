@@ -64,7 +64,8 @@ class Panel:
     def standardised(self, k: int, variants: Indices) -> Floats:
         """(n_k, v) x of the people of ancestry k; missing is 0."""
         own = self.dosages[np.ix_(self.ancestry == k, variants)]
-        return np.asarray(np.where(own < 0, 0.0, own - 2 * self.frequency[k, variants]) / self.sd[variants])
+        centred = np.where(own < 0, 0.0, own - 2 * self.frequency[k, variants])
+        return np.asarray(centred / self.sd[variants], np.float64)
 
     def linkage(self, k: int, block: int) -> Floats:
         """(v, v) second moments of x in a block, positive definite."""

@@ -160,7 +160,8 @@ class RiskPlan:
         high, low = np.minimum(1 - p, self.clip), np.minimum(p, self.clip)
         three = [p * (1 - p) * (high + low), p * high**2 + (1 - p) * low**2, p * high - (1 - p) * low]
         own = ancestry[:, None] == np.arange(self.parameters.ancestries)
-        return (own[:, :, None] * (np.column_stack(three) / MOMENT_UNIT)[:, None, :]).reshape(table.n, -1)
+        moments: Floats = own[:, :, None] * (np.column_stack(three) / MOMENT_UNIT)[:, None, :]
+        return moments.reshape(table.n, -1)
 
     def advance(self, index: int, model: Model, total: Floats) -> Model:
         """A step of the head, the moments, the weights, or the metrics as released."""
@@ -179,7 +180,8 @@ class RiskPlan:
         score[1:] += coefficients[at + 1 : at + k]
         score /= self.design.arrays["score_sd"]
         answer = Answer(np.maximum(gain, 0.0), variance, bias)
-        return self.design.updated(score, answer, total, math.fsum(score) / k)
+        scale = max(math.fsum(score) / k, float(self.design.arrays["least_scale"][0]))
+        return self.design.updated(score, answer, total, scale)
 
     def _odds(self, model: Model, features: Floats, scores: Floats) -> Floats:
         """(n,) log odds: the head without the published score, and the score that was found."""

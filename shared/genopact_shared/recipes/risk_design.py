@@ -33,7 +33,8 @@ SHAPES = {
 }  # fmt: skip
 """Arrays of fixed axes: K ancestries, V variants, C components, T = 2, F features, P = blocks + 1. Beside them, flat
 and block after block: `weights` (K, d, v), `gram` (K, d, d), `spread` (K, K, d, d), `response` (K, K, v, d); `noise`
-(1,), the standard deviation of the noise that the total of `effects` is expected to have; `response_unit` (1,)."""
+(1,), the standard deviation of the noise that the total of `effects` is expected to have; `response_unit` (1,);
+`least_scale` (1,) of effects here against published ones; `unexplained` (1,), variance of log odds left unknown."""
 
 
 class Answer(NamedTuple):

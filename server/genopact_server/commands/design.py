@@ -1,0 +1,127 @@
+"""`genopact design`: what a risk study measures, made of public data."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from genopact_server.commands.options import HOME, Home
+from genopact_server.folder import Folder
+from genopact_shared import durable, wire
+from genopact_shared.errors import GenopactError
+from genopact_shared.manifest import parse
+from genopact_shared.privacy import accounting
+from genopact_shared.study import Privacy, read_yaml
+from genopact_shared.terminal import Answer, bar, command, working
+
+app = typer.Typer(help="Make the public design of a risk study.", no_args_is_help=True, rich_markup_mode=None)
+EXAMPLE = (
+    "genopact design build risk.yaml --manifest cad.variants --panel panel --gwas eur=gwas-eur.tsv --patients 20000 "
+    "--sites 8 --out cad.design --study cad.yaml"
+)
+EXACT_MU = 1000.0
+"""Stands for no noise at all."""
+
+
+@command(app, "build", example=EXAMPLE)
+def build(
+    template: Annotated[Path, typer.Argument(help="A study of recipe risk, without parameters.", show_default=False)],
+    *,
+    manifest: Annotated[Path, typer.Option(help="The variant manifest.", show_default=False)],
+    panel: Annotated[
+        Path, typer.Option(help="Prefix of PLINK 1 files of reference people; column 1 of .fam is the ancestry.")
+    ],
+    patients: Annotated[int, typer.Option(min=100, help="Patients who will train, of all sites.", show_default=False)],
+    sites: Annotated[int, typer.Option(min=1, help="Sites that will take part.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The design; every site takes it in.", show_default=False)],
+    study: Annotated[Path, typer.Option(help="The template with the design's parameters.", show_default=False)],
+    gwas: Annotated[
+        list[str] | None, typer.Option(help="ANCESTRY=FILE: association results, columns as regenie's; repeatable.")
+    ] = None,
+    mix: Annotated[str | None, typer.Option(help="Planned shares of ancestries, as afr=0.2,eur=0.8.")] = None,
+    prevalence: Annotated[float, typer.Option(min=0.001, max=0.5, help="Nominal, of the disease.")] = 0.15,
+    home: Home = HOME,
+) -> Answer:
+    """Choose what to measure: the directions of the genotype that published effects leave most uncertain.
+
+    Without --gwas the manifest's column weight is the published score; without either, linkage alone decides.
+    """
+    from genopact_server.design.measure import Known, design
+    from genopact_server.design.sources import evidence_of, known_score, panel_of
+
+    body = read_yaml(template, "STUDY_UNREADABLE")
+    variants = parse(durable.read(manifest, "MANIFEST_MISSING"))
+    with working("Reading public data"):
+        people = panel_of(panel, variants)
+        tables = {name: Path(path) for name, path in (_pair(each) for each in gwas or ())}
+        published = evidence_of(people, variants, tables) if tables else known_score(people, variants)
+    shares = _mix(mix, people.names)
+    with bar("Blocks", len(people.blocks)) as tick:
+        known = Known.of(people, published, shares, lambda: tick(1))
+    budget, noise = _budget(body, patients, sites, prevalence)
+    arrays = design(known, budget, noise)
+    data = wire.pack(arrays)
+    parameters: dict[str, Any] = dict(body["recipe"].get("parameters", {})) | {
+        "variants": variants.digest, "design": Folder(home).published.add(data),
+        "directions": int(arrays["block_directions"][-1]), "groups": list(people.names),
+        "features": len(arrays["second_moments"]), "prevalence_milli": round(1000 * prevalence),
+    }  # fmt: skip
+    durable.replace(out, data)
+    study.write_text(yaml.safe_dump(body | {"recipe": body["recipe"] | {"parameters": parameters}}, sort_keys=False))
+    text = [
+        f"{parameters['directions']} directions of {len(variants)} variants in {len(people.blocks)} blocks",
+        f"identity {parameters['design']}, {len(data) / 1e6:.1f} MB: {out}",
+        f"Wrote {study}. Every site takes in the design: genopact-site design {out}",
+    ]
+    return Answer(parameters | {"file": str(out), "study": str(study)}, text, f"genopact study compose {study} --card")
+
+
+def _budget(body: dict[str, Any], patients: int, sites: int, prevalence: float) -> Any:
+    """What the study's privacy leaves for `effects`, and its total's noise with all sites in it."""
+    from genopact_server.design.directions import Budget
+    from genopact_shared.recipes.risk import RiskParameters
+
+    try:
+        privacy, shares = Privacy.model_validate_json(json.dumps(body["privacy"])), _shares(body)
+    except (KeyError, ValueError) as error:
+        raise GenopactError("STUDY_INVALID", "the template's privacy or recipe") from error
+    clip = body["recipe"].get("parameters", {}).get("clip_milli", RiskParameters.model_fields["clip_milli"].default)
+    if privacy.epsilon_milli is None:
+        return Budget(patients, EXACT_MU, 1.0, prevalence), 1 / EXACT_MU
+    weights = [*shares, *([max(shares)] * privacy.spare_attempts)]
+    whole = [weight / sum(weights) for weight in weights]
+    multiplier = float(accounting.noise_multipliers(privacy.epsilon_milli, privacy.delta, whole)[2])
+    surplus = (sites / privacy.honest_minimum) ** 0.5
+    clip = clip / 1000
+    return Budget(patients, 1 / multiplier / surplus, clip, prevalence), multiplier * clip * surplus
+
+
+def _shares(body: dict[str, Any]) -> list[float]:
+    """Of head, moments, effects and metrics."""
+    from genopact_shared.recipes.risk import RiskParameters
+
+    default = RiskParameters.model_fields["shares_milli"].default
+    shares = [each / 1000 for each in body["recipe"].get("parameters", {}).get("shares_milli", default)]
+    return [*shares, 1 - sum(shares)]
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found:
+        raise GenopactError("USAGE", f"{text}: expected ANCESTRY=...")
+    return name, value
+
+
+def _mix(text: str | None, names: tuple[str, ...]) -> list[float]:
+    """Shares in the order of `names`, adding up to 1; equal ones by default."""
+    if text is None:
+        return [1 / len(names)] * len(names)
+    try:
+        shares = {name: float(value) for name, value in (_pair(each) for each in text.split(","))}
+        if set(shares) != set(names) or min(shares.values()) <= 0:
+            raise ValueError
+    except ValueError as error:
+        raise GenopactError("USAGE", f"--mix: a positive share of each of {', '.join(names)}") from error
+    return [shares[name] / sum(shares.values()) for name in names]

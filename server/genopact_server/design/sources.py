@@ -1,0 +1,122 @@
+"""Public inputs of a design, in the order of a variant manifest: a panel in PLINK files, associations, a score."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from genopact_server.design.directions import TRANSFER
+from genopact_server.design.panel import Indices, Panel, blocks_of, read_plink
+from genopact_server.design.posterior import Evidence, Posterior
+from genopact_shared import durable
+from genopact_shared.alleles import contig
+from genopact_shared.errors import GenopactError
+from genopact_shared.manifest import VariantManifest
+from genopact_shared.recipes.protocol import Codes
+
+MEGABASE = 1_000_000
+CROWD, TRUST = 4, 0.6
+"""Published statistics of CROWD times as many people as the panel has count as TRUST of theirs: the panel's linkage is
+not exactly theirs, and errors of it would pass for effects."""
+LEAST_FOUND = 0.5
+COLUMNS = ("CHROM", "GENPOS", "ALLELE0", "ALLELE1", "N", "BETA", "SE")
+"""As regenie names them; ALLELE1 is the effect allele."""
+Key = tuple[str | None, int, str, str]
+
+
+def panel_of(prefix: Path, variants: VariantManifest) -> Panel:
+    """A panel of PLINK 1 files; the family id of a person is the ancestry. Missing where the files lack a variant.
+
+    Raises:
+        GenopactError: PANEL_INVALID.
+    """
+    copies, people, sites = read_plink(prefix)
+    here = {key: at for at, key in enumerate(_keys(variants))}
+    dosages = np.full((len(people), len(variants)), -1, np.int8)
+    for column, (chrom, _, _, pos, one, two) in enumerate(sites):
+        place = contig(chrom), int(pos) if pos.isdecimal() else 0
+        if (at := here.get((*place, two.upper(), one.upper()))) is not None:
+            dosages[:, at] = copies[:, column]
+        elif (at := here.get((*place, one.upper(), two.upper()))) is not None:
+            dosages[:, at] = _other(copies[:, column])
+    if (dosages >= 0).any(axis=0).mean() < LEAST_FOUND:
+        raise GenopactError("PANEL_INVALID", "it lacks most variants of the manifest")
+    names = sorted({row[0] for row in people})
+    ancestry = np.array([names.index(row[0]) for row in people], np.intp)
+    if min(np.bincount(ancestry)) < 2:
+        raise GenopactError("PANEL_INVALID", "an ancestry of one person: column 1 of .fam names ancestries")
+    return Panel(dosages, ancestry, tuple(names), _contiguous(variants))
+
+
+def evidence_of(panel: Panel, variants: VariantManifest, tables: Mapping[str, Path]) -> Evidence:
+    """Of association results by ancestry, with columns COLUMNS. Raises SITES_INVALID, USAGE for an unknown ancestry."""
+    if unknown := set(tables) - set(panel.names):
+        raise GenopactError("USAGE", f"the panel has no ancestry {', '.join(sorted(unknown))}")
+    information, gradient = np.zeros(len(panel.names)), np.zeros((len(panel.names), len(variants)))
+    here = {key: at for at, key in enumerate(_keys(variants))}
+    for name, path in tables.items():
+        k, squares, scores, crowd = panel.names.index(name), np.zeros(len(variants)), np.zeros(len(variants)), 0.0
+        for row in _rows(path):
+            try:
+                place = contig(row["CHROM"]), int(row["GENPOS"])
+                beta, se, n = float(row["BETA"]), float(row["SE"]), float(row["N"])
+            except ValueError:
+                continue  # NA: a variant that was not tested
+            straight = here.get((*place, row["ALLELE0"], row["ALLELE1"]))
+            at = straight if straight is not None else here.get((*place, row["ALLELE1"], row["ALLELE0"]))
+            if at is not None and se > 0 and math.isfinite(beta):
+                squares[at], scores[at] = 1 / se**2, (beta if straight is not None else -beta) / se**2
+                crowd = max(crowd, n)
+        f = panel.frequency[k]
+        common = (squares > 0) & (2 * f * (1 - f) > 0.05)
+        if not common.any():
+            raise GenopactError("SITES_INVALID", f"{path}: no common variant of the manifest")
+        trust = TRUST if crowd > CROWD * panel.people(k) else 1.0
+        information[k] = trust * np.median(squares[common] / (2 * f * (1 - f))[common])
+        gradient[k] = trust * scores / panel.sd
+    return Evidence(information, gradient)
+
+
+def known_score(panel: Panel, variants: VariantManifest) -> Posterior:
+    """Of a published score alone, the manifest's column `weight`: as much again is taken to be unknown.
+
+    A manifest without weights knows nothing: the directions are then those of linkage.
+    """
+    weights = np.nan_to_num(variants.extra.get("weight", np.zeros(len(variants))))
+    mean = np.tile(weights * panel.sd, (len(panel.names), 1))
+    carried = 2 * panel.frequency * (1 - panel.frequency) / panel.sd**2
+    explained = (mean**2 * carried).sum(axis=1).max()
+    slab = np.full(len(variants), explained / (1 - TRANSFER**2) / carried.sum(axis=1).max())
+    return Posterior(mean, np.zeros((1, *mean.shape), np.float32), slab)
+
+
+def _keys(variants: VariantManifest) -> list[Key]:
+    """Contig, position, other allele, effect allele."""
+    alleles = zip(variants.ref, variants.alt, variants.effect, strict=True)
+    pairs = [(ref, alt) if effect == "alt" else (alt, ref) for ref, alt, effect in alleles]
+    return [(chrom, pos, *pair) for chrom, pos, pair in zip(variants.chrom, variants.pos.tolist(), pairs, strict=True)]
+
+
+def _contiguous(variants: VariantManifest) -> tuple[Indices, ...]:
+    """The manifest's blocks if it names any, else megabases; one that goes on elsewhere is another block."""
+    named = zip(variants.chrom, variants.pos.tolist(), variants.block, strict=True)
+    names = [block if block != "." else f"{chrom}-{pos // MEGABASE}" for chrom, pos, block in named]
+    runs = np.cumsum([0, *(one != two for one, two in pairwise(names))])
+    return blocks_of(runs.astype(str).tolist())
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    lines = durable.read(path, "SITES_MISSING").decode("utf-8", "replace").splitlines()
+    names = lines[0].split() if lines else []
+    if not set(COLUMNS) <= set(names):
+        raise GenopactError("SITES_INVALID", f"{path}: the header names {', '.join(COLUMNS)}")
+    cells: Sequence[list[str]] = [line.split() for line in lines[1:]]
+    if any(len(row) != len(names) for row in cells):
+        raise GenopactError("SITES_INVALID", f"{path}: a line with another number of cells")
+    return [dict(zip(names, row, strict=True)) for row in cells]
+
+
+def _other(copies: Codes) -> Codes:
+    return np.where(copies < 0, -1, 2 - copies).astype(np.int8)
