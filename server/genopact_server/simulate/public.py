@@ -66,5 +66,6 @@ def score_tests(haplotypes: Haplotypes, rows: Ints, first: int, disease: Floats,
         copies[mine] = dosages.sum(axis=1)
         squares[mine] = np.einsum("ij,ij->i", dosages, dosages)
     score[np.minimum(copies, 2 * n - copies) < RARE] = 0
-    information = residual.var() * np.maximum(squares - copies**2 / n, 1)
+    spread = max(residual.var(), 1e-6)  # 0 where nobody is ill
+    information = spread * np.maximum(squares - copies**2 / n, 1)
     return Gwas(n, copies / (2 * n), score / information, 1 / np.sqrt(information))
