@@ -69,7 +69,8 @@ def uncertain(panel: Panel, found: Posterior, prior: tuple[Floats, Floats], mix:
     unknown = (1 - TRANSFER**2) * found.slab[own] + OWN * relative[own] / len(panel.sd)
     at = np.arange(len(own))
     covariance[:, at, :, at] += unknown[:, None, None] * between
-    factors = np.array([np.linalg.cholesky(panel.linkage(k, block)) for k in range(size)])
+    lower = [np.linalg.cholesky(panel.linkage(k, block)) for k in range(size)]
+    factors = np.array(lower, dtype=np.float64)
     seen = np.sqrt(mix)[:, None, None] * factors  # the effects as a sum over patients of all ancestries shows them
     shown = np.einsum("kji,kjlm,lmn->kiln", seen, covariance, seen, optimize=True)
     flat = shown.reshape(size * len(own), -1)
@@ -87,7 +88,7 @@ def water_filled(variances: Floats, budget: Budget) -> Floats:
     """
     known = budget.patients * budget.signal**2 / budget.variance * variances
     kappa = (budget.clip / budget.mu) ** 2 / budget.patients / budget.variance
-    gain, low, high = variances * known * kappa, 1e-30, 1e30
+    gain, low, high, weights = variances * known * kappa, 1e-30, 1e30, np.zeros_like(variances)
     for _ in range(300):
         level = np.sqrt(low * high)
         weights = np.maximum(0.0, (np.sqrt(gain / level) - kappa) / (1 + known))

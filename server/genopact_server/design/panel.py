@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ class Panel:
     def sd(self) -> Floats:
         """(V,) root of the mean variance of dosages, at least LEAST_SD."""
         f = self.frequency
-        return np.maximum(np.sqrt((2 * f * (1 - f)).mean(axis=0)), LEAST_SD)
+        return np.asarray(np.maximum(np.sqrt((2 * f * (1 - f)).mean(axis=0)), LEAST_SD), dtype=np.float64)
 
     def people(self, k: int) -> int:
         """How many of ancestry k."""
@@ -65,7 +66,7 @@ class Panel:
         """(n_k, v) x of the people of ancestry k; missing is 0."""
         own = self.dosages[np.ix_(self.ancestry == k, variants)]
         centred = np.where(own < 0, 0.0, own - 2 * self.frequency[k, variants])
-        return np.asarray(centred / self.sd[variants], np.float64)
+        return np.asarray(centred / self.sd[variants], dtype=np.float64)
 
     def linkage(self, k: int, block: int) -> Floats:
         """(v, v) second moments of x in a block, positive definite."""
@@ -82,7 +83,7 @@ class Panel:
         thin = np.arange(0, len(self.sd), max(1, min(THINNING, len(self.sd) // (4 * COMPONENTS))))
         mean = self.frequency.mean(axis=0)[thin]
         x = np.where(self.dosages[:, thin] < 0, 0.0, self.dosages[:, thin] - 2 * mean) / self.sd[thin]
-        _, _, right = svds(x, k=COMPONENTS, v0=np.ones(min(x.shape)))
+        right: Any = svds(x, k=COMPONENTS, v0=np.ones(min(x.shape)))[2]
         found = np.zeros((len(self.sd), COMPONENTS))
         found[thin] = right[::-1].T
         return found

@@ -119,7 +119,7 @@ class RiskPlan:
         """Of a patient's row of `effects`."""
         return 1.0 if self.exact else self.parameters.clip_milli / 1000
 
-    @cached_property
+    @property
     def steps(self) -> tuple[SumStep, ...]:
         """The head's sums, moments, effects, metrics."""
         p, (first, second, third) = self.parameters, (share / 1000 for share in self.parameters.shares_milli)
@@ -209,7 +209,7 @@ class RiskPlan:
             p = probability(rows @ own)
             matrix = rows.T @ (rows * (p * (1 - p))[:, None]) + np.diag(SITE_PRIOR)
             own = own + np.linalg.solve(matrix, rows.T @ (y - p) - np.array(SITE_PRIOR) * (own - centre))
-        return {"calibration": own}
+        return {"calibration": np.asarray(own, dtype=np.float64)}
 
     def predict(self, model: Model, personal: Model | None, table: Table) -> Prediction:
         """Probability of the disease; the interval is that of the effects that remain unknown."""

@@ -127,7 +127,9 @@ class RiskDesign:
                 rows = np.empty((len(own), self.directions))
                 for (first, last), (low, high), weights in zip(*ends, self._weights, strict=True):
                     rows[:, low:high] = self._projected(
-                        copies[own, first:last], weights[k] * WEIGHT_UNIT, self.arrays["centre"][k, first:last]
+                        copies[own, first:last],
+                        np.asarray(weights[k] * WEIGHT_UNIT, dtype=np.float64),
+                        self.arrays["centre"][k, first:last],
                     )
                 found[some][own] = rows
         return found

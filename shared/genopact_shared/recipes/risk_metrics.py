@@ -16,7 +16,7 @@ MEASURES = ("patients", "cases", "auc", "brier", "calibration", "odds_ratio")
 
 def middles(nominal: float) -> Floats:
     """(BINS,) log odds that stand for the bins."""
-    return np.asarray(nominal + WIDTH * (np.arange(BINS) - (BINS - 1) / 2))
+    return np.asarray(nominal + WIDTH * (np.arange(BINS) - (BINS - 1) / 2), dtype=np.float64)
 
 
 def cells(odds: Floats, y: Floats, ancestry: Indices, groups: int, nominal: float) -> Floats:
