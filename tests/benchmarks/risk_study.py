@@ -21,7 +21,7 @@ from genopact_shared.privacy.accounting import gaussian_mu
 from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.privacy.noise import skellam
 from genopact_shared.published import Published
-from genopact_shared.recipes.protocol import Codes, Floats, Model, Table
+from genopact_shared.recipes.protocol import Codes, Copies, Floats, Model, Table
 from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.recipes.risk_design import Indices, RiskDesign
 from genopact_shared.study import Privacy, RecipeChoice, Study
@@ -55,20 +55,6 @@ def public(seed: int, folder: Path = FOLDER) -> tuple[Panel, Evidence]:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """Genotypes of some people of an array. See `protocol.Genotypes`."""
-
-    copies: Codes
-    rows: Indices
-
-    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Rows":
-        return Rows(self.copies, self.rows[rows])
-
-    def dosages(self, some: slice) -> Codes:
-        return self.copies[self.rows[some]]
-
-
-@dataclass(frozen=True, eq=False)
 class Cohort:
     """24,000 people: what hospitals hold. `y`, `liability`, `population`, `hospital`, `test` (24000,)."""
 
@@ -86,7 +72,7 @@ class Cohort:
             "age": 55 + 15 * p["age"][rows], "sex": (p["sex"][rows] > 0).astype(np.int8),
             "held_out": p["test"][rows].astype(np.int8), "disease": p["y"][rows].astype(np.float64),
         }  # fmt: skip
-        return Table(columns, len(rows), Rows(self.copies, rows))
+        return Table(columns, len(rows), Copies(self.copies, rows))
 
     @cached_property
     def hospitals(self) -> list[Indices]:

@@ -19,9 +19,11 @@ from genopact_shared import wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import MODEL_SCALE, Plan, PlannedStep, plan_of
 from genopact_shared.privacy.mechanisms import NoisedSum, Unprotected
+from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes import chosen, dose_features
 from genopact_shared.recipes.network import NetPlan
-from genopact_shared.recipes.protocol import Choice, Column, Dosage, Model, Number, Table
+from genopact_shared.recipes.protocol import Choice, Column, Copies, Dosage, Model, Number, Table
+from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.study import Study
 
 if TYPE_CHECKING:
@@ -116,7 +118,13 @@ def ratios(y: Floats, shifts: Floats) -> Floats:
 
 
 def rehearse(
-    study: Study, planned: Mapping[str, int], canaries: int, runs: int, tick: Callable[[], object] = bool
+    study: Study,
+    planned: Mapping[str, int],
+    canaries: int,
+    runs: int,
+    tick: Callable[[], object] = bool,
+    *,
+    published: Published = NOTHING,
 ) -> Showing:
     """Run the study's plan `runs` times, each time with fresh coins for the same canaries.
 
@@ -126,6 +134,7 @@ def rehearse(
         canaries: how many are planted in a run.
         runs: independent runs; what they show adds up.
         tick: called after each run.
+        published: files that the recipe names.
 
     Guarantees:
         No patient takes part: bystanders and canaries are made up here.
@@ -133,7 +142,7 @@ def rehearse(
     Raises:
         GenopactError: PLAN_IMPOSSIBLE, also for a study without noise.
     """
-    plan = plan_of(study, planned)
+    plan = plan_of(study, planned, published)
     if study.privacy.epsilon_milli is None:
         raise GenopactError("PLAN_IMPOSSIBLE", "without noise there is nothing to rehearse: epsilon is unbounded")
     watching, rng = observer(study, plan, canaries), np.random.default_rng()
@@ -152,28 +161,30 @@ def observer(study: Study, plan: Plan, canaries: int) -> Observer:
     recipe, _ = chosen(study.recipe)
     rng, sites = np.random.default_rng(), list(plan.planned)
     honest = sites[: study.privacy.honest_minimum]
-    crowd = {site: _patients(recipe.schema, plan.planned[site], rng) for site in honest}
-    pool = _drawn(recipe.schema, POOL * canaries, rng)
+    variants = plan.course.design.variants if isinstance(plan.course, RiskPlan) else 0
+    crowd = {site: _patients(recipe.schema, plan.planned[site], rng, variants) for site in honest}
+    pool = _drawn(recipe.schema, POOL * canaries, rng, variants)
     return Observer(plan, crowd, pool.take(_far_apart(_first_rows(plan, pool), canaries)), recipe.outcome)
 
 
-def _patients(schema: tuple[Column, ...], n: int, rng: np.random.Generator) -> Table:
+def _patients(schema: tuple[Column, ...], n: int, rng: np.random.Generator, variants: int) -> Table:
     if schema == dose_features.SCHEMA:
         return cohort.generate(n, int(rng.integers(1 << 32)), cohort.HOSPITALS[0].mix)
-    return _drawn(schema, n, rng)
+    return _drawn(schema, n, rng, variants)
 
 
-def _drawn(schema: tuple[Column, ...], n: int, rng: np.random.Generator) -> Table:
-    """Uniform over the schema; a number that is the outcome lies at one of its ends."""
+def _drawn(schema: tuple[Column, ...], n: int, rng: np.random.Generator, variants: int) -> Table:
+    """Uniform over the schema, with genotypes of so many variants; a number that is the outcome is one of its ends."""
     columns: dict[str, Any] = {}
     for column in schema:
         if isinstance(column, Number):
-            ends = rng.choice([column.low, column.high], n)
+            ends = rng.choice([float(column.low), float(column.high)], n)
             columns[column.name] = ends if column.role == "outcome" else rng.uniform(column.low, column.high, n)
         else:
             levels = len(column.levels) if isinstance(column, Choice) else 3 if isinstance(column, Dosage) else 2
             columns[column.name] = rng.integers(levels, size=n).astype(np.int8)
-    return Table(columns, n)
+    genotypes = Copies(rng.integers(3, size=(n, variants), dtype=np.int8)) if variants else None
+    return Table(columns, n, genotypes)
 
 
 def _joined(one: Table, other: Table) -> Table:

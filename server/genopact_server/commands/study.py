@@ -126,7 +126,7 @@ def rehearse(
         TextColumn("rehearsing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=human()
     ) as bar:
         task = bar.add_task("", total=count)
-        found = perform(study, planned, canaries, count, lambda: bar.advance(task))
+        found = perform(study, planned, canaries, count, lambda: bar.advance(task), published=folder.published)
     durable.replace(path, found.model_dump_json(indent=1).encode())
     text = [
         f"{found.confidence:.0%} sure: epsilon is at least {found.bound:.3g}; certified {found.certified:.4g}",

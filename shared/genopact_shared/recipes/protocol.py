@@ -93,6 +93,22 @@ class Genotypes(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Copies:
+    """Genotypes that are public or made up: rows of `array` (people, V) int8, all of them by default."""
+
+    array: Codes
+    rows: NDArray[np.intp] | None = None
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Copies":
+        """Those of some patients."""
+        return Copies(self.array, (np.arange(len(self.array)) if self.rows is None else self.rows)[rows])
+
+    def dosages(self, some: slice) -> Codes:
+        """Some patients' copies of the effect allele."""
+        return self.array[some] if self.rows is None else self.array[self.rows[some]]
+
+
+@dataclass(frozen=True, eq=False)
 class Table:
     """Covariates of n patients, one array per column that the site has; a column of the schema may be absent.
 

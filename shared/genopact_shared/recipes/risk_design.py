@@ -98,7 +98,7 @@ class RiskDesign:
         components = np.empty((table.n, len(self.arrays["component_sd"])))
         score, ancestry = np.empty(table.n), np.empty(table.n, np.intp)
         for some, copies in self._copies(table):
-            place = self._projected(copies, self._loadings, self.arrays["mean"])
+            place = self._projected(copies[:, self._placing], self._loadings, self.arrays["mean"][self._placing])
             place = (place - self.arrays["component_mean"]) / self.arrays["component_sd"]
             away = (place[:, None, :2] - self.arrays["centroids"]) ** 2
             components[some], ancestry[some] = place, (away[:, :, 0] + away[:, :, 1]).argmin(axis=1)
@@ -168,8 +168,13 @@ class RiskDesign:
         return np.asarray(np.rint(found / SCORE_UNIT) * SCORE_UNIT)
 
     @cached_property
+    def _placing(self) -> Indices:
+        """The few variants that the components are made of."""
+        return np.flatnonzero(self.arrays["loadings"].any(axis=0))
+
+    @cached_property
     def _loadings(self) -> Floats:
-        return self.arrays["loadings"] * WEIGHT_UNIT
+        return np.asarray(self.arrays["loadings"][:, self._placing] * WEIGHT_UNIT, dtype=np.float64)
 
     @cached_property
     def _ends(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
