@@ -125,7 +125,7 @@ class Phenotype:
         return np.concatenate(odds)
 
     def alone(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Each hospital's own logistic fit on covariates and published score, and a pooled one; converged, not private."""
+        """Logistic fits on covariates and published score: own and pooled; converged, not private."""
         from sklearn.linear_model import LogisticRegression
 
         course = cast("RiskPlan", self.plans[0].course)

@@ -95,10 +95,10 @@ def without(table: Table, columns: Sequence[str]) -> Table:
     return Table({name: column for name, column in table.columns.items() if name not in columns}, table.n)
 
 
-def policy(player: Player, mode: str) -> str:
+def policy(player: Player, mode: str, recipe: str) -> str:
     """The player's site policy."""
     text = files("genopact_server.demo").joinpath("policy.yaml").read_text("utf-8")
-    values = {"@site@": player.name, "@mode@": mode, "@epsilon@": str(player.epsilon_milli)}
+    values = {"@site@": player.name, "@mode@": mode, "@recipe@": recipe, "@epsilon@": str(player.epsilon_milli)}
     for mark, value in values.items():
         text = text.replace(mark, value)
     return text

@@ -34,6 +34,7 @@ class Play:
     cast: Cast
     console: Console
     template: Path | None = None
+    recipe: str = "dose"
     began: float = field(default_factory=time.monotonic)
     result: dict[str, Any] = field(default_factory=dict)
 
@@ -83,9 +84,7 @@ class Play:
 
     def approvals(self) -> None:
         """One study file with everybody's keys; each hospital reads it and approves, or its policy refuses."""
-        text = (self.template or files("genopact_server.demo").joinpath("study.yaml")).read_text("utf-8")
-        template = yaml.safe_load(text) | {"privacy": self.cast.privacy}
-        (self.folder / "template.yaml").write_text(yaml.safe_dump(template, sort_keys=False), "utf-8")
+        name = self._template()
         cards = [option for player in self.cast.players for option in ("--card", f"{player.name}/party.json")]
         arguments = ("study", "compose", "template.yaml", *cards, "--out", "study.yaml", "--home", "hub")
         self.result["study"] = self.stage.run(COORDINATOR, *arguments)["study"]
@@ -96,13 +95,31 @@ class Play:
         approved = [name for name, answer in answers.items() if "file" in answer]
         refused = {name: answer for name, answer in answers.items() if "file" not in answer}
         self.result |= {"approved": approved, "refused": sorted(refused)}
-        paths = [f"approval-{template['name']}-{name}.json" for name in approved]
+        paths = [f"approval-{name}-{site}.json" for site in approved]
         self.stage.run(COORDINATOR, "study", "accept", "study.yaml", *paths, "--home", "hub")
         reasons = "".join(f"; {name} refused: {answer['detail']}" for name, answer in refused.items())
         self._say("study", f"{self.result['study'][:12]} approved by {', '.join(approved)}{reasons}")
 
+    def _template(self) -> str:
+        """Write template.yaml, the study without parties; returns its name."""
+        text = (self.template or files("genopact_server.demo").joinpath(f"{self.recipe}.yaml")).read_text("utf-8")
+        body: dict[str, Any] = yaml.safe_load(text) | {"privacy": self.cast.privacy}
+        (self.folder / "template.yaml").write_text(yaml.safe_dump(body, sort_keys=False), "utf-8")
+        return str(body["name"])
+
     def training(self) -> None:
         """Links and agents come up; training, a withdrawal in the middle, training to the end."""
+        self._sites()
+        state = self._train("--until-round", str(self.pause))
+        leaver = self.cast.players[0]
+        self.result |= {"run": state["run"], "leaver": self._consenting(leaver)}
+        site = ("--home", leaver.name, "--passphrase-file", "passphrase")
+        self.stage.run(SITE, "consent", "withdraw", self.result["leaver"], *site)
+        self._say("withdrawal", f"{self.result['leaver']} at {leaver.name} withdrew after round {self.pause}")
+        self._train()
+
+    def _sites(self) -> None:
+        """Agents and links of those who approved come up."""
         paths = [f"{name}/party.json" for name in self.result["approved"]]
         self.stage.run(COORDINATOR, "coordinator", "enrol", *paths, "--home", "hub")
         for name in self.result["approved"]:
@@ -112,13 +129,6 @@ class Play:
                 wait_until(partial(self._online, name), 60, f"the link of {name} did not come online")
         wait_until(lambda: self._online(*self.result["approved"]), 60, "the links did not come online")
         self._say("sites", f"{len(paths)} agents, {len(paths)} links, each a process of its own")
-        state = self._train("--until-round", str(self.pause))
-        leaver = self.cast.players[0]
-        self.result |= {"run": state["run"], "leaver": self._consenting(leaver)}
-        site = ("--home", leaver.name, "--passphrase-file", "passphrase")
-        self.stage.run(SITE, "consent", "withdraw", self.result["leaver"], *site)
-        self._say("withdrawal", f"{self.result['leaver']} at {leaver.name} withdrew after round {self.pause}")
-        self._train()
 
     def audit(self) -> None:
         """The bundle verifies offline; opened decisions show the patient before, and not after, the withdrawal."""
@@ -160,10 +170,9 @@ class Play:
 
     def _found(self, player: Player) -> tuple[dict[str, Any], dict[str, Any]]:
         site = ("--home", player.name, "--passphrase-file", "passphrase")
-        self.stage.run(SITE, "init", player.name, "--kind", self.cast.kind, *site)
-        durable.replace(
-            self.folder / player.name / "policy.yaml", policy(player, str(self.cast.privacy["mode"])).encode()
-        )
+        self.stage.run(SITE, "init", player.name, "--kind", self.cast.kind, "--recipe", self.recipe, *site)
+        allowed = policy(player, str(self.cast.privacy["mode"]), self.recipe)
+        durable.replace(self.folder / player.name / "policy.yaml", allowed.encode())
         source = player.folder.relative_to(self.folder)
         vcf = ("--vcf", f"{source}/genotypes.vcf.gz") if player.vcf else ()
         imported = self.stage.run(SITE, "import", "--table", f"{source}/covariates.csv", *vcf, *site)

@@ -96,7 +96,7 @@ def shown(axes: "Axes", *, bounds: Mapping[str, float], certified: float) -> Non
     axes.set_xlabel("epsilon")
 
 
-def groups(axes: "Axes", *, values: Mapping[str, tuple[float, float]], unit: str) -> None:
+def groups(axes: "Axes", *, values: Mapping[str, tuple[float, float]], unit: str, digits: int = 1) -> None:
     """A measure and one standard deviation of privacy noise for each group that the noise does not drown."""
     names = list(values)[::-1]
     for row, name in enumerate(names):
@@ -106,7 +106,7 @@ def groups(axes: "Axes", *, values: Mapping[str, tuple[float, float]], unit: str
             continue
         colour = SECOND if name == "all" else ACCENT
         axes.errorbar(value, row, xerr=noise, fmt="o", color=colour, markersize=6, capsize=3, elinewidth=1.4)
-        axes.annotate(f"{value:.1f}", (value, row), (0, 7), textcoords="offset points", color=INK, ha="center")
+        axes.annotate(f"{value:.{digits}f}", (value, row), (0, 7), textcoords="offset points", color=INK, ha="center")
     axes.set_yticks(range(len(names)), names, color=INK)
     axes.set_ylim(-0.5, len(names) - 0.3)
     axes.set_xlim(left=0)

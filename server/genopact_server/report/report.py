@@ -11,15 +11,19 @@ import numpy as np
 from genopact_server.audit.findings import LIMITS
 from genopact_server.report.facts import RunFacts, read
 from genopact_server.report.plots import PLOTS, draw
+from genopact_server.report.risk import quality
 from genopact_shared import __version__, durable
+from genopact_shared.recipes import chosen
 from genopact_shared.recipes.dose import ERROR_BOUND_MG
-from genopact_shared.recipes.protocol import Table
+from genopact_shared.recipes.protocol import GenotypeParameters, Table
 from genopact_shared.study import Study
 
 UNIT = {"dose": "mg/week", "dose-net": "mg/week"}
 MEANING = {
     "dose": "Ridge regression of the square root of the weekly warfarin dose on twelve clinical and genetic features. "
     "For research on starting doses of adults whose stable dose is sought; not for dosing a patient.",
+    "risk": "A logistic model of a disease on age, sex, ancestry and a polygenic score, whose weights "
+    "follow from published associations and one private sum over patients. For research on risk in groups.",
     "dose-net": "A small neural network for the weekly warfarin dose from the same features. For research only.",
 }
 
@@ -62,6 +66,7 @@ def render(facts: RunFacts, extra: Mapping[str, Any]) -> str:
         study=facts.study, state=facts.state, facts=facts, extra=extra, steps=_steps(facts), plots=_plots(facts, extra),
         unit=UNIT.get(facts.plan.recipe.name, ""), meaning=MEANING.get(facts.plan.recipe.name, ""),
         unknown=_unknown_patient(facts), epsilon=_epsilon(facts), limits=LIMITS, versions=_versions(),
+        risk=quality(facts),
         comparison=_comparison(extra), done=facts.state.stage == "done", planned=sum(facts.plan.planned.values()),
     )  # fmt: skip
 
@@ -124,9 +129,13 @@ def _plots(facts: RunFacts, extra: Mapping[str, Any]) -> dict[str, str]:
     if rows := _comparison(extra):
         shown = {"rows": rows, "unit": str(extra.get("comparison_unit", f"mean absolute error, {unit}"))}
         plots["comparison"] = draw("comparison", "Alone, federated, pooled", (6.4, 0.9 + 0.42 * len(rows)), **shown)
-    if points := extra.get("calibration"):
-        shown = {"points": points, "unit": str(extra.get("calibration_unit", unit))}
-        plots["calibration"] = draw("calibration", "Predicted and observed", (6.4, 3.4), **shown)
+    risk = quality(facts)
+    if risk and risk.aucs:
+        data = {"values": risk.aucs, "unit": "AUC", "digits": 2}
+        plots["groups"] = draw("groups", "AUC by ancestry", (6.4, 0.7 + 0.42 * len(risk.aucs)), **data)
+    if points := extra.get("calibration") or (risk.points if risk else None):
+        told = {"points": points, "unit": str(extra.get("calibration_unit", "share of cases" if risk else unit))}
+        plots["calibration"] = draw("calibration", "Predicted and observed", (6.4, 3.4), **told)
     return plots
 
 
@@ -154,7 +163,9 @@ def _finite(value: object) -> bool:
 
 
 def _unknown_patient(facts: RunFacts) -> dict[str, float]:
-    """The prediction and its 80 % interval for a patient about whom nothing is known."""
+    """The prediction and its 80 % interval for a patient about whom nothing is known; none if genotypes are needed."""
+    if isinstance(chosen(facts.study.recipe)[1], GenotypeParameters):
+        return {}
     prediction = facts.plan.recipe.predict(facts.models[-1], None, Table({}, 1))
     values: Sequence[Any] = (prediction.value, prediction.low, prediction.high)
     return dict(zip(("value", "low", "high"), (float(each[0]) for each in values), strict=True))

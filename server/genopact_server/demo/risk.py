@@ -1,0 +1,150 @@
+"""The demo's second study: the risk of a disease from the genotypes of a region, of generated people."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from rich.table import Table as Grid
+
+from genopact_server.demo.cast import Cast, Player
+from genopact_server.demo.compare import read_model
+from genopact_server.demo.play import Play
+from genopact_server.demo.stage import COORDINATOR, SITE
+from genopact_server.simulate import Cohort, Design, cohort, write
+from genopact_shared.published import Published
+from genopact_shared.recipes import chosen
+from genopact_shared.recipes.protocol import Copies, Floats, Model, Table
+from genopact_shared.recipes.risk import RISK, RiskPlan
+from genopact_shared.study import load_study
+
+SEED, PEOPLE, HOSPITALS, MEGABASES, DENSITY = 2026, 2400, 4, 5.0, 400
+MANIFEST, STORE = "region.variants", "region-1"
+COLUMNS = ("hospital", "held out", "published score", "alone", "federated", "pooled")
+
+
+@dataclass
+class RiskPlay(Play):
+    """`Play` with genotypes, a public design and risk; nobody withdraws."""
+
+    recipe: str = "risk"
+    made: Cohort | None = None
+
+    def perform(self) -> dict[str, Any]:
+        """All scenes in order."""
+        self.region()
+        self.coordinator()
+        self.design()
+        self.hospitals()
+        self.approvals()
+        self._sites()
+        self.result["run"] = self._train()["run"]
+        self.verify()
+        self.comparison()
+        return self.result
+
+    def design(self) -> None:
+        """The variant manifest, signed; the public design, made of panel and published associations."""
+        sites = ("--name", "region", "--sites", "files/public/sites.tsv", "--build", "GRCh38")
+        built = self.stage.run(COORDINATOR, "manifest", "build", MANIFEST, *sites, "--home", "hub")
+        self.signer = str(built["signer"])
+        super()._template()
+        gwas = [each for name in ("afr", "eas", "eur") for each in ("--gwas", f"{name}=files/public/gwas-{name}.tsv")]
+        counts = ("--patients", str(self.training_people), "--sites", str(HOSPITALS))
+        outputs = ("--out", "risk.design", "--study", "designed.yaml", "--manifest", MANIFEST)
+        public = ("--panel", "files/public/panel", *gwas)
+        found = self.stage.run(
+            COORDINATOR, "design", "build", "template.yaml", *public, *counts, *outputs, "--home", "hub"
+        )
+        (self.folder / "designed.yaml").replace(self.folder / "template.yaml")
+        self._say("design", f"{found['directions']} directions of the genotype to measure, from public data alone")
+
+    def region(self) -> None:
+        """Files of hospitals and of the public."""
+        self.made = cohort(Design(PEOPLE, SEED, HOSPITALS, MEGABASES, density=DENSITY))
+        write(self.made, self.folder / "files")
+        names = sorted(path.name for path in (self.folder / "files" / "hospitals").iterdir())
+        nobody = Table({}, 0)
+        players = (
+            Player(name, self.folder / "files" / "hospitals" / name, nobody, nobody, vcf=False) for name in names
+        )
+        self.cast = replace(self.cast, players=tuple(players))
+        self._say("region", f"{PEOPLE} made-up people of three ancestries, {self.made.dosages.shape[1]} variants")
+
+    @property
+    def training_people(self) -> int:
+        """Who is not held out."""
+        return int((~cast("Cohort", self.made).held_out).sum())
+
+    def _template(self) -> str:
+        return "risk-demo"
+
+    def _found(self, player: Player) -> tuple[dict[str, Any], dict[str, Any]]:
+        found = super()._found(player)
+        site = ("--home", player.name, "--passphrase-file", "passphrase")
+        source = f"{player.folder.relative_to(self.folder)}/genotypes.vcf.gz"
+        self.stage.run(SITE, "import", source, "--manifest", MANIFEST, "--signer", self.signer, *site)
+        self.stage.run(SITE, "design", "risk.design", "--home", player.name)
+        return found
+
+    def comparison(self) -> None:
+        """AUC on the people whom each hospital holds out."""
+        rows = self._rows()
+        self.result["rows"] = rows
+        grid = Grid(title="AUC on held-out patients", title_justify="left")
+        for name in COLUMNS:
+            grid.add_column(name, justify="left" if name == "hospital" else "right")
+        for row in rows:
+            grid.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+        self.console.print(grid)
+        report = self.folder / "report.html"
+        self.stage.run(COORDINATOR, "study", "report", self.result["run"], "--out", str(report), "--home", "hub")
+        (self.folder / "comparison.json").write_text(json.dumps(rows), "utf-8")
+        self.result["report"] = str(report)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.metrics import roc_auc_score
+
+        made, study = cast("Cohort", self.made), load_study(self.folder / "study.yaml")
+        plan = RISK.plan(chosen(study.recipe)[1], PEOPLE, None, Published(self.folder / "hub" / "published"))
+        runs = self.folder / "hub" / "runs" / self.result["run"]
+        shared = read_model(max(runs.glob("model-*.safetensors")))
+        tables = [self._table(made, made.hospital == at) for at in range(HOSPITALS)]
+        with ThreadPoolExecutor(2) as pool:
+            features = [found[0] for found in pool.map(plan.design.features, tables)]
+        pooled, rows = exact(plan, tables), []
+        for name, table, x in zip((player.name for player in self.cast.players), tables, features, strict=True):
+            held_out, y = table.codes("held_out") == 1, table.number("disease")
+            own = LogisticRegression(C=np.inf, fit_intercept=False, max_iter=2000).fit(x[~held_out], y[~held_out])
+            score = x[:, x.shape[1] - 2 * plan.parameters.ancestries + 1]
+            scores = (score, x @ own.coef_[0], plan.log_odds(shared, table), plan.log_odds(pooled, table))
+            found = (float(roc_auc_score(y[held_out], each[held_out])) for each in scores)
+            rows.append(dict(zip(COLUMNS, (name, int(held_out.sum()), *found), strict=True)))
+        return rows
+
+    @staticmethod
+    def _table(made: Cohort, own: Any) -> Table:
+        columns: dict[str, Any] = {
+            "age": made.age[own].astype(np.float64), "sex": made.sex[own].astype(np.int8),
+            "held_out": made.held_out[own].astype(np.int8), "disease": made.disease[own].astype(np.float64),
+        }  # fmt: skip
+        return Table(columns, int(own.sum()), Copies(made.dosages[own]))
+
+
+def exact(plan: RiskPlan, tables: list[Table]) -> Model:
+    """The recipe on tables that lie side by side, without clip and noise."""
+    model = plan.initial()
+    for index in range(len(plan.steps)):
+        total: Floats = np.sum([plan.contribution(index, model, table).sum(axis=0) for table in tables], axis=0)
+        model = plan.advance(index, model, total)
+    return model
+
+
+def risk_cast(folder: Path) -> Cast:
+    """Nobody yet; the region brings the hospitals."""
+    del folder
+    privacy = {"mode": "distributed", "epsilon_milli": 3000, "delta": "0.000001", "honest_minimum": 3}
+    return Cast((), "synthetic", privacy)
