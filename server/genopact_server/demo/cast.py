@@ -1,6 +1,6 @@
 """Who plays: hospitals with their files, held-out patients and policies; generated, or of the real table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -95,10 +95,11 @@ def without(table: Table, columns: Sequence[str]) -> Table:
     return Table({name: column for name, column in table.columns.items() if name not in columns}, table.n)
 
 
-def policy(player: Player, mode: str, recipe: str) -> str:
+def policy(player: Player, privacy: Mapping[str, object], recipe: str) -> str:
     """The player's site policy."""
     text = files("genopact_server.demo").joinpath("policy.yaml").read_text("utf-8")
-    values = {"@site@": player.name, "@mode@": mode, "@recipe@": recipe, "@epsilon@": str(player.epsilon_milli)}
+    values = {"@site@": player.name, "@recipe@": recipe, "@epsilon@": str(player.epsilon_milli)}
+    values |= {"@mode@": str(privacy["mode"]), "@delta@": str(privacy.get("delta", "0.000001"))}
     for mark, value in values.items():
         text = text.replace(mark, value)
     return text

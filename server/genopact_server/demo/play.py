@@ -171,7 +171,7 @@ class Play:
     def _found(self, player: Player) -> tuple[dict[str, Any], dict[str, Any]]:
         site = ("--home", player.name, "--passphrase-file", "passphrase")
         self.stage.run(SITE, "init", player.name, "--kind", self.cast.kind, "--recipe", self.recipe, *site)
-        allowed = policy(player, str(self.cast.privacy["mode"]), self.recipe)
+        allowed = policy(player, self.cast.privacy, self.recipe)
         durable.replace(self.folder / player.name / "policy.yaml", allowed.encode())
         source = player.folder.relative_to(self.folder)
         vcf = ("--vcf", f"{source}/genotypes.vcf.gz") if player.vcf else ()

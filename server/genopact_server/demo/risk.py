@@ -30,6 +30,7 @@ class RiskPlay(Play):
     """`Play` with genotypes, a public design and risk; nobody withdraws."""
 
     recipe: str = "risk"
+    sites: int = HOSPITALS
     made: Cohort | None = None
 
     def perform(self) -> dict[str, Any]:
@@ -52,9 +53,9 @@ class RiskPlay(Play):
         self.signer = str(built["signer"])
         super()._template()
         gwas = [each for name in ("afr", "eas", "eur") for each in ("--gwas", f"{name}=files/public/gwas-{name}.tsv")]
-        counts = ("--patients", str(self.training_people), "--sites", str(HOSPITALS))
+        counts = ("--patients", str(self.training_people), "--sites", str(self.sites))
         outputs = ("--out", "risk.design", "--study", "designed.yaml", "--manifest", MANIFEST)
-        public = ("--panel", "files/public/panel", *gwas)
+        public = ("--panel", "files/public/panel", *gwas, *(("--mix", self.mix) if self.mix else ()))
         found = self.stage.run(
             COORDINATOR, "design", "build", "template.yaml", *public, *counts, *outputs, "--home", "hub"
         )
@@ -74,6 +75,11 @@ class RiskPlay(Play):
         self._say("region", f"{PEOPLE} made-up people of three ancestries, {self.made.dosages.shape[1]} variants")
 
     @property
+    def mix(self) -> str:
+        """Planned shares of the ancestries; equal ones if empty."""
+        return ""
+
+    @property
     def training_people(self) -> int:
         """Who is not held out."""
         return int((~cast("Cohort", self.made).held_out).sum())
@@ -84,8 +90,10 @@ class RiskPlay(Play):
     def _found(self, player: Player) -> tuple[dict[str, Any], dict[str, Any]]:
         found = super()._found(player)
         site = ("--home", player.name, "--passphrase-file", "passphrase")
-        source = f"{player.folder.relative_to(self.folder)}/genotypes.vcf.gz"
-        self.stage.run(SITE, "import", source, "--manifest", MANIFEST, "--signer", self.signer, *site)
+        source = next(each for each in player.folder.glob("genotypes.*") if each.suffix in {".gz", ".bed"})
+        self.stage.run(
+            SITE, "import", str(source.relative_to(self.folder)), "--manifest", MANIFEST, "--signer", self.signer, *site
+        )
         self.stage.run(SITE, "design", "risk.design", "--home", player.name)
         return found
 
