@@ -17,6 +17,7 @@ from pydantic import Field
 
 from genopact_server.aggregate import check_update, combine, opened_total
 from genopact_server.folder import Folder
+from genopact_server.inclusion import Proof
 from genopact_server.statements import Charge, Release, RunOpened, StudyRegistered
 from genopact_shared import canonical, durable, statements, wire
 from genopact_shared.approval import check_approval
@@ -27,7 +28,6 @@ from genopact_shared.privacy import accounting
 from genopact_shared.recipes.protocol import Model
 from genopact_shared.study import Frozen, Study
 from genopact_shared.tlog.note import open_checkpoint
-from genopact_shared.tlog.proof import Proof
 from genopact_shared.wire import Digest, Op, Reply, Request, RunId
 
 Answers = dict[str, tuple[Reply, bytes, bytes]]
