@@ -7,15 +7,16 @@ import base64
 import struct
 import time
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, ValidationError
 
 from genopact_shared import canonical, dsse
 from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.keys import SigningKey, VerifyKey
+from genopact_shared.statements import Digest, RunId
 from genopact_shared.study import Frozen, Name
 
 MAGIC = b"GPX1"
@@ -24,8 +25,6 @@ MAX_BODY = 500 << 20
 UNAVAILABLE = b""
 """The wire's one refusal, SITE_UNAVAILABLE: no bytes, whatever the reason."""
 
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Op = Literal["open", "deal", "join", "step", "unmask", "finish"]
 Tensors = dict[str, NDArray[np.float64]]
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genopact_server.inclusion import Proof, verify_inclusion
+from genopact_server.sitelogs import Proof, unpack, verify_inclusion
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
 from genopact_shared.tlog import note
-from genopact_shared.tlog.entries import pack, unpack
+from genopact_shared.tlog.entries import pack
 from genopact_shared.tlog.log import Log
 from genopact_shared.tlog.proof import encode_proof
 from genopact_shared.tlog.tree import Head, Tree, leaf_hash

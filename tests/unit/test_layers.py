@@ -128,9 +128,7 @@ CASES = {
         (4, 12),
     ),
     "gru": Case(gru, (6, 3), opacus=False),
-    "gru, two layers and directions, no bias": Case(
-        lambda: gru(num_layers=2, bidirectional=True, bias=False), (6, 3), opacus=False
-    ),
+    "gru, no bias": Case(lambda: gru(bias=False), (6, 3), opacus=False),
     "weights used three times": Case(
         lambda: Of(tied, embed=nn.Embedding(5, 4), dense=nn.Linear(4, 4)), (7,), ids=5, opacus=False
     ),

@@ -6,8 +6,8 @@ from pydantic import ValidationError
 
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.statements import Digest, RunId
 from genopact_shared.study import Frozen
-from genopact_shared.wire import Digest, RunId
 
 
 class RunRecord(Frozen):

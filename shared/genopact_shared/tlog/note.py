@@ -1,7 +1,6 @@
 """Signed notes (c2sp.org/signed-note) with Ed25519, and checkpoints (c2sp.org/tlog-checkpoint) made of them."""
 
 import base64
-import binascii
 import hashlib
 import re
 
@@ -69,18 +68,13 @@ def open_checkpoint(note: bytes, origin: str, key: VerifyKey) -> Head:
     return Head(int(lines[1]), root)
 
 
-def log_origin(party: str) -> str:
-    """The origin of a party's exchanged log."""
-    return f"genopact/{party}"
-
-
 def unbase64(text: str) -> bytes:
     """Decode standard base64, in its one canonical spelling only.
 
     Raises:
         GenopactError: NOTE_INVALID.
     """
-    with replacing((binascii.Error, ValueError), GenopactError("NOTE_INVALID", "not base64")):
+    with replacing(ValueError, GenopactError("NOTE_INVALID", "not base64")):
         data = base64.b64decode(text, validate=True)
     if base64.b64encode(data).decode("ascii") != text:
         raise GenopactError("NOTE_INVALID", "not canonical base64")

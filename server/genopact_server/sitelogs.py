@@ -1,4 +1,4 @@
-"""Reading inclusion proofs of a site's log (c2sp.org/tlog-proof); `genopact_shared.tlog.proof` writes them."""
+"""Reading what sites write of their logs: many entries in one file, and inclusion proofs (c2sp.org/tlog-proof)."""
 
 import re
 from collections.abc import Sequence
@@ -7,11 +7,17 @@ from typing import Self
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import VerifyKey
+from genopact_shared.tlog.entries import LENGTH_BYTES
 from genopact_shared.tlog.note import open_checkpoint, unbase64
 from genopact_shared.tlog.proof import HEADER
 from genopact_shared.tlog.tree import HASH_BYTES, Head, leaf_hash, node_hash
 
 _INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})")
+
+
+def log_origin(party: str) -> str:
+    """The origin of a party's exchanged log."""
+    return f"genopact/{party}"
 
 
 @dataclass(frozen=True)
@@ -74,3 +80,19 @@ def verify_inclusion(leaf: bytes, index: int, path: Sequence[bytes], head: Head)
         node, last = node >> 1, last >> 1
     if last or root != head.root:
         raise GenopactError("LOG_PROOF_INVALID", "the root does not follow")
+
+
+def unpack(data: bytes) -> tuple[bytes, ...]:
+    """The entries of `tlog.entries.pack`.
+
+    Raises:
+        GenopactError: LOG_ENTRY_INVALID for an empty or cut entry.
+    """
+    entries, at = [], 0
+    while at < len(data):
+        start = at + LENGTH_BYTES
+        at = start + int.from_bytes(data[at:start], "big")
+        if not start < at <= len(data):
+            raise GenopactError("LOG_ENTRY_INVALID", "an empty or cut entry")
+        entries.append(data[start:at])
+    return tuple(entries)
