@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from genopact_client.ledger import Ledger
@@ -16,12 +16,8 @@ from genopact_shared.tlog.log import Log
 @contextmanager
 def ledger_copy(site: Site) -> Iterator[Ledger]:
     """The ledger as it is now, also while the agent holds it: a sealed copy is opened."""
-    with copied(site.home, "ledger") as path:
-        ledger = Ledger(path, site.keyfile.site_key("ledger"))
-        try:
-            yield ledger
-        finally:
-            ledger.close()
+    with copied(site.home, "ledger") as path, closing(Ledger(path, site.keyfile.site_key("ledger"))) as ledger:
+        yield ledger
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from genopact_client import aead
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 GenotypePurpose = NewType("GenotypePurpose", str)
 Purpose = Literal["consent", "row"] | GenotypePurpose
@@ -207,11 +207,9 @@ def _open(data: bytes, kek: bytes) -> _State:
     pages = -(-slots // PAGE)
     if len(data) != _START + pages * _SEALED_PAGE:
         raise GenopactError("KEYFILE_INVALID", "cut off or extended")
-    try:
+    with replacing(InvalidTag, GenopactError("KEYFILE_INVALID", "a page is damaged")):
         keys = b"".join(
             cipher.decrypt(page.to_bytes(12), data[start : start + _SEALED_PAGE], _page_context(page, epoch))
             for page, start in enumerate(range(_START, len(data), _SEALED_PAGE))
         )
-    except InvalidTag as error:
-        raise GenopactError("KEYFILE_INVALID", "a page is damaged") from error
     return _State(epoch, slots, keys)

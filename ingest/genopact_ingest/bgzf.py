@@ -18,7 +18,8 @@ from genopact_ingest.findings import Fault
 
 MAX_LINE = 256 << 20
 END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
-_HEAD = END[:16]  # of every block; its size less one follows
+HEAD = END[:16]
+"""Of every block; its size less one follows."""
 _BLOCK = 1 << 16  # a block's greatest size, inflated or not
 _SIZE = 2 << 20  # of a chunk; more would leave the processor's cache before it is read
 _READ = 1 << 20
@@ -91,15 +92,15 @@ def _chunks(path: Path, digest: Digest) -> Generator[Chunk]:
         if not path.is_file():  # a pipe would block
             raise Fault("VCF_UNREADABLE", "(not a regular local file)")
         with path.open("rb") as file:
-            head = file.read(len(_HEAD))
+            head = file.read(len(HEAD))
             file.seek(max(0, path.stat().st_size - len(END)))
             whole = file.read() == END
             file.seek(0)
-            if head == _HEAD:
+            if head == HEAD:
                 yield from _bgzf(file, digest)
             elif whole:
                 raise Fault("VCF_CORRUPT", "(BGZF's end without its start)")
-            elif head[:1] == _HEAD[:1]:
+            elif head[:1] == HEAD[:1]:
                 yield from _gzip(file, digest)
             else:
                 while data := file.read(_READ):
@@ -140,8 +141,8 @@ def _whole_blocks(file: BinaryIO, digest: Digest) -> Iterator[memoryview]:
         digest.update(more)
         data += more
         view, at = memoryview(data), 0
-        while len(data) - at >= len(_HEAD) + 2:
-            if ended or data[at : at + len(_HEAD)] != _HEAD:
+        while len(data) - at >= len(HEAD) + 2:
+            if ended or data[at : at + len(HEAD)] != HEAD:
                 raise Fault("VCF_CORRUPT", "(bytes after the end block, or a damaged block)")
             end = at + int.from_bytes(data[at + 16 : at + 18], "little") + 1
             if end > len(data):

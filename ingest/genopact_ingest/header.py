@@ -63,7 +63,7 @@ def parse(lines: Sequence[str]) -> Header:
             if number == 1:
                 found.version_line(line)
             elif number == len(lines) and line.startswith("#CHROM"):
-                found.samples = _samples(line)
+                found.samples = sample_columns(line)
             else:
                 found.meta_line(line)
         except Fault as fault:
@@ -73,7 +73,8 @@ def parse(lines: Sequence[str]) -> Header:
     return found.header()
 
 
-def _samples(line: str) -> tuple[str, ...]:
+def sample_columns(line: str) -> tuple[str, ...]:
+    """Sample names (NFC) of the #CHROM line, none in a file of sites. Fault VCF_HEADER, VCF_NO_SAMPLES, VCF_SAMPLES."""
     names = line.split("\t")
     if names[:9] != _COLUMNS[: len(names[:9])] or len(names) < 8:
         raise Fault("VCF_HEADER", "(the #CHROM line has other columns)", "#CHROM")

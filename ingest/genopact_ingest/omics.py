@@ -20,6 +20,7 @@ from genopact_ingest.bgzf import lines
 from genopact_ingest.findings import Fault, Finding, ImportRefusedError
 from genopact_ingest.plink import digest_of, refusal, regular
 from genopact_ingest.table import parquet_faults
+from genopact_shared.errors import replacing
 
 _CELL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?|NA|NaN|nan|", re.ASCII)
 _MISSING = {"": "nan", "NA": "nan"}
@@ -87,14 +88,12 @@ def _tsv(path: Path) -> tuple[list[str], _Rows]:
 
 
 def _lines(path: Path) -> Iterator[list[str]]:
-    try:
+    with replacing((Fault, ValueError), refusal("CSV_UNREADABLE", "(cut off or damaged, not UTF-8, or with quotes)")):
         for chunk in lines(path):
             for line in bytes(chunk).decode().replace("\r", "").split("\n")[:-1]:
                 if '"' in line:
                     raise ValueError
                 yield line.split("\t")
-    except (Fault, ValueError) as error:
-        raise refusal("CSV_UNREADABLE", "(cut off or damaged, not UTF-8, or with quotes)") from error
 
 
 def _row(row: int, cells: list[str], count: int) -> tuple[str, NDArray[np.float64]]:

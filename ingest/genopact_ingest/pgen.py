@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genopact_ingest.plink import BATCH, digest_of, lines, people, refusal, regular
 from genopact_ingest.source import Called, Harmoniser, Match, Record
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 _LETTERS = re.compile("[ACGT]+")
 
@@ -36,10 +36,8 @@ class PgenFile:
             ImportRefusedError: GENOTYPES_UNREADABLE, GENOTYPES_LINE, GENOTYPES_SAMPLES.
             GenopactError: EXTRA_MISSING without pgenlib.
         """
-        try:
+        with replacing(ImportError, GenopactError("EXTRA_MISSING", "pip install 'genopact-ingest[plink]'")):
             from pgenlib import PgenReader
-        except ImportError as error:
-            raise GenopactError("EXTRA_MISSING", "pip install 'genopact-ingest[plink]'") from error
         self._paths = (regular(path), path.with_suffix(".pvar"), path.with_suffix(".psam"))
         self._phases, self.notes = phases, Counter[str]()
         self.samples, self.sex = people(self._paths[2])

@@ -11,6 +11,7 @@ from typing import Any
 
 from genopact_ingest.findings import Fault
 from genopact_shared.alleles import CONTIGS, contig
+from genopact_shared.errors import replacing
 
 _CHUNK, _MEGABASE = 1 << 18, 1 << 20
 
@@ -63,11 +64,8 @@ class Reference:
         return self._fetch(chrom, at * _CHUNK, (at + 1) * _CHUNK)
 
     def _fetch(self, chrom: str, start: int, stop: int) -> bytes:
-        with _silent():
-            try:
-                text = self._file.fetch(self._names[chrom], start, stop)
-            except (ValueError, OSError) as error:
-                raise Fault("REFERENCE_UNREADABLE") from error
+        with _silent(), replacing((ValueError, OSError), Fault("REFERENCE_UNREADABLE")):
+            text = self._file.fetch(self._names[chrom], start, stop)
         return bytes(text.upper(), "ascii")
 
 
@@ -81,12 +79,10 @@ def _open(path: Path, folder: Path) -> Any:
         packed = file.read(2) == b"\x1f\x8b"
     if any(not each.is_file() or each.stat().st_mtime < path.stat().st_mtime for each in indexes[: 1 + packed]):
         indexes = [folder / each.name for each in indexes]
-    try:
+    with replacing((SamtoolsError, OSError, ValueError), Fault("REFERENCE_UNREADABLE")):
         if indexes[0].parent == folder:
             pysam.faidx("--fai-idx", str(indexes[0]), "--gzi-idx", str(indexes[1]), str(path))
         return pysam.FastaFile(str(path), str(indexes[0]), str(indexes[1]) if packed else None)
-    except (SamtoolsError, OSError, ValueError) as error:
-        raise Fault("REFERENCE_UNREADABLE") from error
 
 
 @contextmanager

@@ -12,14 +12,15 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from genopact_ingest.findings import Fault, Finding, ImportRefusedError
+from genopact_shared.errors import replacing
 from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
 from genopact_shared.recipes.variants import complement
 
@@ -71,7 +72,7 @@ def read_table(path: Path, schema: Sequence[Column]) -> Covariates:
 
 
 def _rows(path: Path) -> tuple[bytes, list[list[str]]]:
-    try:
+    with replacing((OSError, ValueError, csv.Error), ImportRefusedError((Finding("CSV_UNREADABLE"),))):
         data = path.read_bytes()
         if data.startswith(b"PAR1"):
             return data, _parquet(data)
@@ -80,8 +81,6 @@ def _rows(path: Path) -> tuple[bytes, list[list[str]]]:
             raise csv.Error
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter))
-    except (OSError, ValueError, csv.Error) as error:
-        raise ImportRefusedError((Finding("CSV_UNREADABLE"),)) from error
     while rows and not rows[-1]:
         rows.pop()
     if not rows:
@@ -116,15 +115,11 @@ def _parquet(data: bytes) -> list[list[str]]:
     return [names, *map(list, zip(*columns, strict=True))]
 
 
-@contextmanager
-def parquet_faults() -> Iterator[None]:
+def parquet_faults() -> AbstractContextManager[None]:
     """Whatever is wrong inside a parquet file is one refusal."""
     from pyarrow import ArrowException
 
-    try:
-        yield
-    except (ArrowException, OSError, ValueError) as error:
-        raise ImportRefusedError((Finding("CSV_UNREADABLE"),)) from error
+    return replacing((ArrowException, OSError, ValueError), ImportRefusedError((Finding("CSV_UNREADABLE"),)))
 
 
 def _text(value: str | float | None) -> str:

@@ -28,6 +28,7 @@ from genopact_ingest.findings import Fault, Finding, ImportRefusedError
 from genopact_ingest.genotypes import LineFault, Places
 from genopact_ingest.header import parse
 from genopact_ingest.source import Called, Harmoniser, Record
+from genopact_shared.errors import replacing
 
 _LETTERS = frozenset("ACGTacgt")
 _READ = 1 << 20
@@ -234,10 +235,8 @@ def _header(text: Iterator[memoryview]) -> tuple[list[str], memoryview]:
         at, data = 0, bytes(chunk)
         while at < len(data):
             end = data.index(b"\n", at)
-            try:
+            with replacing(UnicodeDecodeError, LineFault(len(lines), "VCF_UNREADABLE", "(not UTF-8)")):
                 line = data[at:end].decode()
-            except UnicodeDecodeError as error:
-                raise LineFault(len(lines), "VCF_UNREADABLE", "(not UTF-8)") from error
             if line.endswith("\r"):
                 raise LineFault(len(lines), "VCF_LINE_ENDS")
             lines.append(line)

@@ -5,8 +5,9 @@ from pathlib import Path
 from genopact_server.audit.bundle import Bundle, ExportedLog, export
 from genopact_server.folder import Folder
 from genopact_server.rounds import RunState
+from genopact_server.sitelogs import unpack
 from genopact_shared.errors import GenopactError
-from genopact_shared.tlog.entries import pack, unpack
+from genopact_shared.tlog.entries import pack
 
 
 def bundle_of(folder: Folder, run: str) -> Bundle:

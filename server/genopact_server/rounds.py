@@ -17,6 +17,7 @@ from pydantic import Field
 
 from genopact_server.aggregate import check_update, combine, opened_total
 from genopact_server.folder import Folder
+from genopact_server.sitelogs import Proof, log_origin
 from genopact_server.statements import Charge, Release, RunOpened, StudyRegistered
 from genopact_shared import canonical, durable, statements, wire
 from genopact_shared.approval import check_approval
@@ -25,10 +26,10 @@ from genopact_shared.keys import VerifyKey
 from genopact_shared.plan import Plan, plan_of
 from genopact_shared.privacy import accounting
 from genopact_shared.recipes.protocol import Model
+from genopact_shared.statements import Digest, RunId
 from genopact_shared.study import Frozen, Study
 from genopact_shared.tlog.note import open_checkpoint
-from genopact_shared.tlog.proof import Proof
-from genopact_shared.wire import Digest, Op, Reply, Request, RunId
+from genopact_shared.wire import Op, Reply, Request
 
 Answers = dict[str, tuple[Reply, bytes, bytes]]
 """Site -> reply, its envelope, its body."""
@@ -310,7 +311,7 @@ class Run:
         if stated != (reply.request, step.fact):
             raise GenopactError("FRAME_INVALID", "no intent for this request")
         proof, kept = (reply.proof or "").encode(), self.path / "sites" / f"{reply.site}.proof"
-        origin, log_key = f"genopact/{reply.site}", VerifyKey.from_hex(party.log)
+        origin, log_key = log_origin(reply.site), VerifyKey.from_hex(party.log)
         head = Proof.decode(proof).verify(text, origin, log_key)
         if kept.exists():
             before = open_checkpoint(Proof.decode(kept.read_bytes()).checkpoint, origin, log_key)

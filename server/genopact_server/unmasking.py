@@ -3,7 +3,7 @@
 See docs/masking.md and genopact_shared.secagg.masking.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from genopact_shared.secagg.masking import (
     round_key,
     self_stream,
 )
-from genopact_shared.secagg.sharing import SIZE
+from genopact_shared.secagg.sharing import PRIME, SIZE
 
 
 def total_of(
@@ -95,4 +95,25 @@ def _recovered(opening: Opening, rows: Mapping[str, list[int]]) -> list[int]:
     if len(rows) < opening.threshold:
         raise GenopactError("UNMASK_FAILED", f"{len(rows)} of {opening.threshold} messages open")
     holders = sorted(rows)[: opening.threshold]
-    return sharing.recover({opening.sites.index(site): rows[site] for site in holders})
+    return recover({opening.sites.index(site): rows[site] for site in holders})
+
+
+def recover(rows: Mapping[int, Sequence[int]]) -> list[int]:
+    """The secrets behind the rows of some holders, one share of each secret in a row.
+
+    Fewer holders than the threshold give other numbers.
+    """
+    weights, columns = _weights(rows), zip(*rows.values(), strict=True)
+    return [sum(w * share for w, share in zip(weights, column, strict=True)) % PRIME for column in columns]
+
+
+def _weights(holders: Iterable[int]) -> list[int]:
+    """Lagrange's coefficients at 0: `sum(weight * share)` over these holders is the secret."""
+    points, found = [holder + 1 for holder in holders], []
+    for own in points:
+        above = below = 1
+        for other in points:
+            if other != own:
+                above, below = above * other % PRIME, below * (other - own) % PRIME
+        found.append(above * pow(below, -1, PRIME) % PRIME)
+    return found

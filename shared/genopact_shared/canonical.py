@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import rfc8785
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 Json = Any
 
@@ -34,11 +34,9 @@ def decode(data: bytes) -> Json:
     Raises:
         GenopactError: CANONICAL_INVALID.
     """
-    try:
+    with replacing((ValueError, RecursionError), GenopactError("CANONICAL_INVALID", "not JSON")):
         value = json.loads(data, parse_float=_no_float, parse_constant=_no_float)
         canonical = encode(value)
-    except (ValueError, RecursionError) as error:
-        raise GenopactError("CANONICAL_INVALID", "not JSON") from error
     if canonical != data:
         raise GenopactError("CANONICAL_INVALID", "not in canonical form")
     return value

@@ -1,7 +1,6 @@
 """Signed envelopes: DSSE v1.0.2 with Ed25519, in canonical JSON."""
 
 import base64
-import binascii
 from collections.abc import Iterable
 
 from genopact_shared import canonical
@@ -32,7 +31,7 @@ def verify(envelope: bytes, payload_type: str, keys: Iterable[VerifyKey], thresh
     try:
         payload, kind = _unb64(outer["payload"]), outer["payloadType"]
         signatures = [_unb64(entry["sig"]) for entry in outer["signatures"]]
-    except (KeyError, TypeError, AttributeError, binascii.Error, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise GenopactError("ENVELOPE_INVALID", "not a DSSE envelope") from error
     if kind != payload_type or set(outer) != {"payload", "payloadType", "signatures"}:
         raise GenopactError("ENVELOPE_INVALID", "another payload type")

@@ -5,6 +5,8 @@ never logged; between site and coordinator a refusal is always SITE_UNAVAILABLE.
 """
 
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,3 +29,12 @@ class GenopactError(Exception):
     def __init__(self, code: str, detail: str = "") -> None:
         self.code, self.detail, self.fault = code, detail, CATALOGUE[code]
         super().__init__(f"{code}: {self.fault.cause}" + (f" ({detail})" if detail else ""))
+
+
+@contextmanager
+def replacing(kinds: type[Exception] | tuple[type[Exception], ...], error: Exception) -> Iterator[None]:
+    """Raise `error` in place of exceptions of some kinds, which become its cause."""
+    try:
+        yield
+    except kinds as cause:
+        raise error from cause

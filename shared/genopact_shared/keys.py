@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,8 @@ class VerifyKey:
     @classmethod
     def from_hex(cls, text: str) -> Self:
         """Parse 64 hexadecimal digits."""
-        try:
+        with replacing(ValueError, GenopactError("KEY_INVALID", "a public key is 64 hexadecimal digits")):
             return cls(bytes.fromhex(text))
-        except ValueError as error:
-            raise GenopactError("KEY_INVALID", "a public key is 64 hexadecimal digits") from error
 
     @property
     def hex(self) -> str:
@@ -43,10 +41,8 @@ class VerifyKey:
 
     def verify(self, signature: bytes, data: bytes) -> None:
         """Return if the signature holds, else raise SIGNATURE_INVALID."""
-        try:
+        with replacing((InvalidSignature, ValueError), GenopactError("SIGNATURE_INVALID")):
             Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, data)
-        except (InvalidSignature, ValueError) as error:
-            raise GenopactError("SIGNATURE_INVALID") from error
 
 
 class SigningKey:
@@ -81,7 +77,5 @@ class SigningKey:
             GenopactError: KEY_MISSING, KEY_EXPOSED, KEY_INVALID.
         """
         secret = durable.read_secret(path)
-        try:
+        with replacing(ValueError, GenopactError("KEY_INVALID", str(path))):
             return cls(bytes.fromhex(secret.decode("ascii")))
-        except ValueError as error:
-            raise GenopactError("KEY_INVALID", str(path)) from error

@@ -22,7 +22,6 @@ FIRST = "0" * 64
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-Nonce = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Step = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Reason = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,64}$")]
 Delta = Annotated[str, StringConstraints(pattern=r"^0\.[0-9]{1,30}$")]
@@ -98,7 +97,7 @@ class Intent(Work, kind="intent", about=("request", "request")):
     ledger_root: Digest
     model_in: Digest
     mechanism: Mechanism
-    nonce: Nonce
+    nonce: RunId
 
 
 class Receipt(Work, kind="receipt"):

@@ -7,15 +7,16 @@ import base64
 import struct
 import time
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, ValidationError
 
 from genopact_shared import canonical, dsse
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.keys import SigningKey, VerifyKey
+from genopact_shared.statements import Digest, RunId
 from genopact_shared.study import Frozen, Name
 
 MAGIC = b"GPX1"
@@ -24,8 +25,6 @@ MAX_BODY = 500 << 20
 UNAVAILABLE = b""
 """The wire's one refusal, SITE_UNAVAILABLE: no bytes, whatever the reason."""
 
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-RunId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Op = Literal["open", "deal", "join", "step", "unmask", "finish"]
 Tensors = dict[str, NDArray[np.float64]]
 
@@ -120,10 +119,8 @@ def parse_envelope(kind: type[M], envelope: bytes, *keys: VerifyKey) -> M:
     named = dsse.signer_ids(envelope)
     if len(named) != 1 or named[0] not in {key.key_id for key in keys}:
         raise GenopactError("ENVELOPE_INVALID", "a message has one signature, under its key's own id")
-    try:
+    with replacing(ValidationError, GenopactError("FRAME_INVALID")):
         return kind.model_validate_json(payload)
-    except ValidationError as error:
-        raise GenopactError("FRAME_INVALID") from error
 
 
 def unseal(kind: type[M], frame: bytes, key: VerifyKey) -> tuple[M, bytes]:
@@ -149,11 +146,9 @@ class Peek(Frozen):
     def of(cls, frame: bytes) -> Self:
         """Study and run as claimed, so that the right keys can be looked up."""
         outer = canonical.decode(split(frame)[0])
-        try:
+        with replacing((KeyError, TypeError, ValueError), GenopactError("FRAME_INVALID")):
             claimed = canonical.decode(base64.b64decode(outer["payload"], validate=True))
             return cls(study=claimed["study"], run=claimed["run"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise GenopactError("FRAME_INVALID") from error
 
 
 def pack(tensors: Mapping[str, NDArray[Any]]) -> bytes:
@@ -168,10 +163,8 @@ def unpack(data: bytes, dtype: type[S], **other: type[np.generic]) -> dict[str, 
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    try:
+    with replacing((SafetensorError, ValueError, KeyError), GenopactError("FRAME_INVALID", "not safetensors")):
         tensors = load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise GenopactError("FRAME_INVALID", "not safetensors") from error
     if any(tensor.dtype != other.get(name, dtype) for name, tensor in tensors.items()):
         raise GenopactError("FRAME_INVALID", "another dtype")
     return {name: tensor.copy() for name, tensor in tensors.items()}

@@ -29,11 +29,11 @@ from genopact_client.release import kernel
 from genopact_client.site import Site
 from genopact_server.folder import Folder
 from genopact_server.rounds import Run
+from genopact_server.sitelogs import unpack
 from genopact_shared import canonical, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.secagg import masking, sharing
-from genopact_shared.tlog.entries import unpack
 from tests.integration.hospital import PASSPHRASE, DirectCourier, consortium
 
 NOW = 1_800_000_000

@@ -22,10 +22,11 @@ from tempfile import TemporaryDirectory
 
 import pysam
 
-from genopact_ingest.checks import Checks, validate
+from genopact_ingest.checks import Checks
 from genopact_ingest.findings import Finding, ImportRefusedError
 from genopact_ingest.vcf import VcfFile
 from tests.unit.harmonisers import Every, dosages
+from tests.unit.vcf_whole import validate
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 CORPUS = DATA / "vcf_bad_corpus" / "hts-specs"

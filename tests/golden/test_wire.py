@@ -8,13 +8,12 @@ import pytest
 
 from genopact_client.agent.exchange import Exchange
 from genopact_client.site import Site
+from genopact_server.sitelogs import Proof, unpack
 from genopact_shared import canonical, dsse, statements, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
 from genopact_shared.study import load_study
-from genopact_shared.tlog.entries import unpack
 from genopact_shared.tlog.note import open_checkpoint
-from genopact_shared.tlog.proof import Proof
 from genopact_shared.tlog.tree import Tree
 from genopact_shared.wire import Reply, Request
 from tests.golden.wire_exchange import (

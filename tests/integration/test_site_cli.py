@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 from genopact_client.cli import app
 from genopact_client.site import Site
 from genopact_server.rounds import Run
+from genopact_server.sitelogs import unpack
 from genopact_shared import canonical, statements
 from genopact_shared.approval import check_approval
 from genopact_shared.keys import SigningKey, VerifyKey
 from genopact_shared.study import load_study
-from genopact_shared.tlog.entries import unpack
 from genopact_shared.tlog.note import open_checkpoint
 from tests.integration import front_desk
 from tests.integration.front_desk import PASSPHRASE, PEOPLE, Desk, permitting

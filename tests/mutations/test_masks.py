@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genopact_server.unmasking import recover
 from genopact_shared.errors import GenopactError
-from genopact_shared.secagg import sharing
 from genopact_shared.secagg.masking import Opening
 from tests.unit.mask_round import Adversary, Round, digests
 
@@ -39,11 +39,11 @@ def test_fewer_shares_than_the_threshold_give_no_secret(monkeypatch: pytest.Monk
     one = Round.open(5, 4)
     dealt = {at: [one.maskings[site]._held[one.index]["site-00"][1]] for at, site in enumerate(one.sites)}
     secret = one.secrets["site-00"][one.index][1]
-    assert sharing.recover({at: dealt[at] for at in range(4)}) == [secret]
-    assert sharing.recover({at: dealt[at] for at in range(3)}) != [secret]
+    assert recover({at: dealt[at] for at in range(4)}) == [secret]
+    assert recover({at: dealt[at] for at in range(3)}) != [secret]
     one.mask({site: np.ones(2, np.int64) for site in one.sites})
     spy, active = Adversary(one, one.sites[3:]), digests(one.sites)
-    monkeypatch.setattr(spy, "_from", lambda parts: sharing.recover({at: [part] for at, part in parts.items()})[0])
+    monkeypatch.setattr(spy, "_from", lambda parts: recover({at: [part] for at, part in parts.items()})[0])
     spy.sees("site-00", active, one.maskings["site-00"].reveal(one.index, active))
     assert spy.opened() == []
 

@@ -17,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
-from genopact_server.unmasking import total_of
+from genopact_server.unmasking import recover, total_of
 from genopact_shared import canonical
 from genopact_shared.secagg import masking, sharing, stream
 from genopact_shared.secagg.masking import Masked, Masking, Opening
@@ -173,7 +173,7 @@ class Adversary:
     def _from(self, parts: dict[int, int]) -> int | None:
         if len(parts) < self.round.opening.threshold:
             return None
-        (secret,) = sharing.recover({place: [part] for place, part in parts.items()})
+        (secret,) = recover({place: [part] for place, part in parts.items()})
         return secret
 
 

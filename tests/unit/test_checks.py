@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genopact_ingest import cells, checks, header
-from genopact_ingest.checks import Checks, validate
+from genopact_ingest.checks import Checks
 from genopact_ingest.findings import Fault
 from genopact_ingest.header import Definition
+from tests.unit.vcf_whole import validate
 
 META = [
     "##fileformat=VCFv4.3",

@@ -357,7 +357,10 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], Any]] = {
     "a tower that no loss reaches": (lambda: Of(unused, used=nn.Linear(5, 1), other=nn.Linear(5, 1)), loss),
     "dropout": (lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 1)), loss),
     "weights in the loss": (lambda: network("mlp", torch.float32), decayed),
-    "recurrent dropout": (lambda: Of(lambda self, x: self.g(x[:, None])[0], g=nn.GRU(5, 2, 2, dropout=0.5)), loss),
+    "recurrent layers": (lambda: Of(lambda self, x: self.g(x[:, None])[0], g=nn.GRU(5, 2, 2, batch_first=True)), loss),
+    "both directions": (
+        lambda: Of(lambda self, x: self.g(x[:, None])[0], g=nn.GRU(5, 2, batch_first=True, bidirectional=True)), loss,
+    ),
     "time first": (lambda: Of(lambda self, x: self.g(x[:, None])[0], g=nn.GRU(5, 2)), loss),
     "a layer without gradients of records": (
         lambda: Of(lambda self, x: self.g(x[:, None])[0], g=nn.LSTM(5, 2, batch_first=True)), loss,

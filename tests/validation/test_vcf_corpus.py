@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from genopact_ingest import checks
-from genopact_ingest.checks import Checks, validate
+from genopact_ingest.checks import Checks
 from tests.benchmarks.genotype_corpus import CORPUS, DATA, MISSES, corpus, fuzz, names
+from tests.unit.vcf_whole import validate
 
 pytestmark = [pytest.mark.data, pytest.mark.skipif(not DATA.is_dir(), reason="the public data sets are absent")]
 REAL = [*DATA.glob("vcf_real_small/*.vcf.gz"), *DATA.glob("getrm_pgx_vcf/*.vcf"), *DATA.glob("getrm_pgx_vcf/*chr10*")]

@@ -5,9 +5,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.statements import Digest, RunId
 from genopact_shared.study import Frozen
-from genopact_shared.wire import Digest, RunId
 
 
 class RunRecord(Frozen):
@@ -52,10 +52,8 @@ class Runs:
     def get(self, run: str) -> RunRecord | None:
         """The record of a run, if it was opened here. Raises RUN_STATE_BROKEN."""
         path = self._path / f"{run}.json"
-        try:
+        with replacing(ValidationError, GenopactError("RUN_STATE_BROKEN", str(path))):
             return RunRecord.model_validate_json(path.read_bytes()) if path.exists() else None
-        except ValidationError as error:
-            raise GenopactError("RUN_STATE_BROKEN", str(path)) from error
 
     def of_study(self, study: str) -> list[RunRecord]:
         """All runs of a study."""

@@ -13,7 +13,7 @@ import grpc
 import structlog
 
 from genopact_shared.channel import CHUNK, EXCHANGE, HEALTH, LIMIT, join, split
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 _log = structlog.get_logger()
 
@@ -54,7 +54,7 @@ def serve(path: Path, exchange: Callable[[bytes], bytes], about: bytes, *, limit
 
 def _bind(server: grpc.Server, path: Path) -> None:
     """Bind in a directory that only the owner writes and the link's group may enter."""
-    try:
+    with replacing((OSError, RuntimeError), GenopactError("AGENT_SOCKET", str(path))):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.parent.chmod(0o710)
         # A socket that a killed agent left behind; anything else at this path is not ours to remove.
@@ -62,5 +62,3 @@ def _bind(server: grpc.Server, path: Path) -> None:
             path.unlink()
         server.add_insecure_port(f"unix:{path}")
         path.chmod(0o660)
-    except (OSError, RuntimeError) as error:
-        raise GenopactError("AGENT_SOCKET", str(path)) from error

@@ -27,7 +27,7 @@ import numpy as np
 from genopact_client import aead
 from genopact_client.consent.record import ConsentRecord, Status
 from genopact_client.keyfile import KeyFile
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.tlog.tree import Tree, leaf_hash
 
 SCHEMA = "genopact.consent/1"
@@ -62,12 +62,10 @@ class Vault:
         self._keys = keys
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        try:
+        with replacing(sqlite3.DatabaseError, GenopactError("CONSENT_BROKEN", "the database does not open")):
             for pragma in _PRAGMAS:
                 self._db.execute(f"PRAGMA {pragma}").close()
             self._db.executescript(_TABLES)
-        except sqlite3.DatabaseError as error:
-            raise GenopactError("CONSENT_BROKEN", "the database does not open") from error
 
     def close(self) -> None:
         """Close the database."""

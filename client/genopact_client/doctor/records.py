@@ -1,6 +1,7 @@
 """Checks of the records: store, consent, ledger, logs, studies and what patients can still pay."""
 
 import time
+from contextlib import closing
 
 from genopact_client.copies import copied, ledger_copy, log_copy, logged
 from genopact_client.doctor.reach import agent
@@ -57,12 +58,9 @@ def logs(subject: Subject) -> str:
 def roots(subject: Subject) -> str:
     """Every ledger root that an intent put on record must be the ledger's head after some record of it."""
     intents = [each for each in logged(subject.site) if isinstance(each, statements.Intent)]
-    with copied(subject.site.home, "ledger") as path:
-        file = LedgerFile(path, subject.site.keyfile.site_key("ledger"))
-        try:
-            heads = {file.head for _ in file.bodies()}
-        finally:
-            file.close()
+    key = subject.site.keyfile.site_key("ledger")
+    with copied(subject.site.home, "ledger") as path, closing(LedgerFile(path, key)) as file:
+        heads = {file.head for _ in file.bodies()}
     lost = sum(intent.ledger_root not in heads for intent in intents)
     if lost:
         raise GenopactError("LEDGER_ROLLED_BACK", f"{lost} of {len(intents)} intents")

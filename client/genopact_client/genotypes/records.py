@@ -31,7 +31,7 @@ from genopact_client.store.folder import Rows
 from genopact_client.store.manifest import Signed
 from genopact_shared import canonical
 from genopact_shared.compiled import compiled
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 Plane = Literal["calls", "expected", "haplotypes"]
 WIDTH = 65_536
@@ -144,10 +144,8 @@ class Records:
         for first in range(0, len(jobs), CHUNK):
             some = slice(first, first + CHUNK)
             compiled(loops.touch)(self._bytes, starts[some], size)
-            try:
+            with replacing(InvalidTag, GenopactError("RECORD_INVALID")):
                 for (index, at, version), line in zip(jobs[some], self._lines, strict=False):
                     nonce, sealed = view[at : at + 12], view[at + 12 : at + size]
                     ciphers[index].decrypt_into(nonce, sealed, contexts[version], line)
-            except InvalidTag as error:
-                raise GenopactError("RECORD_INVALID") from error
             yield first, self._plain[: len(jobs[some])]

@@ -34,7 +34,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from genopact_client.link.message import reply_to
 from genopact_client.link.nodekey import public_pem
 from genopact_shared.channel import unpack
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 BEAT = 10.0
 """Seconds between heartbeats; the coordinator counts a node as offline after two that are missing."""
@@ -130,10 +130,8 @@ class Fleet:
         message.metadata.__dict__["_message_id"] = tree.object_id
         expires = message.metadata.created_at + message.metadata.ttl
         content = self._pull(message.metadata.run_id, tree, expires)
-        try:
+        with replacing((ValueError, KeyError, TypeError), GenopactError("EXCHANGE_BROKEN", "not a record")):
             envelope = unpack(ConfigRecord.inflate(content))
-        except (ValueError, KeyError, TypeError) as error:
-            raise GenopactError("EXCHANGE_BROKEN", "not a record") from error
         return Delivery(message.metadata.run_id, envelope, expires, message)
 
     def bundle(self, run_id: int) -> tuple[bytes, str]:

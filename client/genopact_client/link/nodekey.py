@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 
 def create(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -26,10 +26,8 @@ def create(path: Path) -> ec.EllipticCurvePrivateKey:
 def load(path: Path) -> ec.EllipticCurvePrivateKey:
     """Read the key that `create` wrote. Raises KEY_MISSING, KEY_EXPOSED or KEY_INVALID."""
     pem = durable.read_secret(path)
-    try:
+    with replacing((ValueError, UnsupportedAlgorithm), GenopactError("KEY_INVALID", str(path))):
         key = serialization.load_ssh_private_key(pem, password=None)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise GenopactError("KEY_INVALID", str(path)) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp384r1":
         raise GenopactError("KEY_INVALID", "the node key is an EC P-384 key")
     return key

@@ -7,7 +7,7 @@ from typing import Self
 import grpc
 
 from genopact_shared.channel import CHUNK, EXCHANGE, HEALTH, LIMIT, join, split
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 _OPTIONS = [
     ("grpc.max_receive_message_length", CHUNK + 64),
@@ -34,18 +34,14 @@ class AgentChannel:
         Raises AGENT_UNREACHABLE (no agent, it went away, or `timeout` seconds passed), EXCHANGE_TOO_LARGE,
         EXCHANGE_BROKEN.
         """
-        try:
+        with replacing(grpc.RpcError, GenopactError("AGENT_UNREACHABLE", "exchange")):
             replies: Iterator[bytes] = self._exchange(split(request), timeout=timeout)
             return join(replies, self._limit)
-        except grpc.RpcError as error:
-            raise GenopactError("AGENT_UNREACHABLE", "exchange") from error
 
     def health(self, timeout: float = 5.0) -> bytes:
         """What the agent says about itself. Raises AGENT_UNREACHABLE."""
-        try:
+        with replacing(grpc.RpcError, GenopactError("AGENT_UNREACHABLE", "health")):
             reply: bytes = self._health(b"", timeout=timeout)
-        except grpc.RpcError as error:
-            raise GenopactError("AGENT_UNREACHABLE", "health") from error
         return reply
 
     def close(self) -> None:

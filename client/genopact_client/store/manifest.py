@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from genopact_client.keyfile import KeyFile
 from genopact_shared import canonical, dsse, durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.keys import SigningKey
 from genopact_shared.study import Frozen
 
@@ -58,10 +58,8 @@ class Signed(Frozen):
             GenopactError: STORE_MISSING, SIGNATURE_INVALID, STORE_INVALID.
         """
         payload = dsse.verify(durable.read(folder / "manifest.dsse", "STORE_MISSING"), cls.TYPE, [_key(keyfile).public])
-        try:
+        with replacing(ValidationError, GenopactError("STORE_INVALID", "a manifest of another version")):
             return cls.model_validate_json(payload)
-        except ValidationError as error:
-            raise GenopactError("STORE_INVALID", "a manifest of another version") from error
 
 
 class Manifest(Signed):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812 - everybody's name for it
 from torch import Tensor, nn
+from torch.nn import grad
 from torch.overrides import TorchFunctionMode
 
 from genopact_client.train.gradients import Direct, Lookup, Use, outer, wide
@@ -23,8 +24,6 @@ from genopact_shared.errors import GenopactError
 
 Maker = Callable[[Tensor, Tensor], Use]
 """(activation, delta) -> the gradients of a weight."""
-BLOCK = 1 << 19
-"""Values of unfolded convolution inputs at a time: what stays in a core's cache."""
 
 
 class Tape(TorchFunctionMode):
@@ -149,46 +148,33 @@ class _Window(NamedTuple):
     dilation: Any = 1
     groups: int = 1
 
-    def taps(self, x: Tensor, sizes: torch.Size, spots: torch.Size) -> Tensor:
-        """(n, channels, *size) -> a view of (n, channels, *sizes, *spots): the inputs of each tap, side by side."""
-        axes = len(sizes)
-        steps, gaps = (
-            (each,) * axes if isinstance(each, int) else tuple(each) for each in (self.stride, self.dilation)
-        )
-        spans = [gap * (size - 1) for size, gap in zip(sizes, gaps, strict=True)]
-        edges = self.padding
-        if isinstance(edges, str):  # an odd span takes one more at the end
-            sides = [(span // 2, span - span // 2) if edges == "same" else (0, 0) for span in spans]
-        else:
-            sides = [(edge, edge) for edge in ((edges,) * axes if isinstance(edges, int) else edges)]
-        if any(map(any, sides)):
-            x = F.pad(x, [edge for side in reversed(sides) for edge in side])
-        for axis in range(axes):
-            x = x.unfold(2 + axis, spans[axis] + 1, steps[axis])[..., :: gaps[axis]].narrow(2 + axis, 0, spots[axis])
-        return x.permute(0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes))
-
-    def filters(self, x: Tensor, d: Tensor, sizes: torch.Size) -> Use:
-        """Inputs of each tap times delta, a few records at a time: they are copied, and are to stay in the cache."""
-        n, spots = len(x), d.shape[2:]
-        taps = self.taps(wide(x), sizes, spots)
-        rows = d.shape[1] // self.groups
-        deltas, block = wide(d).reshape(n, self.groups, rows, -1), max(1, BLOCK // max(1, taps[0].numel()))
-        out = deltas.new_empty(n, self.groups, rows, taps[0].numel() // spots.numel() // self.groups)
-        for at in (slice(start, start + block) for start in range(0, n, n if d.is_cuda else block)):
-            columns = taps[at].reshape(-1, out.shape[3], spots.numel()).transpose(1, 2)
-            torch.bmm(deltas[at].flatten(0, 1), columns, out=out[at].flatten(0, 1))
-        return Direct(out)
+    def applied(self, x: Tensor, sizes: torch.Size) -> "tuple[Tensor, _Window]":
+        """The input with the zeros that a padding in words asks for, and the window over it."""
+        if not isinstance(self.padding, str):
+            return x, self
+        gaps = (self.dilation,) * len(sizes) if isinstance(self.dilation, int) else self.dilation
+        spans = [gap * (size - 1) * (self.padding == "same") for size, gap in zip(sizes, gaps, strict=True)]
+        # An odd span takes one more at the end.
+        x = F.pad(x, [edge for span in reversed(spans) for edge in (span // 2, span - span // 2)])
+        return x, self._replace(padding=0)
 
 
-def _conv(function: Any) -> Any:
+def _conv(function: Any, of_filters: Any) -> Any:
+    """Torch sums filters' gradients over records; with records for further groups, it gives those of each record."""
+
     def rule(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None = None, *given: Any, **named: Any) -> Tensor:
         tape.check(x, weight.dim())
-        window = _Window(*given, **named)
-        y = function(x, tape.plain(weight), tape.plain(bias), *window)
+        x, window = _Window(*given, **named).applied(x, weight.shape[2:])
+        apart = window._replace(groups=window.groups * tape.n)
+
+        def of_weight(x: Tensor, d: Tensor) -> Use:
+            one, other = (wide(each).reshape(1, -1, *each.shape[2:]) for each in (x, d))
+            found = of_filters(one, (tape.n * len(weight), *weight.shape[1:]), other, *apart)
+            return Direct(found.view(tape.n, *weight.shape))
+
         return tape.book(
-            y, x,
-            (weight, lambda x, d: window.filters(x, d, weight.shape[2:])),
-            (bias, lambda _, d: Direct(wide(d).flatten(2).sum(2))),
+            function(x, tape.plain(weight), tape.plain(bias), *window), x,
+            (weight, of_weight), (bias, lambda _, d: Direct(wide(d).flatten(2).sum(2))),
         )  # fmt: skip
 
     return rule
@@ -248,8 +234,8 @@ _ATTENTION = FunctionType(
 RULES: dict[Any, Callable[..., Any]] = {
     F.linear: linear,
     F.embedding: _embedding,
-    F.conv1d: _conv(F.conv1d),
-    F.conv2d: _conv(F.conv2d),
+    F.conv1d: _conv(F.conv1d, grad.conv1d_weight),
+    F.conv2d: _conv(F.conv2d, grad.conv2d_weight),
     F.layer_norm: _norm(F.layer_norm),
     F.group_norm: _group_norm,
     F.rms_norm: _norm(F.rms_norm),

@@ -14,25 +14,17 @@ from genopact_shared.errors import GenopactError
 
 
 def gru(tape: Tape, x: Tensor, hx: Tensor, weights: Any, *settings: Any) -> tuple[Tensor, Tensor]:
-    """(n, T, I) and (layers x directions, n, H) -> (n, T, directions x H) and the last states, as `torch.gru`."""
+    """(n, T, I) and (1, n, H) -> (n, T, H) and the last states (1, n, H), as `torch.gru` of one layer and direction."""
     if isinstance(weights, Tensor) or not settings[-1] or x.dim() != 3 or len(x) != tape.n:
         raise GenopactError("KERNEL_REFUSED", "a recurrent layer needs records first, all of one length")
-    bias, layers, dropout, training, both, _ = settings
-    if dropout and training:
-        raise GenopactError("KERNEL_REFUSED", "dropout")
-    each, ends = 4 if bias else 2, []
-    for layer in range(layers):
-        sides = []
-        for side in range(1 + both):
-            at = layer * (1 + both) + side
-            w_in, w_state, *b = weights[at * each : (at + 1) * each]
-            b_in, b_state = b or (None, None)
-            gates = linear(tape, x.flip(1) if side else x, w_in, b_in)
-            out = _Recurrence.apply(wide(gates), wide(hx[at]), w_state, b_state, tape)  # type: ignore[no-untyped-call]
-            ends.append(out[:, -1])
-            sides.append(out.flip(1) if side else out)
-        x = torch.cat(sides, 2) if both else sides[0]
-    return x, torch.stack(ends)
+    _, layers, _, _, both, _ = settings
+    if layers > 1 or both:
+        raise GenopactError("KERNEL_REFUSED", "a recurrent layer of several layers or directions")
+    w_in, w_state, *b = weights
+    b_in, b_state = b or (None, None)
+    gates = linear(tape, x, w_in, b_in)
+    out: Tensor = _Recurrence.apply(wide(gates), wide(hx[0]), w_state, b_state, tape)  # type: ignore[no-untyped-call]
+    return out, out[:, -1][None]
 
 
 class _Recurrence(torch.autograd.Function):

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from genopact_server.audit.bundle import Bundle, ExportedLog
 from genopact_server.audit.findings import Finding, Verdict
+from genopact_server.sitelogs import log_origin, unpack
 from genopact_server.statements import (
     Release,
     RunOpened,
@@ -26,8 +27,7 @@ from genopact_shared.statements import (
     parse,
 )
 from genopact_shared.study import Coordinator, Party, Study
-from genopact_shared.tlog.entries import unpack
-from genopact_shared.tlog.note import log_origin, open_checkpoint
+from genopact_shared.tlog.note import open_checkpoint
 from genopact_shared.tlog.tree import Tree
 
 S_co = TypeVar("S_co", bound=Statement, covariant=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from genopact_server.audit.canaries import Showing
 from genopact_server.rounds import RunState
+from genopact_server.sitelogs import unpack
 from genopact_shared import wire
 from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError
@@ -23,7 +24,6 @@ from genopact_shared.recipes.dose_features import FEATURES
 from genopact_shared.recipes.protocol import Metrics, Model
 from genopact_shared.statements import Approval
 from genopact_shared.study import Study
-from genopact_shared.tlog.entries import unpack
 
 FEATURE_NAMES: Mapping[str, tuple[str, ...]] = {"dose": FEATURES}
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from genopact_shared import canonical
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.secagg import sharing, stream
 from genopact_shared.secagg.sharing import PRIME, SIZE
 from genopact_shared.secagg.tag import FIELD, LIMIT, tag
@@ -142,10 +142,8 @@ class Masking:
         for site in set(deals) - {self._own}:
             head, keys, rows = opening.read_deal(deals[site])
             key = stream.derive(stream.agree(self._key, opening.roster[site]), opening.epoch, "deal", site, self._own)
-            try:
+            with replacing(ValueError, GenopactError("DEAL_INVALID", "not sealed for this site in this opening")):
                 row = sharing.decode(stream.unseal(key, rows[self._own], head))
-            except ValueError as error:
-                raise GenopactError("DEAL_INVALID", "not sealed for this site in this opening") from error
             for index, public in keys.items():
                 stream.agree(self._key, public)  # one that agrees on nothing is refused before a round is charged
                 self._round_keys.setdefault(index, {})[site] = public

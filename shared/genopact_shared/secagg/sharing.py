@@ -1,10 +1,10 @@
-"""Shares of secrets: any `threshold` of them give the secret, fewer give nothing.
+"""Shares of secrets: any `threshold` of them give the secret, fewer give nothing. The coordinator recovers.
 
 Source: Shamir, "How to share a secret", 1979, over the integers modulo PRIME. An element fills 16 bytes.
 """
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 PRIME = 2**128 - 159
 SIZE = 16
@@ -27,15 +27,6 @@ def split(secret: int, threshold: int, holders: int) -> list[int]:
     return shares
 
 
-def recover(rows: Mapping[int, Sequence[int]]) -> list[int]:
-    """The secrets behind the rows of some holders, one share of each secret in a row.
-
-    Fewer holders than the threshold give other numbers.
-    """
-    weights, columns = _weights(rows), zip(*rows.values(), strict=True)
-    return [sum(w * share for w, share in zip(weights, column, strict=True)) % PRIME for column in columns]
-
-
 def encode(elements: Iterable[int]) -> bytes:
     """16 bytes each, big endian."""
     return b"".join(element.to_bytes(SIZE, "big") for element in elements)
@@ -47,15 +38,3 @@ def decode(data: bytes) -> list[int]:
     if len(data) % SIZE or max(elements, default=0) >= PRIME:
         raise ValueError("Expected elements of 16 bytes below the prime")
     return elements
-
-
-def _weights(holders: Iterable[int]) -> list[int]:
-    """Lagrange's coefficients at 0: `sum(weight * share)` over these holders is the secret."""
-    points, found = [holder + 1 for holder in holders], []
-    for own in points:
-        above = below = 1
-        for other in points:
-            if other != own:
-                above, below = above * other % PRIME, below * (other - own) % PRIME
-        found.append(above * pow(below, -1, PRIME) % PRIME)
-    return found

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from genopact_shared import canonical
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.secagg.tag import FIELD
 
 Words = NDArray[np.uint32] | NDArray[np.uint64]
@@ -33,10 +33,8 @@ def derive(secret: bytes, epoch: str, use: str, *names: str | int) -> bytes:
 
 def agree(key: X25519PrivateKey, public: str) -> bytes:
     """The secret shared with a public key. Raises ROSTER_INVALID for one that agrees on nothing (of small order)."""
-    try:
+    with replacing(ValueError, GenopactError("ROSTER_INVALID", "a mask key that agrees on nothing")):
         return key.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(public)))
-    except ValueError as error:
-        raise GenopactError("ROSTER_INVALID", "a mask key that agrees on nothing") from error
 
 
 def public_of(key: X25519PrivateKey) -> str:
@@ -51,10 +49,8 @@ def seal(key: bytes, text: bytes, beside: bytes = b"") -> bytes:
 
 def unseal(key: bytes, sealed: bytes, beside: bytes = b"") -> bytes:
     """The text of `seal`. ValueError for another key, text or `beside`."""
-    try:
+    with replacing(InvalidTag, ValueError("Expected what was sealed under this key")):
         return AESGCM(key).decrypt(_NONCE, sealed, beside)
-    except InvalidTag as error:
-        raise ValueError("Expected what was sealed under this key") from error
 
 
 def shift(words: Words, tag: int, keys: Sequence[tuple[bytes, int]]) -> int:

@@ -20,19 +20,3 @@ def pack(entries: Iterable[bytes]) -> bytes:
             raise GenopactError("LOG_ENTRY_INVALID", f"{len(entry)} bytes")
         parts.append(len(entry).to_bytes(LENGTH_BYTES, "big") + entry)
     return b"".join(parts)
-
-
-def unpack(data: bytes) -> tuple[bytes, ...]:
-    """The entries of `pack`.
-
-    Raises:
-        GenopactError: LOG_ENTRY_INVALID for an empty or cut entry.
-    """
-    entries, at = [], 0
-    while at < len(data):
-        start = at + LENGTH_BYTES
-        at = start + int.from_bytes(data[at:start], "big")
-        if not start < at <= len(data):
-            raise GenopactError("LOG_ENTRY_INVALID", "an empty or cut entry")
-        entries.append(data[start:at])
-    return tuple(entries)

@@ -16,7 +16,7 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
 from genopact_shared.tlog.entries import LENGTH_BYTES, MAX_ENTRY_BYTES, pack
 from genopact_shared.tlog.note import open_checkpoint, sign_checkpoint
-from genopact_shared.tlog.proof import Proof
+from genopact_shared.tlog.proof import encode_proof
 from genopact_shared.tlog.tree import HASH_BYTES, Tree, leaf_hash
 
 MAX_RECORD_BYTES = LENGTH_BYTES + MAX_ENTRY_BYTES + HASH_BYTES
@@ -126,12 +126,7 @@ class Log:
         """The tlog-proof of an entry under a checkpoint of all entries, which is signed now."""
         with self._mutex:
             path = self._tree.inclusion(index, self.size)
-            return Proof(index, tuple(path), self.checkpoint()).encode()
-
-    def consistency(self, old: int) -> list[bytes]:
-        """The proof that the first `old` entries are a prefix of all entries."""
-        with self._mutex:
-            return self._tree.consistency(old, self.size)
+            return encode_proof(index, path, self.checkpoint())
 
     def must_extend(self, checkpoint: bytes) -> None:
         """Return if this log contains everything that a checkpoint of it, kept elsewhere, covers.

@@ -1,11 +1,10 @@
 """Signed notes (c2sp.org/signed-note) with Ed25519, and checkpoints (c2sp.org/tlog-checkpoint) made of them."""
 
 import base64
-import binascii
 import hashlib
 import re
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.keys import SigningKey, VerifyKey
 from genopact_shared.tlog.tree import HASH_BYTES, Head
 
@@ -69,21 +68,14 @@ def open_checkpoint(note: bytes, origin: str, key: VerifyKey) -> Head:
     return Head(int(lines[1]), root)
 
 
-def log_origin(party: str) -> str:
-    """The origin of a party's exchanged log."""
-    return f"genopact/{party}"
-
-
 def unbase64(text: str) -> bytes:
     """Decode standard base64, in its one canonical spelling only.
 
     Raises:
         GenopactError: NOTE_INVALID.
     """
-    try:
+    with replacing(ValueError, GenopactError("NOTE_INVALID", "not base64")):
         data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise GenopactError("NOTE_INVALID", "not base64") from error
     if base64.b64encode(data).decode("ascii") != text:
         raise GenopactError("NOTE_INVALID", "not canonical base64")
     return data
@@ -91,10 +83,8 @@ def unbase64(text: str) -> bytes:
 
 def _split_note(note: bytes) -> tuple[str, list[tuple[str, bytes]]]:
     """Text and (key name, key id and signature) of each signature line; the last empty line divides them."""
-    try:
+    with replacing(UnicodeDecodeError, GenopactError("NOTE_INVALID", "not UTF-8")):
         whole = note.decode("utf-8") if len(note) <= MAX_NOTE_BYTES else ""
-    except UnicodeDecodeError as error:
-        raise GenopactError("NOTE_INVALID", "not UTF-8") from error
     at = whole.rfind("\n\n")
     if at < 0 or not whole.endswith("\n") or _has_controls(whole):
         raise GenopactError("NOTE_INVALID", "no text followed by signatures")

@@ -1,11 +1,9 @@
-"""The Merkle tree of RFC 6962, section 2: SHA-256, roots, inclusion and consistency proofs and their verification."""
+"""The Merkle tree of RFC 6962, section 2: SHA-256, roots and inclusion proofs."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
-
-from genopact_shared.errors import GenopactError
 
 HASH_BYTES = 32
 
@@ -86,25 +84,6 @@ class Tree:
                 low = middle
         return path[::-1]
 
-    def consistency(self, old: int, new: int) -> list[bytes]:
-        """PROOF(old, D[new]) of RFC 6962; empty for old = 0 and for old = new."""
-        if not 0 <= old <= self._within(new):
-            raise ValueError("Expected 0 <= old <= new")
-        if old in {0, new}:
-            return []
-        path, low, high = [], 0, new
-        while old != high:
-            middle = low + _split(high - low)
-            if old <= middle:
-                path.append(self._root(middle, high))
-                high = middle
-            else:
-                path.append(self._root(low, middle))
-                low = middle
-        if low:
-            path.append(self._root(low, high))
-        return path[::-1]
-
     def _within(self, size: int) -> int:
         if not 0 <= size <= self.size:
             raise ValueError(f"Expected a size from 0 to {self.size}")
@@ -117,60 +96,6 @@ class Tree:
             return bytes(self._levels[level][start : start + HASH_BYTES])
         middle = low + _split(width)
         return node_hash(self._root(low, middle), self._root(middle, high))
-
-
-def verify_inclusion(leaf: bytes, index: int, path: Sequence[bytes], head: Head) -> None:
-    """Return if `path` proves that the leaf with hash `leaf` is number `index` of the tree (RFC 9162, 2.1.3.2).
-
-    Raises:
-        GenopactError: LOG_PROOF_INVALID.
-    """
-    if not 0 <= index < head.size:
-        raise GenopactError("LOG_PROOF_INVALID", "index outside the tree")
-    node, last, root = index, head.size - 1, leaf
-    for sibling in path:
-        if last == 0:
-            raise GenopactError("LOG_PROOF_INVALID", "too many hashes")
-        if node & 1 or node == last:
-            root = node_hash(sibling, root)
-            while not node & 1 and node:
-                node, last = node >> 1, last >> 1
-        else:
-            root = node_hash(root, sibling)
-        node, last = node >> 1, last >> 1
-    if last or root != head.root:
-        raise GenopactError("LOG_PROOF_INVALID", "the root does not follow")
-
-
-def verify_consistency(old: Head, new: Head, path: Sequence[bytes]) -> None:
-    """Return if `path` proves that the tree of `old` is a prefix of the tree of `new` (RFC 9162, 2.1.4.2).
-
-    Raises:
-        GenopactError: LOG_PROOF_INVALID.
-    """
-    if old.size in {0, new.size}:
-        if path or old != (new if old.size == new.size else EMPTY):
-            raise GenopactError("LOG_PROOF_INVALID", "the roots differ")
-        return
-    if not 0 < old.size < new.size or not path:
-        raise GenopactError("LOG_PROOF_INVALID", "the log shrank or the proof is empty")
-    hashes = [old.root, *path] if old.size & (old.size - 1) == 0 else list(path)
-    node, last = old.size - 1, new.size - 1
-    while node & 1:
-        node, last = node >> 1, last >> 1
-    old_root = new_root = hashes[0]
-    for sibling in hashes[1:]:
-        if last == 0:
-            raise GenopactError("LOG_PROOF_INVALID", "too many hashes")
-        if node & 1 or node == last:
-            old_root, new_root = node_hash(sibling, old_root), node_hash(sibling, new_root)
-            while not node & 1 and node:
-                node, last = node >> 1, last >> 1
-        else:
-            new_root = node_hash(new_root, sibling)
-        node, last = node >> 1, last >> 1
-    if last or (old_root, new_root) != (old.root, new.root):
-        raise GenopactError("LOG_PROOF_INVALID", "the roots do not follow")
 
 
 def _split(width: int) -> int:
