@@ -47,6 +47,7 @@ class FrozenPlay(RiskPlay):
     """`RiskPlay` with the frozen cohort's eight hospitals."""
 
     sites: int = 8
+    quorum: int = 7
 
     def region(self) -> None:
         meta = np.load(FOLDER / f"public_seed{SEED}.npz")["meta"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import yaml
 from rich.table import Table as Grid
 
 from genopact_server.demo.cast import Cast, Player
@@ -31,6 +32,7 @@ class RiskPlay(Play):
 
     recipe: str = "risk"
     sites: int = HOSPITALS
+    quorum: int = 3
     made: Cohort | None = None
 
     def perform(self) -> dict[str, Any]:
@@ -52,6 +54,10 @@ class RiskPlay(Play):
         built = self.stage.run(COORDINATOR, "manifest", "build", MANIFEST, *sites, "--home", "hub")
         self.signer = str(built["signer"])
         super()._template()
+        template = self.folder / "template.yaml"
+        body = yaml.safe_load(template.read_text("utf-8"))
+        body["schedule"]["quorum"] = self.quorum
+        template.write_text(yaml.safe_dump(body, sort_keys=False), "utf-8")
         gwas = [each for name in ("afr", "eas", "eur") for each in ("--gwas", f"{name}=files/public/gwas-{name}.tsv")]
         counts = ("--patients", str(self.training_people), "--sites", str(self.sites))
         outputs = ("--out", "risk.design", "--study", "designed.yaml", "--manifest", MANIFEST)
@@ -59,7 +65,7 @@ class RiskPlay(Play):
         found = self.stage.run(
             COORDINATOR, "design", "build", "template.yaml", *public, *counts, *outputs, "--home", "hub"
         )
-        (self.folder / "designed.yaml").replace(self.folder / "template.yaml")
+        (self.folder / "designed.yaml").replace(template)
         self._say("design", f"{found['directions']} directions of the genotype to measure, from public data alone")
 
     def region(self) -> None:
