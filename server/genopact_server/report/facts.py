@@ -22,6 +22,7 @@ from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.published import Published
 from genopact_shared.recipes.dose_features import FEATURES
 from genopact_shared.recipes.protocol import Metrics, Model
+from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.statements import Approval
 from genopact_shared.study import Study
 
@@ -82,7 +83,8 @@ class RunFacts:
         if "coefficients" not in self.models[-1]:
             return {}
         table = np.stack([model["coefficients"] for model in self.models])
-        names = FEATURE_NAMES.get(self.plan.recipe.name, ())
+        course = self.plan.course
+        names = course.feature_names if isinstance(course, RiskPlan) else FEATURE_NAMES.get(self.plan.recipe.name, ())
         if len(names) != table.shape[1]:
             names = tuple(f"x{index}" for index in range(table.shape[1]))
         return {name: table[:, index].tolist() for index, name in enumerate(names)}

@@ -172,13 +172,30 @@ class RiskPlan:
             return model | {"weights": self._updated(model, total)}
         return model | {name: np.array(total, dtype=np.float64)}
 
-    def _updated(self, model: Model, total: Floats) -> Floats:
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Of the head's features."""
+        components = self.parameters.features - 2 * self.parameters.ancestries - 2
+        further = self.parameters.groups[1:]
+        names = ("intercept", "age", "sex", *(f"component {at}" for at in range(1, components + 1)), "published score")
+        return (*names, *(f"published score, {group}" for group in further), *further)
+
+    def start(self, model: Model) -> Floats:
+        """(K, V) weights for a copy by the published score alone, as the head weighs it."""
+        published: Floats = self._score(model)[:, None] * self.design.published
+        return published
+
+    def _score(self, model: Model) -> Floats:
+        """(K,) weight of the published score in each ancestry."""
         k, coefficients = self.parameters.ancestries, model["coefficients"]
-        gain, variance, bias = (model["moments"].reshape(k, 3) * MOMENT_UNIT).T
         at = len(coefficients) - 2 * k + 1  # of P
         score = np.full(k, coefficients[at])
         score[1:] += coefficients[at + 1 : at + k]
-        score /= self.design.arrays["score_sd"]
+        return np.asarray(score / self.design.arrays["score_sd"])
+
+    def _updated(self, model: Model, total: Floats) -> Floats:
+        k, score = self.parameters.ancestries, self._score(model)
+        gain, variance, bias = (model["moments"].reshape(k, 3) * MOMENT_UNIT).T
         answer = Answer(np.maximum(gain, 0.0), variance, bias)
         scale = max(math.fsum(score) / k, float(self.design.arrays["least_scale"][0]))
         return self.design.updated(score, answer, total, scale)

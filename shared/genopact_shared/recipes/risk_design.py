@@ -102,7 +102,7 @@ class RiskDesign:
             place = (place - self.arrays["component_mean"]) / self.arrays["component_sd"]
             away = (place[:, None, :2] - self.arrays["centroids"]) ** 2
             components[some], ancestry[some] = place, (away[:, :, 0] + away[:, :, 1]).argmin(axis=1)
-            score[some] = self._by_ancestry(copies, ancestry[some], self.arrays["score"] * WEIGHT_UNIT)
+            score[some] = self._by_ancestry(copies, ancestry[some], self.published)
         score = np.clip(score / self.arrays["score_sd"][ancestry], -SCORE_BOUND, SCORE_BOUND)
         further = (ancestry[:, None] == np.arange(1, self.ancestries)).astype(np.float64)
         age, sex = (table.number("age") - 55) / 15, table.codes("sex")
@@ -146,7 +146,7 @@ class RiskDesign:
             total: (D,) released.
             scale: of the effects here against the published ones.
         """
-        found = score[:, None] * (self.arrays["score"] * WEIGHT_UNIT)
+        found = score[:, None] * self.published
         gain = answer.gain
         sampled = np.maximum(answer.variance, 1.0) + answer.bias**2 / self.arrays["panel_people"]
         noise, unit = float(self.arrays["noise"][0]) ** 2, float(self.arrays["response_unit"][0])
@@ -166,6 +166,11 @@ class RiskDesign:
             moved = np.einsum("kjvd,jd->kv", response.astype(np.float64), whole) / size * unit
             found[:, first:last] += moved
         return np.asarray(np.rint(found / SCORE_UNIT) * SCORE_UNIT)
+
+    @cached_property
+    def published(self) -> Floats:
+        """(K, V) weights of the published score for a copy."""
+        return np.asarray(self.arrays["score"] * WEIGHT_UNIT, dtype=np.float64)
 
     @cached_property
     def _placing(self) -> Indices:
