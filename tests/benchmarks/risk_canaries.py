@@ -37,7 +37,7 @@ def small_design(folder: Path, patients: int, mu: float, noise: float, seed: int
     panel, rng = small_panel(seed), np.random.default_rng(seed)
     effects = np.tile(rng.normal(0, 0.1, VARIANTS), (2, 1))
     found = Posterior(effects, rng.normal(0, 0.05, (30, 2, VARIANTS)).astype(np.float32), np.full(VARIANTS, 0.01))
-    arrays = design(Known.of(panel, found, [0.5, 0.5]), Budget(patients, mu, 0.45, 0.2), noise)
+    arrays = design(Known.of(panel, found, [0.5, 0.5]), Budget.of(patients, mu, 0.45, 0.2), noise)
     digest = Published(folder).add(wire.pack(arrays))
     return {
         "variants": "0" * 64, "design": digest, "directions": int(arrays["block_directions"][-1]),

@@ -117,7 +117,7 @@ def budget(setting: Setting, training: int) -> tuple[Budget, float]:
     """Of the sum `effects`, and the standard deviation of its total's noise with every hospital in it."""
     mu = gaussian_mu(setting.epsilon / 1000, float(setting.delta)) * EVIDENCE_SHARE**0.5
     surplus = (HOSPITALS / HONEST) ** 0.5
-    return Budget(training, mu / surplus, CLIP, PREVALENCE), CLIP / mu * surplus
+    return Budget.of(training, mu / surplus, CLIP, PREVALENCE), CLIP / mu * surplus
 
 
 def study_plan(setting: Setting, arrays: dict[str, NDArray[Any]], sizes: list[int], folder: Path) -> Plan:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -16,18 +16,21 @@ from genopact_shared.privacy import accounting
 from genopact_shared.study import Privacy, read_yaml
 from genopact_shared.terminal import Answer, bar, command, working
 
+if TYPE_CHECKING:
+    from genopact_server.design.directions import Budget
+
 app = typer.Typer(help="Make the public design of a risk study.", no_args_is_help=True, rich_markup_mode=None)
 EXAMPLE = (
     "genopact design build risk.yaml --manifest cad.variants --panel panel --gwas eur=gwas-eur.tsv --patients 20000 "
     "--sites 8 --out cad.design --study cad.yaml"
 )
-EXACT_MU = 1000.0
-"""Stands for no noise at all."""
+EXACT_MU, UNCLIPPED = 1000.0, 10.0
+"""Stand for no noise and no clip."""
 
 
 @command(app, "build", example=EXAMPLE)
 def build(
-    template: Annotated[Path, typer.Argument(help="A study of recipe risk, without parameters.", show_default=False)],
+    template: Annotated[Path, typer.Argument(help="A study of recipe risk or trait.", show_default=False)],
     *,
     manifest: Annotated[Path, typer.Option(help="The variant manifest.", show_default=False)],
     panel: Annotated[
@@ -66,8 +69,9 @@ def build(
     parameters: dict[str, Any] = dict(body["recipe"].get("parameters", {})) | {
         "variants": variants.digest, "design": Folder(home).published.add(data),
         "directions": int(arrays["block_directions"][-1]), "groups": list(people.names),
-        "features": len(arrays["second_moments"]), "prevalence_milli": round(1000 * prevalence),
+        "features": len(arrays["second_moments"]),
     }  # fmt: skip
+    parameters |= {"prevalence_milli": round(1000 * prevalence)} if body["recipe"].get("name") == "risk" else {}
     durable.replace(out, data)
     study.write_text(yaml.safe_dump(body | {"recipe": body["recipe"] | {"parameters": parameters}}, sort_keys=False))
     text = [
@@ -78,33 +82,30 @@ def build(
     return Answer(parameters | {"file": str(out), "study": str(study)}, text, f"genopact study compose {study} --card")
 
 
-def _budget(body: dict[str, Any], patients: int, sites: int, prevalence: float) -> Any:
+def _budget(body: dict[str, Any], patients: int, sites: int, prevalence: float) -> "tuple[Budget, float]":
     """What the study's privacy leaves for `effects`, and its total's noise with all sites in it."""
     from genopact_server.design.directions import Budget
     from genopact_shared.recipes.risk import RiskParameters
+    from genopact_shared.recipes.score import ScoreParameters
+    from genopact_shared.recipes.trait import TraitParameters
 
     try:
-        privacy, shares = Privacy.model_validate_json(json.dumps(body["privacy"])), _shares(body)
-    except (KeyError, ValueError) as error:
+        kinds: dict[str, type[ScoreParameters]] = {"risk": RiskParameters, "trait": TraitParameters}
+        kind = kinds[body["recipe"]["name"]]
+        privacy, given = Privacy.model_validate_json(json.dumps(body["privacy"])), body["recipe"].get("parameters", {})
+        default = {name: kind.model_fields[name].default for name in ("shares_milli", "clip_milli")} | given
+        shares, clip = [each / 1000 for each in default["shares_milli"]], default["clip_milli"] / 1000
+    except (KeyError, ValueError, TypeError) as error:
         raise GenopactError("STUDY_INVALID", "the template's privacy or recipe") from error
-    clip = body["recipe"].get("parameters", {}).get("clip_milli", RiskParameters.model_fields["clip_milli"].default)
+    nominal = prevalence if kind is RiskParameters else None
     if privacy.epsilon_milli is None:
-        return Budget(patients, EXACT_MU, 1.0, prevalence), 1 / EXACT_MU
-    weights = [*shares, *([max(shares)] * privacy.spare_attempts)]
+        return Budget.of(patients, EXACT_MU, UNCLIPPED, nominal), 1 / EXACT_MU
+    weights = [*shares, 1 - sum(shares)]
+    weights += [max(weights)] * privacy.spare_attempts
     whole = [weight / sum(weights) for weight in weights]
     multiplier = float(accounting.noise_multipliers(privacy.epsilon_milli, privacy.delta, whole)[2])
     surplus = (sites / privacy.honest_minimum) ** 0.5
-    clip = clip / 1000
-    return Budget(patients, 1 / multiplier / surplus, clip, prevalence), multiplier * clip * surplus
-
-
-def _shares(body: dict[str, Any]) -> list[float]:
-    """Of head, moments, effects and metrics."""
-    from genopact_shared.recipes.risk import RiskParameters
-
-    default = RiskParameters.model_fields["shares_milli"].default
-    shares = [each / 1000 for each in body["recipe"].get("parameters", {}).get("shares_milli", default)]
-    return [*shares, 1 - sum(shares)]
+    return Budget.of(patients, 1 / multiplier / surplus, clip, nominal), multiplier * clip * surplus
 
 
 def _pair(text: str) -> tuple[str, str]:

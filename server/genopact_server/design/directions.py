@@ -4,6 +4,7 @@ Bayesian experimental design under the clip: in each block the directions of gre
 blocks as much of each as the budget makes worth while (water-filling).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,24 +24,27 @@ MOST = 80
 
 @dataclass(frozen=True)
 class Budget:
-    """Public numbers of the sum: patients, mu of its Gaussian mechanism, clip, and the disease's prevalence."""
+    """Public numbers of the sum: patients, mu of its Gaussian mechanism, clip.
+
+    `signal`: what a unit of the predictor moves a patient's clipped residual by; `variance`: of that residual.
+    """
 
     patients: int
     mu: float
     clip: float
-    prevalence: float
+    signal: float
+    variance: float
 
-    @property
-    def signal(self) -> float:
-        """What a unit of log odds moves a patient's clipped residual by, at the prevalence."""
-        high, low = min(1 - self.prevalence, self.clip), min(self.prevalence, self.clip)
-        return self.prevalence * (1 - self.prevalence) * (high + low)
-
-    @property
-    def variance(self) -> float:
-        """Of a clipped residual."""
-        high, low = min(1 - self.prevalence, self.clip), min(self.prevalence, self.clip)
-        return self.prevalence * high**2 + (1 - self.prevalence) * low**2
+    @classmethod
+    def of(cls, patients: int, mu: float, clip: float, prevalence: float | None) -> "Budget":
+        """Of a disease of that prevalence, or of a trait whose residual is standard normal."""
+        if prevalence is None:
+            inside = math.erf(clip / math.sqrt(2))
+            density = math.sqrt(2 / math.pi) * math.exp(-(clip**2) / 2)
+            return cls(patients, mu, clip, inside, inside - clip * density + (1 - inside) * clip**2)
+        high, low = min(1 - prevalence, clip), min(prevalence, clip)
+        signal = prevalence * (1 - prevalence) * (high + low)
+        return cls(patients, mu, clip, signal, prevalence * high**2 + (1 - prevalence) * low**2)
 
 
 @dataclass(frozen=True, eq=False)

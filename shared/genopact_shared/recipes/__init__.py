@@ -10,9 +10,10 @@ from genopact_shared.recipes.dose import DOSE
 from genopact_shared.recipes.dose_net import DOSE_NET
 from genopact_shared.recipes.protocol import NetRecipe, SumRecipe
 from genopact_shared.recipes.risk import RISK
+from genopact_shared.recipes.trait import TRAIT
 from genopact_shared.study import Frozen, RecipeChoice, Study, explain
 
-RECIPES: dict[str, SumRecipe] = {recipe.name: recipe for recipe in (DOSE, COHORT_SUMMARY, RISK)}
+RECIPES: dict[str, SumRecipe] = {recipe.name: recipe for recipe in (DOSE, COHORT_SUMMARY, RISK, TRAIT)}
 NETWORKS: dict[str, NetRecipe] = {DOSE_NET.name: DOSE_NET}
 EXACT: frozenset[str] = frozenset({COHORT_SUMMARY.name})
 """Recipes of mode exact: statistics of all patients together, without noise."""

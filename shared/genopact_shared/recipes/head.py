@@ -32,8 +32,8 @@ SCALE = 1 << 9
 class Head:
     """A head with its public numbers fixed.
 
-    `moments`: (d, d) float64 E[x x'] in a public population. `prevalence`: nominal, between 0 and 1. `planned_total`:
-    patients, by the approvals.
+    `moments`: (d, d) float64 E[x x'] in a public population. `prevalence`: nominal, between 0 and 1; None for a linear
+    head, of an outcome with unit residual variance. `planned_total`: patients, by the approvals.
 
     Assumptions: everybody has the same bits of `moments`; they are published as numbers, never recomputed.
 
@@ -42,7 +42,7 @@ class Head:
     """
 
     moments: Floats
-    prevalence: float
+    prevalence: float | None
     planned_total: int
 
     @cached_property
@@ -62,9 +62,10 @@ class Head:
         )
 
     def initial(self) -> Model:
-        """The nominal prevalence for everybody."""
+        """The nominal prevalence for everybody; 0 of a linear head."""
+        p = 0.5 if self.prevalence is None else self.prevalence
         # Rounded, because the logarithms of two C libraries may differ in the last bit.
-        intercept = round(math.log(self.prevalence / (1 - self.prevalence)), 6)
+        intercept = round(math.log(p / (1 - p)), 6)
         return {"coefficients": np.array([intercept] + [0.0] * (len(self.moments) - 1))}
 
     def whitened(self, rows: Floats) -> Floats:
@@ -84,12 +85,17 @@ class Head:
         coordinates = model["coefficients"] @ np.array(
             [row + [0.0] * (len(self._factor) - len(row)) for row in self._factor]
         )
-        residual = outcome - probability(rowwise(whitened, coordinates[None, :])[:, 0])
+        residual = outcome - self.expected(rowwise(whitened, coordinates[None, :])[:, 0])
         return np.where(np.isfinite(residual)[:, None], whitened * residual[:, None], 0.0)
+
+    def expected(self, predicted: Floats) -> Floats:
+        """(n,) expected outcomes of linear predictors."""
+        return predicted if self.prevalence is None else probability(predicted)
 
     def advance(self, model: Model, total: Floats) -> Model:
         """The next model from the released (d,) total; the same bits on every machine."""
-        rate = RATE / (self.planned_total * self.prevalence * (1 - self.prevalence))
+        curvature = 1.0 if self.prevalence is None else self.prevalence * (1 - self.prevalence)
+        rate = RATE / (self.planned_total * curvature)
         return {"coefficients": model["coefficients"] + rate * np.array(solve_upper(self._factor, total.tolist()))}
 
 

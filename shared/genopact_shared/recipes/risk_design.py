@@ -134,33 +134,42 @@ class RiskDesign:
                 found[some][own] = rows
         return found
 
-    def updated(self, score: Floats, answer: "Answer", total: Floats, scale: float) -> Floats:
-        """(K, V) weights for a copy: those of the published score, moved by what the total says.
+    def solved(self, answer: "Answer", total: Floats, scale: float, dual: Floats) -> Floats:
+        """(D,) what `dual` becomes when the total, of residuals under the weights of `dual`, is known.
 
-        Linear Bayes in each block: prior covariance scale^2 V, and total = M effects + noise. The same bits everywhere:
-        elementwise arithmetic, and one product of integers.
+        Linear Bayes in each block: prior covariance scale^2 V, and total = M effects + noise; the posterior mean is
+        scale^2 V M' dual, where dual = (scale^2 M V M' + N)^-1 total for residuals under no effects. The same bits
+        everywhere: elementwise arithmetic.
 
         Args:
-            score: (K,) weight of the published score in each ancestry.
             answer: of the patients to a change of their log odds.
             total: (D,) released.
             scale: of the effects here against the published ones.
+            dual: (D,) before; zeros at first.
         """
-        found = score[:, None] * self.published
-        gain = answer.gain
+        found, gain = np.array(dual), answer.gain
         sampled = np.maximum(answer.variance, 1.0) + answer.bias**2 / self.arrays["panel_people"]
-        noise, unit = float(self.arrays["noise"][0]) ** 2, float(self.arrays["response_unit"][0])
-        for place, ((first, last), (low, high)) in enumerate(zip(*self._ends, strict=True)):
-            if low == high:
-                continue
-            spread, gram, response = (self._of_block(name, place) for name in ("spread", "gram", "response"))
-            matrix = noise * np.eye(high - low)
+        noise = float(self.arrays["noise"][0]) ** 2
+        for place, (low, high) in enumerate(self._ends[1]):
+            spread, gram = (self._of_block(name, place) for name in ("spread", "gram"))
+            left, matrix = total[low:high] - noise * found[low:high], noise * np.eye(high - low)
             for k in range(self.ancestries):
+                for column, value in enumerate(found[low:high].tolist() if dual.any() else ()):
+                    left = left - sampled[k] * gram[k][:, column] * value
                 matrix = matrix + sampled[k] * gram[k]
                 for other in range(self.ancestries):
                     matrix = matrix + (scale * gain[k]) * (scale * gain[other]) * spread[k, other]
-            step = positive_solution(matrix, total[low:high])
-            pulls = (scale * scale) * gain[:, None] * step  # (K, d)
+            found[low:high] += positive_solution(matrix, left)
+        return found
+
+    def weights(self, score: Floats, answer: "Answer", scale: float, dual: Floats) -> Floats:
+        """(K, V) weights for a copy: `score` (K,) times the published ones, and the effects of `dual`; exact."""
+        found, unit = score[:, None] * self.published, float(self.arrays["response_unit"][0])
+        for place, ((first, last), (low, high)) in enumerate(zip(*self._ends, strict=True)):
+            if low == high:
+                continue
+            response = self._of_block("response", place)
+            pulls = (scale * scale) * answer.gain[:, None] * dual[low:high]  # (K, d)
             size = 2.0 ** (DIGITS - int(np.frexp(np.abs(pulls).max(initial=1e-300))[1]))
             whole = np.rint(pulls * size)
             moved = np.einsum("kjvd,jd->kv", response.astype(np.float64), whole) / size * unit
