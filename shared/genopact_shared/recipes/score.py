@@ -46,7 +46,7 @@ class ScoreParameters(GenotypeParameters):
     """Hyper-parameters of `risk` and `trait`; `genopact design build` fills in those without a default.
 
     `design`: digest of the published design, made for `directions` directions, the ancestry groups and `features`.
-    `clip_milli`: of a patient's row of `effects`. `shares_milli`: of the budget, for head, moments and effects; the rest
+    `clip_milli`: of a patient's row of `effects`. `shares_milli`: of the budget, for head, moments, effects; the rest
     is for metrics, on the patients that sites hold out, or on everybody. `held_out_milli`: planned share of these.
     `passes`: sums for effects, of damped steps; where people are related across the genome (families, breeds), less
     damping would count what they share once for each block.
