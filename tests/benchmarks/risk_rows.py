@@ -160,7 +160,7 @@ def own_estimates(found: Phenotype, epsilon: int) -> dict[str, Any]:
         counts = table.reshape(len(NAMES), -1, 2)
         drawn = rng.poisson(np.maximum(counts, 0), (200, *counts.shape)) + rng.normal(0, spread, (200, *counts.shape))
         redrawn = binned_auc(np.maximum(drawn.sum(axis=1), 0))
-        told.append((released(table, NAMES, _nominal(found))["all"]["auc"], float(np.std(redrawn))))
+        told.append((released(table, NAMES, _nominal(found), 3)["all"]["auc"], float(np.std(redrawn))))
     return {"auc": [round(each, 3) for each, _ in told], "standard error": [round(each, 3) for _, each in told]}
 
 

@@ -83,7 +83,7 @@ def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> It
         # An empty cohort releases noise alone: a refusal would tell, for nothing, that the last patient is gone.
         if step is None and not complete.any():
             raise GenopactError("COHORT_EMPTY")
-        rows, table = rows[complete], table.take(complete)
+        rows, table = rows[complete], replace(table.take(complete), site=site.name)
         if exact and len(rows) < study.minimum_cohort:
             raise GenopactError("COHORT_TOO_SMALL")
         if store is not None:

@@ -1,5 +1,6 @@
 """What a report shows of a risk study: how good the model is in each ancestry, with the error of noise and sampling."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ from genopact_server.report.facts import RunFacts
 from genopact_shared.recipes.head import probability
 from genopact_shared.recipes.protocol import Floats, Metrics
 from genopact_shared.recipes.risk import RiskPlan
-from genopact_shared.recipes.risk_metrics import BINS, middles, released
+from genopact_shared.recipes.risk_metrics import BINS, middles
 
 DRAWS = 200
 
@@ -32,14 +33,16 @@ def quality(facts: RunFacts) -> RiskQuality | None:
     course = facts.plan.course
     if not isinstance(course, RiskPlan) or not facts.models[-1]["metrics"].any():
         return None
-    names, nominal, table = course.parameters.groups, course.parameters.nominal, facts.models[-1]["metrics"]
+    nominal, table, size = course.parameters.nominal, facts.models[-1]["metrics"], course.parameters.ancestries
     spread = facts.noise(facts.plan.steps[-1]) or 0.0
     return RiskQuality(
-        course.metrics(facts.models[-1]), errors(table, names, nominal, spread), calibration(table, nominal, spread)
+        course.metrics(facts.models[-1]),
+        errors(lambda again: course.metrics({"metrics": again}), table, spread),
+        calibration(table.reshape(-1, BINS, 2)[:size], nominal, spread),
     )
 
 
-def errors(table: Floats, names: tuple[str, ...], nominal: float, spread: float) -> dict[str, dict[str, float]]:
+def errors(measure: Callable[[Floats], Metrics], table: Floats, spread: float) -> dict[str, dict[str, float]]:
     """Standard deviation of each released measure: tables redrawn with patients and privacy noise.
 
     table: flat counts as released; spread: standard deviation of the noise in a cell.
@@ -47,7 +50,7 @@ def errors(table: Floats, names: tuple[str, ...], nominal: float, spread: float)
     rng, redrawn = np.random.default_rng(0), list[Metrics]()
     for _ in range(DRAWS):
         again = rng.poisson(np.maximum(table, 0.0)) + rng.normal(0.0, spread, table.shape)
-        redrawn.append(released(again, names, nominal))
+        redrawn.append(measure(again))
     found: dict[str, dict[str, float]] = {}
     for group in redrawn[0]:
         measures = set.intersection(*(set(each[group]) for each in redrawn))
@@ -57,8 +60,8 @@ def errors(table: Floats, names: tuple[str, ...], nominal: float, spread: float)
 
 def calibration(table: Floats, nominal: float, spread: float) -> list[dict[str, float]]:
     """Predicted and observed shares of cases, of all together, in the bins that the noise does not drown."""
-    counts, points = table.reshape(-1, BINS, 2).sum(axis=0), list[dict[str, float]]()
-    noise = spread * (len(table) / (2 * BINS)) ** 0.5
+    counts, points = table.sum(axis=0), list[dict[str, float]]()
+    noise = spread * len(table) ** 0.5
     for p, (others, cases) in zip(probability(middles(nominal)).tolist(), counts.tolist(), strict=True):
         people = others + cases
         if people > 4 * noise + 20:

@@ -113,7 +113,7 @@ class Table:
     """Covariates of n patients, one array per column that the site has; a column of the schema may be absent.
 
     Number: float64, NaN missing. Choice, Flag and Dosage: int8, -1 missing. All of shape (n,). `genotypes`: of the same
-    patients in the same order, where the recipe asks for them.
+    patients in the same order, where the recipe asks for them. `site`: whose patients they are, as the study names it.
 
     Raises:
         GenopactError: TABLE_INVALID for another shape or dtype.
@@ -122,6 +122,7 @@ class Table:
     columns: Mapping[str, Floats | Codes]
     n: int
     genotypes: Genotypes | None = None
+    site: str = ""
 
     def __post_init__(self) -> None:
         for name, column in self.columns.items():
@@ -140,7 +141,7 @@ class Table:
         """The table of some rows, by index or by mask."""
         kept = {name: column[rows] for name, column in self.columns.items()}
         genotypes = self.genotypes and self.genotypes.take(rows)
-        return Table(kept, int(np.arange(self.n)[rows].size), genotypes)
+        return Table(kept, int(np.arange(self.n)[rows].size), genotypes, self.site)
 
     def dosages(self) -> Iterator[tuple[slice, Codes]]:
         """Genotypes, PEOPLE patients at a time: which, and their (b, V) int8. Raises GENOTYPES_MISSING."""

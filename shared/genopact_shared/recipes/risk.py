@@ -53,12 +53,12 @@ class RiskPlan(ScorePlan):
         high, low = np.minimum(1 - p, self.clip), np.minimum(p, self.clip)
         return [p * (1 - p) * (high + low), p * high**2 + (1 - p) * low**2, p * high - (1 - p) * low]
 
-    def _judged(self, odds: Floats, y: Floats, ancestry: Indices) -> Floats:
-        return cells(odds, y, ancestry, self.parameters.ancestries, self.parameters.nominal)
+    def _judged(self, odds: Floats, y: Floats, group: Indices, groups: int) -> Floats:
+        return cells(odds, y, group, groups, self.parameters.nominal)
 
     def metrics(self, model: Model) -> Metrics:
         """By ancestry and for all: see `risk_metrics.released`."""
-        return released(model["metrics"], self.parameters.groups, self.parameters.nominal)
+        return released(model["metrics"], self.judged, self.parameters.nominal, self.parameters.ancestries)
 
 
 @dataclass(frozen=True)

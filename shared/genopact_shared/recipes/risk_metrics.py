@@ -19,26 +19,26 @@ def middles(nominal: float) -> Floats:
     return np.asarray(nominal + WIDTH * (np.arange(BINS) - (BINS - 1) / 2), dtype=np.float64)
 
 
-def cells(odds: Floats, y: Floats, ancestry: Indices, groups: int, nominal: float) -> Floats:
-    """(n, groups x CELLS): a one in the cell of the patient's ancestry, bin and outcome.
+def cells(odds: Floats, y: Floats, group: Indices, groups: int, nominal: float) -> Floats:
+    """(n, groups x CELLS): a one in the cell of the patient's group, bin and outcome; none in another group.
 
     Args:
         odds: (n,) predicted log odds; nominal: those of the nominal prevalence.
-        y: (n,) 0 or 1. ancestry: (n,) below `groups`.
+        y: (n,) 0 or 1. group: (n,).
     """
     place = np.clip(np.floor((odds - nominal) / WIDTH) + BINS // 2, 0, BINS - 1)
-    cell = (ancestry * BINS + place) * 2 + np.nan_to_num(y)
+    cell = (group * BINS + place) * 2 + np.nan_to_num(y)
     return np.asarray(cell[:, None] == np.arange(groups * CELLS), dtype=np.float64)
 
 
-def released(table: Floats, names: Sequence[str], nominal: float) -> Metrics:
-    """Group and "all" -> MEASURES, from (groups, CELLS). A group without patients or cases has no measures.
+def released(table: Floats, names: Sequence[str], nominal: float, ancestries: int) -> Metrics:
+    """Group and "all" (of the first `ancestries`) -> MEASURES, from groups x CELLS counts.
 
-    All carry the release's noise. auc: ties within a bin count half. calibration: cases over those expected.
+    A group without patients or cases has no measures. All carry the release's noise. auc: ties within a bin count half. calibration: cases over those expected.
     odds_ratio: of one standard deviation of the predicted log odds.
     """
     groups = dict(zip(names, table.reshape(len(names), BINS, 2), strict=True))
-    groups["all"] = np.sum(list(groups.values()), axis=0)
+    groups["all"] = np.sum(list(groups.values())[:ancestries], axis=0)
     return {name: _measures(np.maximum(counts, 0.0), counts, nominal) for name, counts in groups.items()}
 
 

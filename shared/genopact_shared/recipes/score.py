@@ -48,6 +48,7 @@ class ScoreParameters(GenotypeParameters):
     `design`: digest of the published design, made for `directions` directions, the ancestry groups and `features`.
     `clip_milli`: of a patient's row of `effects`. `shares_milli`: of the budget, for head, moments, effects; the rest
     is for metrics, on the patients that sites hold out, or on everybody. `held_out_milli`: planned share of these.
+    `left_out`: a site all of whose patients are held out. `by_site`: sites that metrics are told of, beside ancestries.
     `passes`: sums for effects, of damped steps; where people are related across the genome (families, breeds), less
     damping would count what they share once for each block.
     """
@@ -59,6 +60,8 @@ class ScoreParameters(GenotypeParameters):
     clip_milli: int = Field(default=450, ge=10, le=10_000)
     shares_milli: tuple[int, int, int] = (80, 10, 860)
     held_out_milli: int = Field(default=200, ge=0, le=900)
+    left_out: Name | None = None
+    by_site: tuple[Name, ...] = Field(default=(), max_length=200)
     passes: int = Field(default=1, ge=1, le=64)
     damping_milli: int = Field(default=1000, ge=1, le=1000)
     evaluated: Literal["held-out", "everybody"] = "held-out"
@@ -108,8 +111,8 @@ class ScorePlan(ABC):
         """What a patient's clipped residual answers to a change of the predictor; its square; itself."""
 
     @abstractmethod
-    def _judged(self, odds: Floats, y: Floats, ancestry: Indices) -> Floats:
-        """(n, K x cells) rows of `metrics`."""
+    def _judged(self, odds: Floats, y: Floats, group: Indices, groups: int) -> Floats:
+        """(n, groups x cells) rows of `metrics`; zeros for another group."""
 
     @cached_property
     def design(self) -> RiskDesign:
@@ -135,12 +138,13 @@ class ScorePlan(ABC):
     def steps(self) -> tuple[SumStep, ...]:
         """The head's sums, moments, effects, metrics."""
         p, (first, second, third) = self.parameters, (share / 1000 for share in self.parameters.shares_milli)
+        clip = self.metrics_clip * (1.4143 if p.by_site else 1.0)
         passes = ["effects"] if p.passes == 1 else [f"effects-{at + 1}" for at in range(p.passes)]
         return (
             *self._head(np.eye(p.features)).steps(first),
             SumStep("moments", 3 * p.ancestries, 1.0, second, COUNT_SCALE),
             *(SumStep(name, p.directions, p.clip_milli / 1000, third / p.passes, EFFECTS_SCALE) for name in passes),
-            SumStep("metrics", self.cells * p.ancestries, self.metrics_clip, p.metrics_share, COUNT_SCALE),
+            SumStep("metrics", self.cells * len(self.judged), clip, p.metrics_share, COUNT_SCALE),
         )
 
     def initial(self) -> Model:
@@ -149,18 +153,21 @@ class ScorePlan(ABC):
         blank = {
             "moments": np.zeros(3 * k),
             "dual": np.zeros(self.parameters.directions),
-            "metrics": np.zeros(self.cells * k),
+            "metrics": np.zeros(self.cells * len(self.judged)),
         }
         return self.head.initial() | blank | {"weights": np.zeros((k, self.design.variants))}
 
     def contribution(self, index: int, model: Model, table: Table) -> Floats:
         """(n, dims) float64; zeros for whoever is held out, but in `metrics`. Row i has the same bits in any table."""
         name, y = self.steps[index].name, table.number(self.outcome)
-        held_out = table.codes("held_out") == 1
+        held_out = (table.codes("held_out") == 1) | (table.site == self.parameters.left_out)
         features, ancestry = self.design.features(table)
         if name == "metrics":
             odds = self._odds(model, features, self.design.scores(table, ancestry, model["weights"]))
-            values = self._judged(odds, y, ancestry)
+            values = self._judged(odds, y, ancestry, len(self.parameters.groups))
+            if sites := self.parameters.by_site:
+                own = np.full(table.n, sites.index(table.site) if table.site in sites else len(sites))
+                values = np.concatenate([values, self._judged(odds, y, own, len(sites))], axis=1)
             counted = held_out if self.parameters.evaluated == "held-out" else np.ones(table.n, np.bool_)
         else:
             values, counted = self._training(name, model, table, features, ancestry), ~held_out
@@ -199,6 +206,11 @@ class ScorePlan(ABC):
         further = self.parameters.groups[1:]
         names = ("intercept", "age", "sex", *(f"component {at}" for at in range(1, components + 1)), "published score")
         return (*names, *(f"published score, {group}" for group in further), *further)
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The groups that metrics are told of; all together are the sum of the first, the ancestries."""
+        return (*self.parameters.groups, *(f"site {name}" for name in self.parameters.by_site))
 
     def start(self, model: Model) -> Floats:
         """(K, V) weights for a copy by the published score alone, as the head weighs it."""

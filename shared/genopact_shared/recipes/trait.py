@@ -48,17 +48,17 @@ class TraitPlan(ScorePlan):
         residual = np.clip(np.nan_to_num(y - p), -clip, clip)
         return [(np.abs(residual) < clip).astype(np.float64), residual**2, residual]
 
-    def _judged(self, odds: Floats, y: Floats, ancestry: Indices) -> Floats:
+    def _judged(self, odds: Floats, y: Floats, group: Indices, groups: int) -> Floats:
         a, b = (np.clip(np.nan_to_num(each), -BOUND, BOUND) / BOUND for each in (odds, y))
         values = np.column_stack([np.ones(len(a)), a, b, a * a, b * b, a * b])
-        own = ancestry[:, None] == np.arange(self.parameters.ancestries)
+        own = group[:, None] == np.arange(groups)
         rows: Floats = own[:, :, None] * values[:, None, :]
         return rows.reshape(len(a), -1)
 
     def metrics(self, model: Model) -> Metrics:
         """By ancestry and for all: patients, correlation of prediction and outcome, mean squared error; all noised."""
-        table = model["metrics"].reshape(self.parameters.ancestries, -1)
-        groups = dict(zip(self.parameters.groups, table, strict=True)) | {"all": table.sum(axis=0)}
+        table = model["metrics"].reshape(len(self.judged), -1)
+        groups = dict(zip(self.judged, table, strict=True)) | {"all": table[: self.parameters.ancestries].sum(axis=0)}
         return {name: _measures(*sums.tolist()) for name, sums in groups.items()}
 
 
