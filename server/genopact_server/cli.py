@@ -9,7 +9,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import typer
 
-from genopact_server.commands import audit, coordinator, demo, manifest, study
+from genopact_server.commands import audit, coordinator, demo, gwas, manifest, study
 from genopact_shared import terminal
 
 HELP = "Train disease-risk and drug-response models across hospitals; data and consent stay in each building."
@@ -17,6 +17,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_ma
 app.add_typer(study.app, name="study")
 app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(manifest.app, name="manifest")
+app.add_typer(gwas.app, name="gwas")
 app.add_typer(audit.app, name="audit")
 demo.register(app)
 
