@@ -17,7 +17,8 @@ LIGHT = ("#1d2433", "#667085", "#dfe1e6", "#0f6e74", "#b3541e")
 DARK = ("#e7eaf0", "#98a2b3", "#303846", "#5cc4c4", "#eb9a5f")
 GENOME_WIDE = 7.30103
 """-log10 of 5e-8."""
-PIXELS = 1000
+PIXELS = 400
+"""Cells of a picture along each side; of points in one cell one is drawn."""
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.size": 9.5,
     "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": RULE, "xtick.color": MUTED, "ytick.color": MUTED,
@@ -195,7 +196,7 @@ def qq(axes: "Axes", *, log10p: "NDArray[Any]") -> None:
 
 
 def _cells(values: "NDArray[Any]", size: float) -> "NDArray[Any]":
-    """Of points in one cell of the picture one is drawn."""
+    """The cell of each value."""
     return (values // (size or 1.0)).astype(float)
 
 
