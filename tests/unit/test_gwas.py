@@ -57,7 +57,7 @@ def close(model: Model, expected: list[tuple[float, float]], tolerance: float) -
         np.testing.assert_allclose(model[name], values, rtol=tolerance)
 
 
-def test_a_linear_trait_is_the_regression_of_everybody_with_the_missing_dropped_variant_by_variant() -> None:
+def test_a_linear_trait_is_the_regression_of_everybody_without_whom_a_variant_misses() -> None:
     table = people(N, V)
     of = gwas_study(V, covariates=COVARIATES, centre_milli=1500, spread_milli=2000)
     _, model = federated(of, split(table, SIZES))
