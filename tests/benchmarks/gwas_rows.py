@@ -1,16 +1,18 @@
 """Measured rows risk.6 and risk.8: recipe `gwas` on real genotypes, against plink2 and what is known of the data.
 
-    python -m tests.benchmarks.gwas_rows [risk.6 risk.8]
+    python -m tests.benchmarks.gwas_rows [risk.6 risk.8] [--data FOLDER]
 
 Sums go through the release kernel, site by site and batch by batch. plink2 prints six digits; it is given the same
 trait times sixty-four factors from 1 to 10, and the sixty-four printed intervals of one number have one small part in
 common: its own value to about 2e-8.
 """
 
+import argparse
 import csv
+import json
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +143,7 @@ def together(cohort: Cohort, mode: str = "exact", **parameters: Any) -> tuple[An
 def _frequency(codes: Codes) -> Floats:
     """Stands for a public panel's, to two digits; that of nobody's data would do as well."""
     called = codes >= 0
-    return np.round(np.where(called, codes, 0).sum(axis=0) / np.maximum(2 * called.sum(axis=0), 1), 2)
+    return np.asarray(np.round(np.where(called, codes, 0).sum(axis=0) / np.maximum(2 * called.sum(axis=0), 1), 2))
 
 
 def plink2(cohort: Cohort) -> dict[str, Printed]:
@@ -197,13 +199,134 @@ def _in_common(printed: Sequence[Sequence[str]]) -> Printed:
     return middle, (high - low) / 2 / np.abs(middle)
 
 
-def naive(cohort: Cohort, variants: Sequence[int]) -> Floats:
-    """(2, v) effect and standard error by numpy's least squares, in float64."""
+def naive(cohort: Cohort) -> Floats:
+    """(2, V) effect and standard error by numpy's least squares, variant by variant; NaN where it does not vary."""
     codes, trait = codes_of(cohort.table), cohort.table.number("trait")
     covariates = np.column_stack([np.ones(cohort.table.n), cohort.covariates()])
-    called = codes >= 0
-    fits = [
-        least_squares(codes[own, at] * 1.0, covariates[own], trait[own])
-        for at, own in zip(variants, called.T[variants], strict=True)
-    ]
-    return np.array(fits).T
+    found = np.full((2, codes.shape[1]), np.nan)
+    for at, copies in enumerate(codes.T):
+        own = copies >= 0
+        if np.ptp(copies[own]):
+            found[:, at] = least_squares(copies[own] * 1.0, covariates[own], trait[own])
+    return found
+
+
+def risk_6(data: Path) -> dict[str, Any]:
+    """Three cohorts against plink2 and least squares; the first also with budgets."""
+    worst, about = 0.0, dict[str, Any]()
+    cohorts = thousand_genomes(data / "kg1000_peddy_23k"), mice(data / "bglr_mice")
+    for cohort in (*cohorts, quantitative(chromosome_10(data / "snpstats_chr10_cc"))):
+        _, model = together(cohort)
+        printed, told = plink2(cohort), dict[str, Any]()
+        for name, column in (("effect", "BETA"), ("error", "SE")):
+            middle, half = printed[column]
+            known = np.isfinite(middle)
+            if (np.isfinite(model[name]) != known).any():
+                raise AssertionError(f"{cohort.name}: other variants have results than plink2's")
+            apart = np.abs(model[name][known] / middle[known] - 1)
+            told[column] = {"largest": f"{apart.max():.2g}", "median": f"{np.median(apart):.2g}"}
+            told[column] |= {"within what plink2 printed": f"{(apart <= half[known]).sum()} of {known.sum()}"}
+            worst = max(worst, float(apart.max()))
+        fits, some = naive(cohort), np.isfinite(model["effect"])
+        pairs = zip((model["effect"], model["error"]), fits, strict=True)
+        own = [f"{np.abs(found[some] / fit[some] - 1).max():.2g}" for found, fit in pairs]
+        sites, missing = len(cohort.tables()), int((codes_of(cohort.table) < 0).sum())
+        told |= {"least squares in float64, BETA and SE": ", ".join(own), "sites": sites, "missing genotypes": missing}
+        about[cohort.name] = told | {"people": cohort.table.n, "variants with a result": int(some.sum())}
+    whole = cohorts[0]
+    for name, cohort in {"all variants": whole, "a panel of 500": panel(whole)}.items():
+        for milli in (8000, 3000):
+            about[f"epsilon {milli / 1000:g}, {name}"] = recovered(cohort, milli)
+    how = "plink2 prints six digits; the same trait times 64 factors narrows each number to about 3e-8 (at most 2.6e-7)"
+    return {"value": worst, "note": {"how": how, **about}}
+
+
+def panel(cohort: Cohort, count: int = 500) -> Cohort:
+    """The planted variants among as many others as a candidate panel has."""
+    assert cohort.planted is not None
+    codes, rng = codes_of(cohort.table), np.random.default_rng(SEED)
+    others = rng.choice(np.setdiff1d(np.arange(codes.shape[1]), cohort.planted), count - PLANTED, replace=False)
+    some = np.sort(np.concatenate([cohort.planted, others]))
+    table = replace(cohort.table, genotypes=Held(codes[:, some]))
+    return replace(cohort, table=table, planted=np.flatnonzero(np.isin(some, cohort.planted)))
+
+
+def recovered(cohort: Cohort, milli: int) -> dict[str, Any]:
+    """Which of the planted variants a study with a budget finds; 26 sites, noise sized for 17."""
+    assert cohort.planted is not None
+    plan, model = together(cohort, "distributed", epsilon_milli=milli)
+    step = plan.steps[-1]
+    noise = np.sqrt(step.share_variance * len(plan.planned)) / step.fact.scale
+    wider = np.sqrt(1 + noise**2 / plan.course.information)
+    z = np.abs(np.nan_to_num(model["effect"] / (model["error"] * wider)))
+    top = np.argsort(-z)[:PLANTED]
+    return {
+        f"of {PLANTED} planted among the first {PLANTED}": int(np.isin(top, cohort.planted).sum()),
+        "of them at p below 5e-8": int((z[cohort.planted] > 5.4513).sum()),
+        "others at p below 5e-8": int((z > 5.4513).sum() - (z[cohort.planted] > 5.4513).sum()),
+        "standard errors times": round(float(wider), 2),
+    }
+
+
+def risk_8(data: Path) -> dict[str, Any]:
+    """The known loci among the first ten with ancestry as a covariate, and the first three without."""
+    cohort = chromosome_10(data / "snpstats_chr10_cc")
+    ranks, about = dict[str, dict[str, int]](), dict[str, Any]()
+    for name, covariates in {"ancestry as a covariate": ["pc1"], "no covariate": []}.items():
+        _, model = together(cohort, covariates=covariates)
+        chisq = np.nan_to_num((model["effect"] / model["error"]) ** 2)
+        leads = loci(cohort, chisq)
+        ranks[name] = {locus: _rank(cohort, leads, names) for locus, names in LOCI.items()}
+        first = {cohort.variant[at]: f"chi2 {chisq[at]:.1f}" for at in leads[:6]}
+        about[name] = {"ranks after clumping": ranks[name], "leads": first}
+    found = max(ranks["ancestry as a covariate"].values()) <= 10 and max(ranks["no covariate"].values()) <= 3
+    about["polygenic AUC, five folds"] = f"{polygenic_auc(cohort):.3f}"
+    about["clumping"] = f"{APART // 1000} kb; one locus, rs870041, is genome-wide significant on its own"
+    return {"value": int(found), "note": about}
+
+
+def loci(cohort: Cohort, chisq: Floats, most: int = 50) -> list[int]:
+    """The variants that lead loci, the strongest first."""
+    assert cohort.position is not None
+    leads = list[int]()
+    for at in np.argsort(-chisq).tolist():
+        if all(abs(cohort.position[at] - cohort.position[lead]) > APART for lead in leads):
+            leads.append(at)
+        if len(leads) == most:
+            break
+    return leads
+
+
+def _rank(cohort: Cohort, leads: Sequence[int], names: Sequence[str]) -> int:
+    """From 1, of the locus that one of the names leads; one after the last for none."""
+    return next((at for at, lead in enumerate(leads, start=1) if cohort.variant[lead] in names), len(leads) + 1)
+
+
+def polygenic_auc(cohort: Cohort, folds: int = 5, most: int = 50) -> float:
+    """Of a score of the leading variants' effects, found by the federation without the fold; mean over folds."""
+    rng, codes = np.random.default_rng(SEED), codes_of(cohort.table)
+    fold, found = rng.permutation(cohort.table.n) % folds, list[float]()
+    for out in range(folds):
+        kept = fold != out
+        part = replace(cohort, table=cohort.table.take(kept), site=cohort.site[kept])
+        _, model = together(part)
+        leads = loci(part, np.nan_to_num((model["effect"] / model["error"]) ** 2), most)
+        score = np.maximum(codes[~kept][:, leads], 0) @ model["effect"][leads]
+        case = cohort.table.number("trait")[~kept] == 1
+        above = score[case][:, None] - score[~case]
+        found.append(float(((above > 0) + 0.5 * (above == 0)).mean()))
+    return float(np.mean(found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("rows", nargs="*", default=["risk.6", "risk.8"])
+    parser.add_argument("--data", type=Path, default=DATA)
+    options = parser.parse_args()
+    measure: dict[str, Callable[[Path], dict[str, Any]]] = {"risk.6": risk_6, "risk.8": risk_8}
+    for name in options.rows:
+        print(json.dumps({"row": name} | measure[name](options.data)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

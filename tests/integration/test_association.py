@@ -77,7 +77,9 @@ def start(one: Consortium) -> Run:
 def pooled(one: Consortium) -> Table:
     """Everybody who takes part, in one table, as nobody in the study ever has it."""
     tables = [each.truth.take(np.array(taking_part())) for each in one.hospitals.values()]
-    columns = {name: np.concatenate([each.columns[name] for each in tables]) for name in tables[0].columns}
+    columns: dict[str, Any] = {
+        name: np.concatenate([each.columns[name] for each in tables]) for name in tables[0].columns
+    }
     return Table(columns, sum(each.n for each in tables))
 
 
@@ -186,7 +188,7 @@ def test_a_withdrawal_between_two_sums_takes_effect_at_the_next(tmp_path: Path) 
 
 
 def dichotomous(table: Table) -> Table:
-    return Table({**table.columns, "trait": (table.number("trait") > 2) * 1.0}, table.n, table.genotypes)
+    return Table({**table.columns, "trait": (table.number("trait") > 2).astype(np.float64)}, table.n, table.genotypes)
 
 
 def test_a_private_study_of_the_same_sites_runs_without_exact_consent(own: Consortium) -> None:

@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,8 @@ def planned(one: Hospital, tmp_path: Path, mode: str) -> tuple[Study, Plan]:
     folder = Folder.create(tmp_path / mode, "coordinator", "127.0.0.1:8000")
     others = [{use: key() for use in ("identity", "log", "approver")} for _ in NAMES[1:]]
     parties = [one.party, *({**each, "name": name} for each, name in zip(others, NAMES[1:], strict=True))]
-    of = study_of(folder, parties, **about(mode=mode, **({} if mode == "exact" else {"design": "0" * 64})))
+    given: dict[str, Any] = {} if mode == "exact" else {"design": "0" * 64}
+    of = study_of(folder, parties, **about(mode=mode, **given))
     return of, plan_of(of, dict.fromkeys(NAMES, PEOPLE))
 
 

@@ -49,7 +49,7 @@ def people(n: int, count: int, seed: int = 0, missing: float = 0.05) -> Table:
 def cases(table: Table) -> Table:
     """The same people with a trait of 0 or 1."""
     trait = table.number("trait")
-    return Table({**table.columns, "trait": (trait > np.median(trait)) * 1.0}, table.n, table.genotypes)
+    return Table({**table.columns, "trait": (trait > np.median(trait)).astype(np.float64)}, table.n, table.genotypes)
 
 
 def codes_of(table: Table) -> Codes:

@@ -1,5 +1,6 @@
 """The table of an association study byte by byte, chances against high precision, what is not shown, and the plots."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -18,12 +19,15 @@ from genopact_server.rounds import RunState
 from genopact_shared.errors import GenopactError
 from genopact_shared.manifest import VariantManifest
 from genopact_shared.plan import plan_of
+from genopact_shared.recipes.gwas import MOST
 from genopact_shared.recipes.protocol import Model
+from genopact_shared.study import parse_study, read_yaml
 from tests.unit.association import gwas_study
 from tests.unit.genotype_rows import variants
-from tests.unit.test_plan import PLANNED
+from tests.unit.test_plan import PLANNED, study
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "association.regenie"
+EXAMPLE = Path(__file__).parents[2] / "policies" / "studies" / "association.yaml"
 runner = CliRunner()
 
 
@@ -176,3 +180,14 @@ def test_the_frequencies_of_a_manifest_are_published(tmp_path: Path) -> None:
     (digest,) = re.findall(r"design ([0-9a-f]{64})", done.output)
     np.testing.assert_array_equal(Folder(home).published.read(digest)["frequency"], manifest().frequency)
     assert out.read_bytes() == (home / "published" / digest).read_bytes()
+
+
+def test_the_example_of_a_study_is_one_once_its_parties_are_named() -> None:
+    told = read_yaml(EXAMPLE, "STUDY_UNREADABLE")
+    known = study()
+    parties = [party.model_dump() for party in known.parties]
+    found = parse_study(json.dumps(told | {"coordinator": known.coordinator.model_dump(), "parties": parties}).encode())
+    plan = plan_of(found, PLANNED)
+    assert (found.privacy.mode, plan.steps[0].masked) == ("exact", True)
+    assert max(step.dims for step in plan.course.steps) <= MOST  # type: ignore[union-attr]
+    assert sum(block.stop - block.start for block in plan.course.blocks) == 500_000  # type: ignore[union-attr]

@@ -97,7 +97,7 @@ def test_centre_spread_and_order_of_covariates_do_not_matter(
     table = people(n, 5, seed)
     table = cases(table) if trait == "logistic" else table
     known = federated(gwas_study(5, trait=trait, covariates=COVARIATES), {"site-a": table})[1]
-    about = {"trait": trait, "covariates": list(order), "centre_milli": centre, "spread_milli": spread}
+    about: dict[str, Any] = {"trait": trait, "covariates": list(order), "centre_milli": centre, "spread_milli": spread}
     model = federated(gwas_study(5, **about), split(table, (n // 2, n - n // 2)))[1]
     for name in ("people", "copies", "effect", "error"):
         np.testing.assert_allclose(model[name], known[name], rtol=1e-6, atol=1e-7)
@@ -181,7 +181,11 @@ def test_what_every_site_computes_has_frozen_bits() -> None:
     """Element by element, without BLAS and without functions that libraries round differently."""
     at = np.arange(60)
     codes = ((at[:, None] * np.array([1, 2, 5, 7]) + at[:, None] // 7) % 4 - 1).astype(np.int8)
-    columns = {"age": 20.0 + at * 7 % 50, "trait": (at * 11 % 13) / 4.0, "sex": (at % 2).astype(np.int8)}
+    columns: dict[str, Any] = {
+        "age": 20.0 + at * 7 % 50,
+        "trait": (at * 11 % 13) / 4.0,
+        "sex": (at % 2).astype(np.int8),
+    }
     table = Table({**columns, "pc1": (at * 5 % 17) / 8.0}, 60, Held(codes))
     made = plan(table)
     total = np.trunc(made.contribution(0, made.initial(), table) * 1024).sum(axis=0) / 1024

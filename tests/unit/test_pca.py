@@ -57,9 +57,8 @@ def test_without_noise_the_loadings_are_the_singular_vectors_of_everybody(tmp_pa
     for at in range(2):
         assert abs(model["loadings"][:, at] @ rows[at]) == pytest.approx(1, abs=1e-8)
     np.testing.assert_allclose(model["variances"], singular[:2] ** 2 / N, rtol=1e-8)
-    assert plan.course.metrics(model) == {  # type: ignore[union-attr]
-        f"pc{at + 1}": {"variance": model["variances"][at]} for at in range(2)
-    }
+    measured = {f"pc{at + 1}": {"variance": model["variances"][at]} for at in range(2)}
+    assert PcaPlan.metrics(plan.course, model) == measured  # type: ignore[arg-type]
     own = PCA.fit_personal(model, table)["scores"]
     np.testing.assert_allclose(own.std(axis=0), 1, atol=0.1)
     found = [[own[GROUPS[np.arange(N) % 6] == group, at].mean() for at in range(2)] for group in range(3)]

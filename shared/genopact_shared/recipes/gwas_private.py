@@ -111,9 +111,8 @@ class NoisedGwas:
         rows, _, residuals = self.parameters.residuals(table, model)
         residuals = np.where(np.isfinite(residuals), residuals, 0.0)
         if name not in {"scores", "counts"}:
-            half = (
-                1.0 if self.parameters.trait == "logistic" else 0.5
-            )  # so that the head's clip lets a typical one pass
+            # Half of a linear one, so that the head's clip lets a typical residual pass.
+            half = 1.0 if self.parameters.trait == "logistic" else 0.5
             return self.head.whitened(rows) * (half * residuals)[:, None]
         spread = spreads(self.frequency) if name == "scores" else np.ones(self.parameters.count)
         out = np.empty((table.n, self.parameters.count))
