@@ -217,6 +217,15 @@ def test_components_of_all_sites_and_scores_that_stay(own: Consortium) -> None:
         assert kept.stat().st_mode & 0o077 == 0
 
 
+def test_the_report_says_whose_exact_statistics_they_are(finished: tuple[Consortium, Run], tmp_path: Path) -> None:
+    one, run = finished
+    write_report(run.path, one.study, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert "patients who permit federated statistics" in text
+    assert "public or synthetic" not in text
+    assert "Association of one trait" in text
+
+
 def test_table_and_plots_from_the_command_line(finished: tuple[Consortium, Run], tmp_path: Path) -> None:
     one, run = finished
     manifest, out = tmp_path / "small.variants", tmp_path / "gwas.tsv"

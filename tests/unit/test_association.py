@@ -43,7 +43,7 @@ def facts(mode: str = "none", stage: str = "done", **changes: Any) -> RunFacts:
     given: dict[str, Any] = {"variants": manifest().digest, "design": "0" * 64}
     of = gwas_study(5, mode, epsilon_milli=None if mode == "none" else 4000, **given)
     model: Model = {
-        "coefficients": np.zeros(3),
+        "null": np.zeros(3),
         "people": np.array([1000.0, 998.0, 1000.0, 49.0, 1000.0]),
         "copies": np.array([700.0, 1950.0, 2000.0, 40.0, 1000.0]),
         "effect": np.array([0.25, -1 / 3, np.nan, 0.1, 2e-7]),

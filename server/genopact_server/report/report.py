@@ -20,6 +20,8 @@ UNIT = {"dose": "mg/week", "dose-net": "mg/week"}
 MEANING = {
     "dose": "Ridge regression of the square root of the weekly warfarin dose on twelve clinical and genetic features. "
     "For research on starting doses of adults whose stable dose is sought; not for dosing a patient.",
+    "gwas": "Association of one trait with each variant. For research only; an association is no cause.",
+    "pca": "Principal components of genotypes, on which each hospital projects its own patients. For research only.",
     "dose-net": "A small neural network for the weekly warfarin dose from the same features. For research only.",
 }
 

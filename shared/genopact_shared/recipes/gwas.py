@@ -100,14 +100,14 @@ class GwasParameters(GenotypeParameters):
             values = table.number(name) if codes is None else np.where(codes < 0, np.nan, 2.0 * codes - 1)
             columns.append(np.nan_to_num((values - 50) / 20 if name == "age" else values, nan=0.0))
         rows = np.column_stack(columns)
-        fitted = rowwise(rows, model["coefficients"][None, :])[:, 0]
+        fitted = rowwise(rows, model["null"][None, :])[:, 0]
         if self.trait == "linear":
             return rows, np.ones(table.n), (trait - self.centre_milli / 1000) / self.spread - fitted
         fitted = probability(fitted)
         return rows, fitted * (1 - fitted), trait - fitted
 
     def blank(self) -> Model:
-        """`coefficients` (k,) of the null model, at the nominal prevalence or 0; (V,) each: `people` with a genotype,
+        """`null` (k,) of the null model, at the nominal prevalence or 0; (V,) each: `people` with a genotype,
         `copies` of the effect allele, `effect` of a copy and its standard `error`, NaN unknown.
         """
         # Rounded, because the logarithms of two C libraries may differ in the last bit.
@@ -115,7 +115,7 @@ class GwasParameters(GenotypeParameters):
         start = round(math.log(odds), 6) if self.trait == "logistic" else 0.0
         model = {name: np.full(self.count, 0.0) for name in ("people", "copies")}
         model |= {name: np.full(self.count, np.nan) for name in ("effect", "error")}
-        return model | {"coefficients": np.array([start] + [0.0] * len(self.covariates))}
+        return model | {"null": np.array([start] + [0.0] * len(self.covariates))}
 
 
 def exact_scale(planned_total: int) -> int:
@@ -213,7 +213,7 @@ class ExactGwas:
         k, sums, out = self.parameters.width, self.products, {name: values.copy() for name, values in model.items()}
         if index < self.newton:
             _, slopes, _ = swept(self._matrices(total[:, None]), k)
-            return out | {"coefficients": model["coefficients"] + slopes[:, 0, 0]}
+            return out | {"null": model["null"] + slopes[:, 0, 0]}
         block = self.blocks[index - self.newton]
         variants = total[sums:].reshape(-1, block.stop - block.start)
         called = total[:sums, None] - variants[-sums:]

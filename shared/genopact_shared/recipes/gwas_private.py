@@ -127,7 +127,7 @@ class NoisedGwas:
         if name not in {"scores", "counts"}:
             # Two for the halves, a quarter for the variance that the head expects of a residual.
             gradient = total if self.parameters.trait == "logistic" else total * 0.5
-            return model | self.head.advance({"coefficients": model["coefficients"]}, gradient)
+            return model | {"null": self.head.advance({"coefficients": model["null"]}, gradient)["coefficients"]}
         expected = 2 * self.planned_total * np.nan_to_num(self.frequency)
         if name == "counts":
             return model | {"copies": expected + total}
