@@ -9,7 +9,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import typer
 
-from genopact_server.commands import audit, coordinator, demo, design, manifest, risk, simulate, study
+from genopact_server.commands import audit, coordinator, demo, design, gwas, manifest, risk, simulate, study
 from genopact_shared import terminal
 
 HELP = "Train disease-risk and drug-response models across hospitals; data and consent stay in each building."
@@ -19,6 +19,7 @@ app.add_typer(coordinator.app, name="coordinator")
 app.add_typer(manifest.app, name="manifest")
 app.add_typer(design.app, name="design")
 app.add_typer(risk.app, name="risk")
+app.add_typer(gwas.app, name="gwas")
 app.add_typer(audit.app, name="audit")
 demo.register(app)
 simulate.register(app)

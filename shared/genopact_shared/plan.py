@@ -20,7 +20,7 @@ from genopact_shared.privacy.accounting import Fact
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 from genopact_shared.privacy.noise import MAX_VARIANCE, TAIL_SIGMAS
 from genopact_shared.published import NOTHING, Published
-from genopact_shared.recipes import NETWORKS, RECIPES, chosen
+from genopact_shared.recipes import EXACT, NETWORKS, RECIPES, chosen
 from genopact_shared.recipes.network import NetParameters, NetPlan
 from genopact_shared.recipes.protocol import Floats, Model, Predictor, SumPlan, SumStep
 from genopact_shared.secagg.masking import Opening
@@ -72,12 +72,14 @@ class Plan:
     def advance(self, index: int, model: Model, total: NDArray[np.int64], sites: Iterable[str]) -> tuple[Floats, Model]:
         """The estimate for all planned patients from the integers of some sites, and the next model.
 
+        Statistics without noise are of those who answered: a count that was scaled up would be none.
         Coordinator and sites compute the same bits.
         """
         fact, answered = self.steps[index].fact, sum(self.planned[site] for site in sites)
         if isinstance(fact, SampledSgd) or isinstance(self.course, NetPlan):
             raise GenopactError("PLAN_IMPOSSIBLE", "a network has no sums")
-        estimate = total / fact.scale * (sum(self.planned.values()) / answered)
+        counted = isinstance(fact, Unprotected) and self.recipe.name in EXACT
+        estimate = total / fact.scale * (1.0 if counted else sum(self.planned.values()) / answered)
         return estimate, self.course.advance(index, model, estimate)
 
     def opening(self, study: Study, seats: Mapping[str, Reply]) -> Opening:

@@ -356,9 +356,32 @@ MASKED = (
            "                #", unit("attacks/test_masking", "a_colluders_round_key_that_agrees_on_nothing")),
 )  # fmt: skip
 
+EXACT = (
+    Mutant("a limit is no limit to a sum without noise", COHORT, "permission.cap[rows] == NO_CAP",
+           "permission.cap[rows] <= NO_CAP", kills("exact", "exact_sums_are_of_those_who_permit_them_without_a_limit")),
+    Mutant("a sum without noise of a few", COHORT, "if exact and len(rows) < study.minimum_cohort:", "if False:",
+           kills("exact", "exact_sums_are_of_enough_patients")),
+    Mutant("a sum without noise costs nothing", ACCOUNTING,
+           "isinstance(fact, Unprotected) or not float(fact.noise_multiplier):\n        return math.inf\n    half",
+           "isinstance(fact, Unprotected):\n        return 0.0\n    half",
+           kills("exact", "after_an_exact_sum_nobody_in_it_pays_again")),
+    Mutant("exact statistics for any use", SHARED + "study.py",
+           'self.privacy.mode == "exact" and "federated_stats" not in self.purpose.uses', "False",
+           kills("exact", "exact_statistics_are_for_a_use_that_patients_permit")),
+    Mutant("exact sums without masks", SHARED + "study.py", 'self.mode in {"distributed", "exact"}',
+           'self.mode == "distributed"', kills("exact", "masks_and_counts_of_exact_sums")),
+    Mutant("a count that is scaled up", PLAN, "1.0 if counted else", "",
+           kills("exact", "masks_and_counts_of_exact_sums")),
+    Mutant("small counts in the table", "server/genopact_server/association.py", "(fewest >= least) & ", "",
+           unit("unit/test_association", "small_counts_are_not_shown")),
+    Mutant("a patient that a variant misses stays in its sums", SHARED + "recipes/gwas.py",
+           "total[:sums, None] - variants[-sums:]", "total[:sums, None] + 0 * variants[-sums:]",
+           unit("unit/test_gwas", "a_linear_trait_is_the_regression_of_everybody_without_whom_a_variant_misses")),
+)  # fmt: skip
+
 MUTANTS = (
     *CLIPPING, *RELEASING, *SAMPLING, *STEPPING, *GRADIENT, *PACKED_, *PLANNING, *COUNTING, *LEDGER_, *EXCHANGING,
-    *MASKED,
+    *MASKED, *EXACT,
 )  # fmt: skip
 
 DECOYS = (

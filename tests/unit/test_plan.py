@@ -223,3 +223,13 @@ def test_a_network_takes_its_own_models_only() -> None:
     for wrong in ({}, {name: values.ravel() for name, values in model.items()}):
         with pytest.raises(GenopactError, match="FRAME_INVALID"):
             load(module, wrong)
+
+
+def test_an_exact_total_is_of_those_who_answered_and_is_not_scaled_up() -> None:
+    """Counts of two sites of three stay counts; a noised total stands for all planned patients."""
+    about = {"recipe": {"name": "cohort-summary", "version": 1}, "outcome": "call_rate", "metrics": ["patients"]}
+    some, total = ("site-a", "site-c"), np.full(29, 150 << 10, np.int64)
+    exact = plan_of(study(**about, privacy={"mode": "none"}), PLANNED)
+    assert set(exact.advance(0, exact.course.initial(), total, some)[0]) == {150.0}
+    noised = plan_of(study(**about), PLANNED)
+    assert set(noised.advance(0, noised.course.initial(), total, some)[0]) == {450.0}

@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 INK, MUTED, RULE, ACCENT, SECOND = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
 VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent", SECOND: "--second"}
 """Placeholder colours that no plot means literally, and the CSS variables that replace them."""
+LIGHT = ("#1d2433", "#667085", "#dfe1e6", "#0f6e74", "#b3541e")
+DARK = ("#e7eaf0", "#98a2b3", "#303846", "#5cc4c4", "#eb9a5f")
+GENOME_WIDE = 7.30103
+"""-log10 of 5e-8."""
+PIXELS = 400
+"""Cells of a picture along each side; of points in one cell one is drawn."""
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.size": 9.5,
     "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": RULE, "xtick.color": MUTED, "ytick.color": MUTED,
@@ -37,6 +44,14 @@ def draw(name: str, label: str, size: tuple[float, float], **data: Any) -> str:
         figure = Figure(figsize=size, layout="constrained")
         PLOTS[name](figure.add_subplot(), **data)
         return _svg(figure, label)
+
+
+def standalone(name: str, label: str, size: tuple[float, float], **data: Any) -> str:
+    """`draw` as a file of its own, light or dark as its reader has it."""
+    light, dark = (";".join(map(":".join, zip(VARIABLES.values(), colours, strict=True))) for colours in (LIGHT, DARK))
+    style = f"<style>:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
+    head, end, rest = draw(name, label, size, **data).partition(">")
+    return f"{head}{end}{style}{rest}"
 
 
 def coefficients(axes: "Axes", *, values: Mapping[str, float]) -> None:
@@ -144,14 +159,56 @@ def calibration(axes: "Axes", *, points: Sequence[Mapping[str, float]], unit: st
     axes.set_ylabel(f"observed, {short(unit)}")
 
 
+def manhattan(axes: "Axes", *, chrom: "NDArray[Any]", position: "NDArray[Any]", log10p: "NDArray[Any]") -> None:
+    """-log10 of each chance along the genome, chromosomes in turn in two colours, and the line of 5e-8."""
+    import numpy as np
+
+    names = sorted(set(chrom.tolist()), key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
+    start, middles, step = 0.0, [], log10p.max() / PIXELS
+    whole = sum(float(np.ptp(position[chrom == name])) for name in names)
+    for at, name in enumerate(names):
+        own = chrom == name
+        x = start + (position[own] - position[own].min()).astype(float)
+        _, kept = np.unique(_cells(x, whole / PIXELS) + 1j * _cells(log10p[own], step), return_index=True)
+        axes.plot(x[kept], log10p[own][kept], ".", color=(ACCENT, MUTED)[at % 2], markersize=3)
+        middles.append((start + x.max()) / 2)
+        start = x.max() + 0.01 * whole
+    axes.axhline(GENOME_WIDE, color=SECOND, linewidth=1.0, linestyle=(0, (3, 3)))
+    axes.set_xticks(middles, names)
+    axes.grid(visible=False, axis="x")
+    axes.set_ylim(0, 1.08 * max(GENOME_WIDE, log10p.max()))
+    axes.set_xlabel("chromosome")
+    axes.set_ylabel("-log10 p")
+
+
+def qq(axes: "Axes", *, log10p: "NDArray[Any]") -> None:
+    """Sorted -log10 chances against those of as many variants without an association."""
+    import numpy as np
+
+    observed = np.sort(log10p)[::-1]
+    expected = -np.log10((np.arange(len(observed)) + 0.5) / len(observed))
+    step = max(observed[0], expected[0]) / PIXELS
+    _, kept = np.unique(_cells(expected, step) + 1j * _cells(observed, step), return_index=True)
+    axes.plot([0, expected[0]], [0, expected[0]], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+    axes.plot(expected[kept], observed[kept], ".", color=ACCENT, markersize=4)
+    axes.set_xlabel("expected -log10 p")
+    axes.set_ylabel("observed -log10 p")
+
+
+def _cells(values: "NDArray[Any]", size: float) -> "NDArray[Any]":
+    """The cell of each value."""
+    return (values // (size or 1.0)).astype(float)
+
+
 def short(text: str, most: int = 24) -> str:
     """A label that leaves room for the plot."""
     return text if len(text) <= most else text[: most - 1] + "\u2026"
 
 
 PLOTS = {
-    plot.__name__: plot for plot in (coefficients, trajectories, burn_down, shown, groups, comparison, calibration)
-}  # fmt: skip
+    plot.__name__: plot
+    for plot in (coefficients, trajectories, burn_down, shown, groups, comparison, calibration, manhattan, qq)
+}
 
 
 def _whole_ticks(axes: "Axes", last: int) -> None:

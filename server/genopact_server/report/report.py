@@ -24,6 +24,8 @@ MEANING = {
     "For research on starting doses of adults whose stable dose is sought; not for dosing a patient.",
     "risk": "A logistic model of a disease on age, sex, ancestry and a polygenic score, whose weights "
     "follow from published associations and one private sum over patients. For research on risk in groups.",
+    "gwas": "Association of one trait with each variant. For research only; an association is no cause.",
+    "pca": "Principal components of genotypes, on which each hospital projects its own patients. For research only.",
     "dose-net": "A small neural network for the weekly warfarin dose from the same features. For research only.",
 }
 

@@ -34,8 +34,8 @@ def cells(odds: Floats, y: Floats, group: Indices, groups: int, nominal: float) 
 def released(table: Floats, names: Sequence[str], nominal: float, ancestries: int) -> Metrics:
     """Group and "all" (of the first `ancestries`) -> MEASURES, from groups x CELLS counts.
 
-    A group without patients or cases has no measures. All carry the release's noise. auc: ties within a bin count half. calibration: cases over those expected.
-    odds_ratio: of one standard deviation of the predicted log odds.
+    A group without patients or cases has no measures. All carry the release's noise. auc: ties within a bin count half.
+    calibration: cases over those expected. odds_ratio: of one standard deviation of the predicted log odds.
     """
     groups = dict(zip(names, table.reshape(len(names), BINS, 2), strict=True))
     groups["all"] = np.sum(list(groups.values())[:ancestries], axis=0)
