@@ -128,6 +128,21 @@ MEASURES = (
             "genotypes.6.silent": ("outcomes", "== 0"),
         },
     ),
+    Measure(
+        "tests.benchmarks.risk_rows",
+        {
+            "risk.1.eps1": ("gap in AUC", "<= 0.015"),
+            "risk.1.eps3": ("gap in AUC", "<= 0.010"),
+            "risk.1.eps8": ("gap in AUC", "<= 0.008"),
+            "risk.2": ("", "== 1"),
+            "risk.3": ("gap in AUC, worst group", "<= 0.025"),
+            "risk.3b": ("AUC above alone", ">= 0.035"),
+            "risk.4": ("", "== 1"),
+        },
+        seeds=(7, 12, 13),
+    ),
+    Measure("tests.benchmarks.risk_processes", {"risk.5": ("s", "<= 180")}, seeds=(7,)),
+    Measure("tests.benchmarks.mice_rows", {"risk.7": ("correlation", ">= 0.57")}, seeds=(7,)),
     Measure("tests.benchmarks.certificates", {"privacy.2b": ("relative", "<= 0.01")}),
     Measure(
         "tests.benchmarks.masking",
