@@ -24,15 +24,22 @@ def register(app: typer.Typer) -> None:
 def demo(out: Out = Path("demo"), show: Show = True) -> Answer:  # noqa: FBT002 - an option
     """Four made-up hospitals and a coordinator: consent, approval, private training, withdrawal, audit, report.
 
-    Needs no network and two minutes. Real processes, TLS on loopback; the patients are generated.
+    Two studies: a warfarin dose, then the risk of a disease from genotypes. Needs no network and two minutes. Real
+    processes, TLS on loopback; the patients are generated.
     """
     from genopact_server.demo.cast import generated
     from genopact_server.demo.play import Play
+    from genopact_server.demo.risk import RiskPlay, risk_cast
     from genopact_server.demo.stage import Stage
 
     out = _fresh(out)
     with Stage(out) as stage:
-        result = Play(stage, generated(out / "files"), human()).perform()
+        play = Play(stage, generated(out / "files"), human())
+        result = play.perform()
+    (out / "risk").mkdir()
+    with Stage(out / "risk") as stage:
+        result["risk"] = RiskPlay(stage, risk_cast(), human(), began=play.began).perform()
+    result["seconds"] = result["risk"]["seconds"]
     return _answer(result, out, show=show)
 
 
@@ -74,5 +81,6 @@ def _answer(result: dict[str, Any], out: Path, *, show: bool) -> Answer:
 
     if show and sys.stdout.isatty():
         open_report(result["report"])
-    text = [f"report  {result['report']}", f"done in {result['seconds']} s"]
+    text = [f"report  {each['report']}" for each in (result, result.get("risk")) if each]
+    text += [f"done in {result['seconds']} s"]
     return Answer(result, text, f"genopact audit verify {out / 'audit.zip'}")

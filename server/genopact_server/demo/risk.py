@@ -1,9 +1,9 @@
 """The demo's second study: the risk of a disease from the genotypes of a region, of generated people."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -46,6 +46,7 @@ class RiskPlay(Play):
         self.result["run"] = self._train()["run"]
         self.verify()
         self.comparison()
+        self.result["seconds"] = round(time.monotonic() - self.began, 1)
         return self.result
 
     def design(self) -> None:
@@ -157,8 +158,7 @@ def exact(plan: RiskPlan, tables: list[Table]) -> Model:
     return model
 
 
-def risk_cast(folder: Path) -> Cast:
+def risk_cast() -> Cast:
     """Nobody yet; the region brings the hospitals."""
-    del folder
     privacy = {"mode": "distributed", "epsilon_milli": 3000, "delta": "0.000001", "honest_minimum": 3}
     return Cast((), "synthetic", privacy)
