@@ -34,6 +34,9 @@ from genopact_shared import canonical, durable
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
 from genopact_shared.published import Published
+from genopact_shared.recipes import chosen
+from genopact_shared.recipes.protocol import GenotypeParameters
+from genopact_shared.study import Study
 from genopact_shared.tlog.log import Log
 
 
@@ -145,6 +148,17 @@ class Site:
             if Genotypes.told(self.home / "genotypes" / name, self.keyfile).variants == variants:
                 return self.genotypes(name)
         raise GenopactError("GENOTYPES_MISSING", variants)
+
+    def check_inputs(self, study: Study) -> None:
+        """Whether the public files and genotypes that a study reads are here. PUBLISHED_MISSING, GENOTYPES_MISSING."""
+        parameters = chosen(study.recipe)[1]
+        if not isinstance(parameters, GenotypeParameters):
+            return
+        stores = (self.home / "genotypes" / name for name in self.genotype_names())
+        if parameters.variants not in {Genotypes.told(path, self.keyfile).variants for path in stores}:
+            raise GenopactError("GENOTYPES_MISSING", parameters.variants)
+        if (design := getattr(parameters, "design", None)) and not self.published.has(design):
+            raise GenopactError("PUBLISHED_MISSING", design)
 
     def genotype_names(self) -> list[str]:
         """The stores of genotypes."""

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from genopact_client.train.packed import PackedGenotypes
 from genopact_shared.privacy import noise
+from tests.benchmarks.packed import PackedGenotypes
 
 VALUES, SKELLAMS = 5_000_000, 500_000
 VARIANTS, BATCH, MISSING = 100_032, 1024, 0.01

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from genopact_client.train.packed import PackedGenotypes
 from genopact_shared.privacy.accounting import sgd_noise_multiplier
 from genopact_shared.recipes.protocol import Floats
+from tests.benchmarks.packed import PackedGenotypes
 from tests.benchmarks.risk_study import HOSPITALS, NAMES, Cohort
 
 RATE, ROUNDS, LOCAL = 0.05, 6, 10

@@ -25,7 +25,7 @@ QUANTISE, KERNEL = CLIENT + "release/quantise.py", CLIENT + "release/kernel.py"
 OUTBOX, LEDGER, FILE = CLIENT + "release/outbox.py", CLIENT + "ledger.py", CLIENT + "ledger_file.py"
 EXCHANGE, COHORT, RUNS = (CLIENT + f"agent/{name}.py" for name in ("exchange", "cohort", "runs"))
 MASKS, STEPS, ENGINE = CLIENT + "agent/masks.py", CLIENT + "train/private_sgd.py", CLIENT + "train/private_sum.py"
-PACKED, GRADIENTS = CLIENT + "train/packed.py", CLIENT + "train/gradients.py"
+GRADIENTS = CLIENT + "train/gradients.py"
 NOISE, ACCOUNTING = SHARED + "privacy/noise.py", SHARED + "privacy/accounting.py"
 PLAN, MASKING = SHARED + "plan.py", SHARED + "secagg/masking.py"
 POLICY, AUDIT = CLIENT + "policy.py", "server/genopact_server/audit/accountant.py"
@@ -54,7 +54,6 @@ BEFORE = kills("sites", "before_a_release_everybody_is_charged_and_the_intent_lo
 SPARE = kills("plans", "a_plan_pays_for_its_spare_attempts")
 EPSILON = kills("plans", "epsilon_is_that_of_gaussian_sums")
 DIVERGENCE = kills("plans", "the_cost_of_a_release_is_its_renyi_divergence")
-PACKED_MOVED = kills("gradients", "packed_patients_move_the_sum_by_at_most_the_clip")
 NOISED = statistics("the_noise_of_a_sum")
 
 CLIPPING = (
@@ -176,16 +175,6 @@ GRADIENT = (
     Mutant("a loss of a column", ENGINE, "if values.shape != (n,):", "if len(values) != n:", REFUSED),
     Mutant("losses that follow other records", ENGINE, "        _check_isolation(awake, self.loss, *records)\n", "",
            kills("gradients", "a_loss_whose_sign_another_record_sets_is_refused")),
-)  # fmt: skip
-
-PACKED_ = (
-    Mutant("no clip of packed patients", PACKED, "np.clip(np.where(finite, residuals, 0.0), -reach, reach)",
-           "np.clip(np.where(finite, residuals, 0.0), -largest, largest)", PACKED_MOVED),
-    Mutant("packed patients are clipped by another norm", PACKED, "np.maximum(self.norms[patients], floor)",
-           "np.minimum(self.norms[patients], floor)", PACKED_MOVED),
-    Mutant("packed patients that are not finite are added", PACKED, "np.where(finite, residuals, 0.0)",
-           "np.where(finite, residuals, 1.0)", PACKED_MOVED),
-    Mutant("missing genotypes count as none", PACKED, "        squares[1] = 0.0\n", "", PACKED_MOVED),
 )  # fmt: skip
 
 PLANNING = (
@@ -380,7 +369,7 @@ EXACT = (
 )  # fmt: skip
 
 MUTANTS = (
-    *CLIPPING, *RELEASING, *SAMPLING, *STEPPING, *GRADIENT, *PACKED_, *PLANNING, *COUNTING, *LEDGER_, *EXCHANGING,
+    *CLIPPING, *RELEASING, *SAMPLING, *STEPPING, *GRADIENT, *PLANNING, *COUNTING, *LEDGER_, *EXCHANGING,
     *MASKED, *EXACT,
 )  # fmt: skip
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from genopact_client.genotypes import Genotypes
-from genopact_client.train.packed import PackedGenotypes
 from genopact_ingest.commands.export import export_bed
 from genopact_shared.errors import GenopactError
 from tests.benchmarks import genotype_batches
+from tests.benchmarks.packed import PackedGenotypes
 from tests.unit import genotype_rows as naive
 from tests.unit.genotype_rows import Matrix, Room
 

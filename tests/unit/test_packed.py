@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from genopact_client.train import packed
 from genopact_shared.recipes.protocol import Floats
+from tests.benchmarks import packed
 from tests.unit.faulty import faulty
 
 HOM_EFFECT, MISSING, HET, HOM_OTHER = range(4)

@@ -56,6 +56,7 @@ def approve(
         raise GenopactError("POLICY_REFUSED", ", ".join(found.verdict.reasons))
     if study.expired(int(time.time())):
         raise GenopactError("STUDY_EXPIRED", study.expires)
+    site.check_inputs(study)
     planned = _planned(site, study, planned_cohort)
     confirmed(f"Approve {study.name} with a planned cohort of {planned}?", yes=yes)
     statement = statements.Approval(

@@ -84,6 +84,8 @@ def studies(subject: Subject) -> str:
         raise Unsound("problem", f"{', '.join(expired)}: the last day has passed", CATALOGUE["STUDY_EXPIRED"].remedy)
     if not approved:
         raise Unsound("unknown", "no study is approved", "Read one with genopact-site study check, then approve it.")
+    for each in approved:
+        subject.site.check_inputs(each.study)
     return f"{len(approved)} approved, every signature holds"
 
 

@@ -2,6 +2,8 @@
 
 A patient's gradient is residual * (x, 1), so its norm is |residual| * sqrt(|x|^2 + 1), and |x| never changes. Public
 allele frequencies are folded into the weights: x = (dosage - 2p) / sqrt(2p(1 - p)), zero where the genotype is missing.
+
+A prototype: no recipe trains on packed rows yet. It stands here with its tests and its measurements until one does.
 """
 
 from typing import NamedTuple
