@@ -75,7 +75,7 @@ def test_the_command_line_is_complete() -> None:
     assert {name for name, _ in commands()} == {
         "init", "card", "vet", "import", "consent import", "consent withdraw", "consent erase", "consent status",
         "study check", "approve", "agent", "link", "start", "doctor", "outbox list", "outbox show", "ledger show",
-        "log show", "log export", "open", "pharmacogenes",
+        "log show", "log export", "open", "pharmacogenes", "design",
         "genotypes list", "genotypes verify", "genotypes export", "genotypes quality", "matrix import",
     }  # fmt: skip
 
