@@ -19,7 +19,7 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.recipes import NETWORKS
 from genopact_shared.sheet import sheet
 from genopact_shared.study import load_study, parse_study, read_yaml
-from genopact_shared.terminal import Answer, Exit, command, human
+from genopact_shared.terminal import Answer, Exit, bar, command, human
 
 app = typer.Typer(help="Write, check, run and report studies.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -122,11 +122,8 @@ def rehearse(
     if len(planned) < study.schedule.quorum:
         planned = {party.name: study.minimum_cohort for party in study.parties}
     count = runs or (100 if study.recipe.name in NETWORKS else 1000)
-    with Progress(
-        TextColumn("rehearsing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=human()
-    ) as bar:
-        task = bar.add_task("", total=count)
-        found = perform(study, planned, canaries, count, lambda: bar.advance(task), published=folder.published)
+    with bar("rehearsing", count) as step:
+        found = perform(study, planned, canaries, count, lambda: step(1), published=folder.published)
     durable.replace(path, found.model_dump_json(indent=1).encode())
     text = [
         f"{found.confidence:.0%} sure: epsilon is at least {found.bound:.3g}; certified {found.certified:.4g}",

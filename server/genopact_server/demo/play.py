@@ -13,7 +13,6 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -24,6 +23,7 @@ from genopact_server.demo.stage import COORDINATOR, SITE, Stage, free_ports, wai
 from genopact_server.folder import Folder
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError
+from genopact_shared.terminal import bar
 
 
 @dataclass
@@ -72,11 +72,11 @@ class Play:
         durable.replace(self.folder / "passphrase", b"only for the demo\n")
         # The first one alone: it compiles and caches what the others then only load.
         first, others = self.cast.players[0], self.cast.players[1:]
-        with ThreadPoolExecutor(2) as pool, self._progress("hospitals import", len(self.cast.players)) as step:
+        with ThreadPoolExecutor(2) as pool, bar("hospitals import", len(self.cast.players)) as step:
             for imported, consented in chain([self._found(first)], pool.map(self._found, others)):
                 self.result.setdefault("people", []).append(imported["people"])
                 self.result.setdefault("consents", []).append(consented["changed"])
-                step()
+                step(1)
         people, consents = sum(self.result["people"]), sum(self.result["consents"])
         self._say(
             "hospitals", f"{len(self.cast.players)}, {people} people from VCF and CSV, {consents} consents, all sealed"
@@ -216,24 +216,6 @@ class Play:
     def _say(self, scene: str, text: str) -> None:
         seconds = time.monotonic() - self.began
         self.console.print(Text.assemble((f"{scene:12}", "bold"), f" {text}", (f"  {seconds:.0f} s", "dim")))
-
-    def _progress(self, text: str, total: int) -> "_Step":
-        return _Step(self.console, text, total)
-
-
-class _Step:
-    """A progress bar whose context gives a function that advances it by one."""
-
-    def __init__(self, console: Console, text: str, total: int) -> None:
-        self._progress = Progress(console=console, transient=True)
-        self._task = self._progress.add_task(text, total=total)
-
-    def __enter__(self) -> Any:
-        self._progress.start()
-        return lambda: self._progress.advance(self._task)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
 
 def grid(rows: list[Row]) -> Grid:
