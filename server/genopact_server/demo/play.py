@@ -186,7 +186,7 @@ class Play:
 
     def _online(self, *names: str) -> bool:
         with control(Folder(self.folder / "hub")) as link:
-            online = {site.name for site in link.sites() if site.online}
+            online = {name for name, here in link.sites().items() if here}
         return online >= set(names)
 
     def _train(self, *arguments: str) -> dict[str, Any]:

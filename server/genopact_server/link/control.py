@@ -24,7 +24,7 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from genopact_server.link.membership import Membership
 from genopact_server.link.runtime import errors
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 _PROJECT = """\
 [project]
@@ -38,15 +38,6 @@ publisher = "genopact"
 serverapp = "genopact_server.app:app"
 clientapp = "genopact_client.app:app"
 """
-
-
-@dataclass(frozen=True)
-class SiteStatus:
-    """A registered site as the SuperLink sees it."""
-
-    name: str
-    node_id: int
-    online: bool
 
 
 @dataclass(frozen=True)
@@ -111,11 +102,11 @@ class Control:
             run = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
         return str(run.status.sub_status or run.status.status)
 
-    def sites(self) -> list[SiteStatus]:
-        """All registered sites."""
+    def sites(self) -> dict[str, bool]:
+        """All registered sites by name, and whether the SuperLink has heard of each lately."""
         online = {node.node_id: node.status == "online" for node in self._nodes()}
         sites = self._membership.registry().sites
-        return [SiteStatus(name, site.node_id, online.get(site.node_id, False)) for name, site in sorted(sites.items())]
+        return {name: online.get(site.node_id, False) for name, site in sorted(sites.items())}
 
     def _nodes(self) -> list[NodeInfo]:
         with errors():
@@ -135,10 +126,8 @@ def bundle(study: bytes) -> bytes:
 
 def _normal(public_key: bytes) -> bytes:
     """The same key in the form in which nodes send it. Raises KEY_INVALID."""
-    try:
+    with replacing(ValueError, GenopactError("KEY_INVALID", "node key")):
         key = serialization.load_pem_public_key(public_key)
-    except ValueError as error:
-        raise GenopactError("KEY_INVALID", "node key") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
         raise GenopactError("KEY_INVALID", "the node key is an EC P-384 key")
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
