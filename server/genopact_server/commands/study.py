@@ -13,6 +13,7 @@ from genopact_server import coordinator
 from genopact_server.commands.coordinator import read_card
 from genopact_server.commands.options import HOME, Home, StudyFile
 from genopact_server.folder import Folder
+from genopact_server.rounds import read_state
 from genopact_shared import durable
 from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError
@@ -149,9 +150,7 @@ def report(
 
     folder = Folder(home)
     path = folder.home / "runs" / run
-    if not (path / "state.json").exists():
-        raise GenopactError("RUN_UNKNOWN", run)
-    study = folder.study(json.loads((path / "state.json").read_bytes())["study"])
+    study = folder.study(read_state(path).study)
     out = out or path / "report.html"
     write_report(path, study, out, {"comparison": json.loads(extra.read_bytes())} if extra else None)
     return Answer({"report": str(out)}, [f"Wrote {out}"], f"genopact audit export {run} audit.zip --home {home}")
