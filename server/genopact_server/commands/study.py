@@ -84,20 +84,13 @@ def run(
     if len(study.parties) - len(missing) < study.schedule.quorum:
         raise GenopactError("APPROVALS_MISSING", ", ".join(missing))
     coordinator.ask_for(folder, study, until_round)
-    state = _watch(folder, study.hash, known)
-    following = f"genopact study report {state['run']}" if state["stage"] == "done" else f"genopact study run {file}"
-    return Answer(state, [f"run {state['run']}: {state['stage']}, round {state['round']}"], following)
+    return _followed(folder, file, study.hash, known)
 
 
 @command(app, "watch", example="genopact study watch study.yaml")
 def watch(file: StudyFile, home: Home = HOME) -> Answer:
     """Follow the study's run until it ends or pauses."""
-    state = _watch(Folder(home), load_study(file).hash, set())
-    return Answer(
-        state,
-        [f"run {state['run']}: {state['stage']}, round {state['round']}"],
-        f"genopact study report {state['run']}",
-    )
+    return _followed(Folder(home), file, load_study(file).hash, set())
 
 
 @command(app, "rehearse", example="genopact study rehearse study.yaml --canaries 20 --runs 1000")
@@ -156,7 +149,7 @@ def report(
     return Answer({"report": str(out)}, [f"Wrote {out}"], f"genopact audit export {run} audit.zip --home {home}")
 
 
-def _watch(folder: Folder, study_hash: str, known: set[str]) -> dict[str, Any]:
+def _followed(folder: Folder, file: Path, study_hash: str, known: set[str]) -> Answer:
     """Follow the newest run that is not in `known` until nothing of it is wanted any more; its public state."""
     wanted = folder.home / "studies" / study_hash / "wanted"
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -176,7 +169,9 @@ def _watch(folder: Folder, study_hash: str, known: set[str]) -> dict[str, Any]:
         raise GenopactError(code, "see genopact study watch")
     if not states:
         raise GenopactError("RUN_UNKNOWN", "the study has no run yet")
-    return {key: states[-1][key] for key in ("run", "study", "stage", "round", "model")}
+    state = {key: states[-1][key] for key in ("run", "study", "stage", "round", "model")}
+    following = f"genopact study report {state['run']}" if state["stage"] == "done" else f"genopact study run {file}"
+    return Answer(state, [f"run {state['run']}: {state['stage']}, round {state['round']}"], following)
 
 
 def _show(progress: Progress, task: Any, events: Path) -> None:
