@@ -23,7 +23,7 @@ from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from genopact_server.link.membership import Membership
-from genopact_server.link.runtime import errors
+from genopact_shared.channel import http_errors
 from genopact_shared.errors import GenopactError, replacing
 
 _PROJECT = """\
@@ -75,7 +75,7 @@ class Control:
         known = {node.public_key: node.node_id for node in self._nodes()}
         node_id = known.get(pem)
         if node_id is None:
-            with errors():
+            with http_errors():
                 node_id = self._client.RegisterNode(RegisterNodeRequest(public_key=pem)).node_id
         self._membership.add_site(name, pem, node_id)
         return node_id
@@ -85,7 +85,7 @@ class Control:
         self._membership.set_study(study_hash, sites)
         content = bundle(study)
         fab = Fab(hash_str=hashlib.sha256(content).hexdigest(), content=content)
-        with errors():
+        with http_errors():
             run_id = self._client.StartRun(StartRunRequest(fab=fab, federation=study_hash)).run_id
         if not run_id:
             raise GenopactError("LINK_REFUSED", "no run was started")
@@ -93,12 +93,12 @@ class Control:
 
     def stop(self, run_id: int) -> None:
         """End a run; the courier's, not the training's."""
-        with errors():
+        with http_errors():
             self._client.StopRun(StopRunRequest(run_id=run_id))
 
     def status(self, run_id: int) -> str:
         """pending, starting, running, or how it finished: completed, failed, stopped."""
-        with errors():
+        with http_errors():
             run = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
         return str(run.status.sub_status or run.status.status)
 
@@ -109,7 +109,7 @@ class Control:
         return {name: online.get(site.node_id, False) for name, site in sorted(sites.items())}
 
     def _nodes(self) -> list[NodeInfo]:
-        with errors():
+        with http_errors():
             return list(self._client.ListNodes(ListNodesRequest()).nodes_info)
 
 
