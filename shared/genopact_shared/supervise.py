@@ -53,12 +53,16 @@ def supervise(commands: Mapping[str, Sequence[str]]) -> None:
         while not stop.wait(0.1):
             for name, child in children.items():
                 child.tend(name)
-    running = [child.process for child in children.values() if child.process is not None]
-    for process in running:
+    end([child.process for child in children.values() if child.process is not None])
+
+
+def end(processes: "Sequence[subprocess.Popen[bytes]]", grace_s: float = GRACE_S) -> None:
+    """SIGTERM to all, and SIGKILL to those that have not ended after so long."""
+    for process in processes:
         process.terminate()
-    for process in running:
+    for process in processes:
         try:
-            process.wait(GRACE_S)
+            process.wait(grace_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -36,6 +36,15 @@ def hub(tmp_path: Path) -> Path:
     return tmp_path / "hub"
 
 
+def test_the_root_signs_certificates_and_the_server_key_signs_in_alone(hub: Path) -> None:
+    uses = {"ca": {"key_cert_sign", "crl_sign"}, "server": {"digital_signature"}}
+    for name, allowed in uses.items():
+        certificate = x509.load_pem_x509_certificate((hub / "tls" / f"{name}.pem").read_bytes())
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
+        assert usage.critical
+        assert {each[1:] for each, on in vars(usage.value).items() if on} == allowed
+
+
 def cards(tmp_path: Path, *names: str) -> list[Path]:
     paths = []
     for name in names:

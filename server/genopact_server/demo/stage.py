@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from genopact_shared.errors import GenopactError
+from genopact_shared.supervise import end
 
 COORDINATOR = (sys.executable, "-m", "genopact_server.cli")
 SITE = (sys.executable, "-m", "genopact_client.cli")
@@ -30,14 +30,7 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for service in self._services:
-            service.send_signal(signal.SIGTERM)
-        for service in self._services:
-            try:
-                service.wait(15)
-            except subprocess.TimeoutExpired:
-                service.kill()
-                service.wait()
+        end(self._services, 15)  # each has children of its own to end first
 
     def run(self, program: Sequence[str], *arguments: str, expect: int = 0) -> dict[str, Any]:
         """Run a command with `--format json`; returns the envelope's data.
