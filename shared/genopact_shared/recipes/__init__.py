@@ -9,10 +9,11 @@ from genopact_shared.recipes.cohort_summary import COHORT_SUMMARY
 from genopact_shared.recipes.dose import DOSE
 from genopact_shared.recipes.dose_net import DOSE_NET
 from genopact_shared.recipes.protocol import NetRecipe, SumRecipe
+from genopact_shared.recipes.risk_net import RISK_NET
 from genopact_shared.study import Frozen, RecipeChoice, Study, explain
 
 RECIPES: dict[str, SumRecipe] = {recipe.name: recipe for recipe in (DOSE, COHORT_SUMMARY)}
-NETWORKS: dict[str, NetRecipe] = {DOSE_NET.name: DOSE_NET}
+NETWORKS: dict[str, NetRecipe] = {recipe.name: recipe for recipe in (DOSE_NET, RISK_NET)}
 EXACT: frozenset[str] = frozenset({COHORT_SUMMARY.name})
 """Recipes of mode exact: statistics of all patients together, without noise."""
 
