@@ -12,8 +12,9 @@ from genopact_server.audit.findings import LIMITS
 from genopact_server.report.facts import RunFacts, read
 from genopact_server.report.plots import PLOTS, draw
 from genopact_shared import __version__, durable
+from genopact_shared.recipes import chosen
 from genopact_shared.recipes.dose import ERROR_BOUND_MG
-from genopact_shared.recipes.protocol import Table
+from genopact_shared.recipes.protocol import GenotypeParameters, Table
 from genopact_shared.study import Study
 
 UNIT = {"dose": "mg/week", "dose-net": "mg/week"}
@@ -21,6 +22,8 @@ MEANING = {
     "dose": "Ridge regression of the square root of the weekly warfarin dose on twelve clinical and genetic features. "
     "For research on starting doses of adults whose stable dose is sought; not for dosing a patient.",
     "dose-net": "A small neural network for the weekly warfarin dose from the same features. For research only.",
+    "risk-net": "A neural network for the risk of a disease, from blocks of genotypes, age, sex and ancestry. It began "
+    "at a public score. For research only.",
 }
 
 
@@ -154,7 +157,9 @@ def _finite(value: object) -> bool:
 
 
 def _unknown_patient(facts: RunFacts) -> dict[str, float]:
-    """The prediction and its 80 % interval for a patient about whom nothing is known."""
+    """The prediction and its 80 % interval for a patient about whom nothing is known; empty if genotypes are needed."""
+    if isinstance(chosen(facts.study.recipe)[1], GenotypeParameters):
+        return {}
     prediction = facts.plan.recipe.predict(facts.models[-1], None, Table({}, 1))
     values: Sequence[Any] = (prediction.value, prediction.low, prediction.high)
     return dict(zip(("value", "low", "high"), (float(each[0]) for each in values), strict=True))
