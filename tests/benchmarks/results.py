@@ -137,6 +137,7 @@ MEASURES = (
     Measure("tests.benchmarks.inversion", {"privacy.5": ("of 64 patients", "== 0")}, seeds=(20,)),
     Measure("tests.benchmarks.study_kills", {"privacy.6": ("under-counts", "== 0")}, seeds=(0,)),
     Measure("tests.benchmarks.modes", {"privacy.7": ("", "== 1")}, seeds=(7,)),
+    Measure("tests.benchmarks.risk_net_rows", {"risk.net": ("", "== 1")}, seeds=(7,)),
     Measure("tests.benchmarks.flower_example", {"privacy.8": ("", "== 1")}),
 )
 
