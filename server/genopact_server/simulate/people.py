@@ -171,8 +171,9 @@ def cohort(design: Design, advance: Advance = lambda _: None) -> Cohort:
         age, sex, _, _, disease = _patients(rng, design, public[causal, k] @ others[causal], own_group, as_northgate)
         gwas.append(_score_tests(others[typed], disease, np.stack([age, sex.astype(np.float64)])))
         advance(1)
-    arrays = *sites, copies[:n, typed], hospital, ancestry[:n], held_out, *patients, own, public, copies[n:, typed]
-    return Cohort(design, *arrays, ancestry[n:], tuple(gwas))
+    shown = copies.compress(typed, axis=1)
+    arrays = *sites, shown[:n], hospital, ancestry[:n], held_out, *patients, own, public, shown[n:], ancestry[n:]
+    return Cohort(design, *arrays, tuple(gwas))
 
 
 def dealt(n: int, weights: Sequence[float]) -> Codes:
