@@ -11,11 +11,12 @@ head, and a plain table of weights for a copy of each effect allele, by ancestry
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from genopact_shared.errors import GenopactError
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.head import Head, probability
 from genopact_shared.recipes.linear import rowwise
@@ -33,7 +34,7 @@ from genopact_shared.recipes.protocol import (
     Table,
 )
 from genopact_shared.recipes.risk_design import Answer, Indices, RiskDesign
-from genopact_shared.recipes.risk_metrics import CELLS, MEASURES, cells, released
+from genopact_shared.recipes.risk_metrics import ALL, CELLS, MEASURES, cells, released
 from genopact_shared.study import Frozen, Name
 
 OUTCOME = "disease"
@@ -69,6 +70,14 @@ class RiskParameters(GenotypeParameters):
     held_out_milli: int = Field(default=200, ge=0, le=900)
     evaluated: Literal["held-out", "everybody"] = "held-out"
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if min(self.shares_milli) <= 0 or sum(self.shares_milli) >= 1000:
+            raise ValueError("shares_milli are positive and leave something of 1000 for the metrics")
+        if len({*self.groups, ALL}) <= len(self.groups):
+            raise ValueError(f"groups have names of their own, none of them {ALL}")
+        return self
+
     @property
     def ancestries(self) -> int:
         """K."""
@@ -102,7 +111,11 @@ class RiskPlan:
     @cached_property
     def design(self) -> RiskDesign:
         """Raises PUBLISHED_MISSING, PUBLISHED_INVALID."""
-        return RiskDesign(self.published.read(self.parameters.design))
+        p, found = self.parameters, RiskDesign(self.published.read(self.parameters.design))
+        made_for = found.directions, found.ancestries, len(found.arrays["second_moments"])
+        if (p.directions, p.ancestries, p.features) != made_for:
+            raise GenopactError("PUBLISHED_INVALID", "a design for other directions, groups or features")
+        return found
 
     @cached_property
     def head(self) -> Head:
