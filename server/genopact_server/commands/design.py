@@ -1,6 +1,7 @@
 """`genopact design`: what a risk study measures, made of public data."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from genopact_shared import durable, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.manifest import parse
 from genopact_shared.privacy import accounting
-from genopact_shared.study import Privacy, read_yaml
+from genopact_shared.study import Privacy, RecipeChoice, read_yaml
 from genopact_shared.terminal import Answer, bar, command, working
 
 app = typer.Typer(help="Make the public design of a risk study.", no_args_is_help=True, rich_markup_mode=None)
@@ -23,6 +24,10 @@ EXAMPLE = (
 )
 EXACT_MU = 1000.0
 """Stands for no noise at all."""
+UNDESIGNED = {
+    "variants": "0" * 64, "design": "0" * 64, "directions": 1, "groups": ["any"], "features": 4, "prevalence_milli": 1,
+}  # fmt: skip
+"""Parameters that are not known yet; what the budget leaves for `effects` does not depend on them."""
 
 
 @command(app, "build", example=EXAMPLE)
@@ -52,6 +57,7 @@ def build(
     from genopact_server.design.sources import evidence_of, known_score, panel_of
 
     body = read_yaml(template, "STUDY_UNREADABLE")
+    budget, noise = _budget(body, patients, sites, prevalence)
     variants = parse(durable.read(manifest, "MANIFEST_MISSING"))
     with working("Reading public data"):
         people = panel_of(panel, variants)
@@ -60,7 +66,6 @@ def build(
     shares = _mix(mix, people.names)
     with bar("Blocks", len(people.blocks)) as tick:
         known = Known.of(people, published, shares, lambda: tick(1))
-    budget, noise = _budget(body, patients, sites, prevalence)
     arrays = design(known, budget, noise)
     data = wire.pack(arrays)
     parameters: dict[str, Any] = dict(body["recipe"].get("parameters", {})) | {
@@ -78,33 +83,29 @@ def build(
     return Answer(parameters | {"file": str(out), "study": str(study)}, text, f"genopact study compose {study} --card")
 
 
-def _budget(body: dict[str, Any], patients: int, sites: int, prevalence: float) -> Any:
-    """What the study's privacy leaves for `effects`, and its total's noise with all sites in it."""
+def _budget(body: Any, patients: int, sites: int, prevalence: float) -> Any:
+    """What the study's privacy leaves for `effects`, and its total's noise with all sites in it. STUDY_INVALID."""
     from genopact_server.design.directions import Budget
-    from genopact_shared.recipes.risk import RiskParameters
+    from genopact_shared.recipes.risk import RISK, RiskParameters
 
     try:
-        privacy, shares = Privacy.model_validate_json(json.dumps(body["privacy"])), _shares(body)
-    except (KeyError, ValueError) as error:
+        privacy = Privacy.model_validate_json(json.dumps(body["privacy"]))
+        choice = RecipeChoice.model_validate_json(json.dumps(body["recipe"]))
+        parameters = RiskParameters.model_validate_json(json.dumps(UNDESIGNED | choice.parameters))
+        if (choice.name, choice.version) != (RISK.name, RISK.version):
+            raise ValueError("another recipe")
+    except (KeyError, TypeError, ValueError) as error:
         raise GenopactError("STUDY_INVALID", "the template's privacy or recipe") from error
-    clip = body["recipe"].get("parameters", {}).get("clip_milli", RiskParameters.model_fields["clip_milli"].default)
     if privacy.epsilon_milli is None:
         return Budget(patients, EXACT_MU, 1.0, prevalence), 1 / EXACT_MU
-    weights = [*shares, *([max(shares)] * privacy.spare_attempts)]
+    steps = RISK.plan(parameters, patients, privacy.epsilon_milli).steps
+    weights = [step.weight for step in steps]
+    weights += [max(weights)] * privacy.spare_attempts
     whole = [weight / sum(weights) for weight in weights]
-    multiplier = float(accounting.noise_multipliers(privacy.epsilon_milli, privacy.delta, whole)[2])
+    at = next(index for index, step in enumerate(steps) if step.name == "effects")
+    multiplier = float(accounting.noise_multipliers(privacy.epsilon_milli, privacy.delta, whole)[at])
     surplus = (sites / privacy.honest_minimum) ** 0.5
-    clip = clip / 1000
-    return Budget(patients, 1 / multiplier / surplus, clip, prevalence), multiplier * clip * surplus
-
-
-def _shares(body: dict[str, Any]) -> list[float]:
-    """Of head, moments, effects and metrics."""
-    from genopact_shared.recipes.risk import RiskParameters
-
-    default = RiskParameters.model_fields["shares_milli"].default
-    shares = [each / 1000 for each in body["recipe"].get("parameters", {}).get("shares_milli", default)]
-    return [*shares, 1 - sum(shares)]
+    return Budget(patients, 1 / multiplier / surplus, steps[at].clip, prevalence), multiplier * steps[at].clip * surplus
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -120,7 +121,7 @@ def _mix(text: str | None, names: tuple[str, ...]) -> list[float]:
         return [1 / len(names)] * len(names)
     try:
         shares = {name: float(value) for name, value in (_pair(each) for each in text.split(","))}
-        if set(shares) != set(names) or min(shares.values()) <= 0:
+        if set(shares) != set(names) or not all(0 < share < math.inf for share in shares.values()):
             raise ValueError
     except ValueError as error:
         raise GenopactError("USAGE", f"--mix: a positive share of each of {', '.join(names)}") from error
