@@ -21,17 +21,15 @@ PREVALENCE, CLIP = 0.2, 0.45
 
 def frequencies(variants: int, rng: np.random.Generator) -> Floats:
     """(2, V): what the two ancestries have."""
-    return rng.uniform(0.15, 0.85, variants) + np.array([[0.1], [-0.1]])
+    return np.asarray(rng.uniform(0.15, 0.85, variants) + np.array([[0.1], [-0.1]]), dtype=np.float64)
 
 
 def drawn(frequency: Floats, ancestry: NDArray[np.intp], rng: np.random.Generator) -> Codes:
     """(n, V) copies; in blocks of LINKED variants neighbours go together."""
     field = rng.normal(size=(2, len(ancestry), frequency.shape[1]))
     for j in range(1, frequency.shape[1]):
-        field[:, :, j] = (
-            0.7 * field[:, :, j - 1] + np.sqrt(1 - 0.49) * field[:, :, j] if j % LINKED else field[:, :, j]
-        )
-    return (field < ndtri(np.clip(frequency[ancestry], 0.02, 0.98))).sum(axis=0).astype(np.int8)
+        field[:, :, j] = 0.7 * field[:, :, j - 1] + np.sqrt(1 - 0.49) * field[:, :, j] if j % LINKED else field[:, :, j]
+    return np.asarray((field < ndtri(np.clip(frequency[ancestry], 0.02, 0.98))).sum(axis=0), dtype=np.int8)
 
 
 def small_panel(seed: int = 5, variants: int = VARIANTS, people: int = 240) -> Panel:
