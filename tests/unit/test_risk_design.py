@@ -18,11 +18,11 @@ from genopact_server.design.directions import Budget
 from genopact_server.design.measure import design
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError
-from genopact_shared.published import NOTHING, Published
+from genopact_shared.published import NOTHING, Arrays, Published
 from genopact_shared.recipes import protocol
 from genopact_shared.recipes.linear import positive_solution
 from genopact_shared.recipes.protocol import Copies, Floats, Table
-from genopact_shared.recipes.risk_design import Answer, Arrays, RiskDesign
+from genopact_shared.recipes.risk_design import Answer, RiskDesign
 from tests.unit.risk_panel import CLIP, NAMES, PREVALENCE, VARIANTS, patients, small_known
 
 KNOWN = small_known()
@@ -62,7 +62,7 @@ def test_a_measured_number_is_an_exact_sum_of_integers() -> None:
 
 def test_a_score_is_an_exact_sum_of_integers() -> None:
     whole = np.random.default_rng(1).integers(-(2**22), 2**22, (2, VARIANTS))
-    found = DESIGN.scores(PEOPLE, ANCESTRY, whole * 2.0**-24)
+    found = DESIGN.scores(PEOPLE, ANCESTRY, whole.astype(np.float64) * 2.0**-24)
     exact = [whole[k] @ centred(row, ARRAYS["centre"][k]) for row, k in zip(COPIES, ANCESTRY, strict=True)]
     assert (found * 2.0**40 == np.array(exact)).all()
 
@@ -207,10 +207,9 @@ def test_another_processor_s_libraries_give_the_same_bits(tmp_path: Path) -> Non
         "t.FEATURES, t.ANCESTRY = t.DESIGN.features(t.PEOPLE)\nprint(t.fingerprint())"
     )
     old = {"OPENBLAS_CORETYPE": "Prescott", "OPENBLAS_NUM_THREADS": "1", "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3"}
+    asked = [sys.executable, "-W", "ignore", "-c", program]
     environment = os.environ | old | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == fingerprint()
 
 
