@@ -163,7 +163,7 @@ def enumerated(panel: Panel, evidence: Evidence, between: Floats, relative: Floa
 
 
 def test_the_posterior_is_that_of_every_choice_of_spikes_and_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tolerance: six standard errors of 2,500 independent draws, of 10,000 dependent ones; expected effects vary less."""
+    """Tolerance: six standard errors of 2,500 independent draws, of 10,000 that are not; expected effects vary less."""
     panel = tiny()
     between, relative = relation(panel, 0.7)
     evidence = Evidence(np.array([0.4, 0.15]), np.array([[1.2, -0.3, 0.4], [0.1, 0.5, -0.2]]))
