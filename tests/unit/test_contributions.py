@@ -26,7 +26,8 @@ chr22\tx\tgene\t100\t1100\t.\t+\t.\tID=gene:1;Name=ONE
 def manifest() -> VariantManifest:
     return VariantManifest(
         "region", 1, "GRCh38", ".", ".", ("22",) * VARIANTS, np.arange(1, VARIANTS + 1) * 150, ("A",) * VARIANTS,
-        ("G",) * VARIANTS, ("alt", "ref") * (VARIANTS // 2), np.full(VARIANTS, np.nan), tuple(f"rs{j}" for j in range(VARIANTS)),
+        ("G",) * VARIANTS, ("alt", "ref") * (VARIANTS // 2), np.full(VARIANTS, np.nan),
+        tuple(f"rs{j}" for j in range(VARIANTS)),
         (".",) * VARIANTS, tuple(str(j // 20) for j in range(VARIANTS)), ("autosome",) * VARIANTS,
     )  # fmt: skip
 
