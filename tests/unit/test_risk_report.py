@@ -31,10 +31,9 @@ def test_errors_are_those_of_repeated_studies(spread: float) -> None:
     rng, truth = np.random.default_rng(5), table(2000)
     told = errors(measured, (truth + rng.normal(0, spread, truth.shape)).ravel(), spread)
     repeated = []
-    for seed in range(300):
+    for _ in range(300):
         each = rng.poisson(truth) + rng.normal(0, spread, truth.shape)
         repeated.append(measured(each.ravel())["all"])
-        del seed
     for name in ("patients", "cases", "auc", "brier"):
         spread_of = np.std([row[name] for row in repeated])
         assert 0.7 * spread_of < told["all"][name] < 1.4 * spread_of, name
