@@ -74,7 +74,7 @@ class RiskDesign:
             raise GenopactError("PUBLISHED_INVALID", f"not a design of a risk study: {error}") from error
 
     def _check_numbers(self, name: str) -> None:
-        """Of the right type: whole ones, whose sums are exact, or finite ones. The ends of blocks are checked before."""
+        """Of the right type: whole ones, whose sums are exact, or finite ones; `_widths` has checked the ends."""
         array = self.arrays[name]
         if name in WHOLE:
             right = array.dtype == np.int32
