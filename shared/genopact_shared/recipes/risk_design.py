@@ -74,11 +74,13 @@ class RiskDesign:
             raise GenopactError("PUBLISHED_INVALID", f"not a design of a risk study: {error}") from error
 
     def _check_numbers(self, name: str) -> None:
-        """Of the right type: whole ones, whose sums are exact, or finite ones."""
+        """Of the right type: whole ones, whose sums are exact, or finite ones; `_widths` has checked the ends."""
         array = self.arrays[name]
-        ends = name.startswith("block_")
-        right = array.dtype == np.int32 if name in WHOLE else ends or array.dtype == np.float64
-        if not right or not np.isfinite(array).all() or (name in NUMBERS and array.shape != (1,)):
+        if name in WHOLE:
+            right = array.dtype == np.int32
+        else:
+            right = name.startswith("block_") or (array.dtype == np.float64 and bool(np.isfinite(array).all()))
+        if not right or (name in NUMBERS and array.shape != (1,)):
             raise ValueError(name)
 
     def _widths(self, name: str) -> NDArray[np.int64]:
