@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from genopact_client.ledger_file import LedgerFile
 from genopact_shared import canonical
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.privacy.accounting import Fact, filter_budget, renyi_cost
 from genopact_shared.privacy.mechanisms import Mechanism
 from genopact_shared.study import Frozen
@@ -206,7 +206,8 @@ class Ledger:
         return np.asarray(padded[np.where(rows < len(self._group), rows, len(self._group))], np.int64)
 
     def _replay(self, sequence: int, body: bytes) -> None:
-        try:
+        malformed = ValidationError, KeyError, ValueError, struct.error, zlib.error
+        with replacing(malformed, GenopactError("LEDGER_BROKEN", f"record {sequence} is malformed")):
             head, rows = _parsed(body)
             match head:
                 case {"ledger": str(schema)} if sequence == 0 and schema == SCHEMA:
@@ -217,8 +218,6 @@ class Ledger:
                     del self._open[reserved]
                 case _:
                     raise GenopactError("LEDGER_BROKEN", f"record {sequence} is of an unknown kind")
-        except (ValidationError, KeyError, ValueError, struct.error, zlib.error) as error:
-            raise GenopactError("LEDGER_BROKEN", f"record {sequence} is malformed") from error
 
     def _charge(self, sequence: int, charge: Charge, rows: Rows) -> None:
         size = int(rows.max(initial=-1)) + 1

@@ -1,8 +1,6 @@
 """`genopact`: for researchers, coordinators and auditors."""
 
 import os
-from pathlib import Path
-from typing import Annotated
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -30,8 +28,6 @@ def main() -> None:
     terminal.configure_logging()
     terminal.main(app, "genopact")
 
-
-Home = Annotated[Path, typer.Option(help="The coordinator's folder.", envvar="GENOPACT_HOME")]
 
 if __name__ == "__main__":
     main()

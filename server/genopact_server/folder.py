@@ -45,10 +45,8 @@ class Folder:
     @cached_property
     def card(self) -> dict[str, str]:
         """What a study file says of its coordinator. Raises COORDINATOR_MISSING."""
-        try:
-            return {str(k): str(v) for k, v in canonical.decode((self.home / "coordinator.json").read_bytes()).items()}
-        except FileNotFoundError as error:
-            raise GenopactError("COORDINATOR_MISSING", str(self.home)) from error
+        told = canonical.decode(durable.read(self.home / "coordinator.json", "COORDINATOR_MISSING"))
+        return {str(key): str(value) for key, value in told.items()}
 
     @cached_property
     def identity(self) -> SigningKey:

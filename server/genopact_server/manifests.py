@@ -13,7 +13,7 @@ import numpy as np
 
 from genopact_shared import wire
 from genopact_shared.alleles import CONTIGS, contig, normalise
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.manifest import FIXED, VariantManifest
 
 MOST_DIFFERING = 0.1
@@ -50,12 +50,10 @@ class Fasta:
     def __init__(self, path: Path) -> None:
         import pysam
 
-        try:
+        with replacing((OSError, ValueError), GenopactError("REFERENCE_UNREADABLE", str(path))):
             if not path.is_file():
                 raise OSError
             self._file = pysam.FastaFile(str(path))
-        except (OSError, ValueError) as error:
-            raise GenopactError("REFERENCE_UNREADABLE", str(path)) from error
         named = [(contig(name), name) for name in self._file.references]
         once = Counter(known for known, _ in named)
         self.names = {known: name for known, name in named if known and once[known] == 1}

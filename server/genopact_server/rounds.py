@@ -10,6 +10,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from genopact_server.sitelogs import Proof, log_origin
 from genopact_server.statements import Charge, Release, RunOpened, StudyRegistered
 from genopact_shared import canonical, durable, statements, wire
 from genopact_shared.approval import check_approval
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.keys import VerifyKey
 from genopact_shared.plan import Plan, plan_of
 from genopact_shared.privacy import accounting
@@ -62,6 +63,13 @@ class RunState(Frozen):
     stage: Literal["training", "finishing", "done"] = "training"
 
 
+def read_state(path: Path) -> RunState:
+    """Where the run in that folder stands. Raises RUN_UNKNOWN, RUN_STATE_BROKEN."""
+    data = durable.read(path / "state.json", "RUN_UNKNOWN")
+    with replacing(ValueError, GenopactError("RUN_STATE_BROKEN", str(path))):
+        return RunState.model_validate_json(data)
+
+
 class Run:
     """One run of one study in a coordinator's folder."""
 
@@ -97,14 +105,7 @@ class Run:
     @classmethod
     def resume(cls, folder: Folder, run: str, courier: Courier, watch: Events | None = None) -> "Run":
         """The run of that identity, where it stands. Raises RUN_UNKNOWN, RUN_STATE_BROKEN."""
-        path = folder.home / "runs" / run / "state.json"
-        if not path.exists():
-            raise GenopactError("RUN_UNKNOWN", run)
-        try:
-            state = RunState.model_validate_json(path.read_bytes())
-        except ValueError as error:
-            raise GenopactError("RUN_STATE_BROKEN", str(path)) from error
-        resumed = cls(folder, state, courier, watch)
+        resumed = cls(folder, read_state(folder.home / "runs" / run), courier, watch)
         resumed.model()
         return resumed
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.keys import VerifyKey
 from genopact_shared.tlog.entries import LENGTH_BYTES
 from genopact_shared.tlog.note import open_checkpoint, unbase64
@@ -36,10 +36,8 @@ class Proof:
             GenopactError: NOTE_INVALID.
         """
         head, _, checkpoint = data.partition(b"\n\n")
-        try:
+        with replacing(UnicodeDecodeError, GenopactError("NOTE_INVALID", "not a proof")):
             first, *lines = head.decode("ascii").split("\n")
-        except UnicodeDecodeError as error:
-            raise GenopactError("NOTE_INVALID", "not a proof") from error
         if lines and lines[0].startswith("extra "):
             unbase64(lines.pop(0)[6:])
         index = _INDEX.fullmatch(lines[0]) if lines else None

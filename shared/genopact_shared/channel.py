@@ -6,6 +6,7 @@ SITE_UNAVAILABLE. Courier: one record, `{"envelope": bytes}`, or `{"chunks": [by
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from genopact_shared.errors import GenopactError
 
@@ -18,6 +19,24 @@ CHUNK = 1 << 20
 PIECE = 4 << 20
 LIMIT = 512 << 20
 """Largest whole that is accepted, in bytes."""
+
+_CODES = {401: "LINK_SIGN_IN"} | dict.fromkeys((502, 503, 504), "LINK_UNREACHABLE")
+
+
+@contextmanager
+def http_errors(codes: Mapping[int, str] | None = None) -> Iterator[None]:
+    """A SuperLink's HTTP errors as codes of the catalogue; `codes`: by status, beside those that all mean alike."""
+    import httpx  # comes with Flower, whose clients use it
+
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise GenopactError("LINK_UNREACHABLE", type(error).__name__) from error
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        raise GenopactError((_CODES | dict(codes or {})).get(status, "LINK_REFUSED"), str(status)) from error
+    except ValueError as error:
+        raise GenopactError("LINK_REFUSED", "not an answer of a SuperLink") from error
 
 
 def split(data: bytes) -> Iterator[bytes]:

@@ -9,8 +9,6 @@ from genopact_shared import canonical
 from genopact_shared.statements import Digest, Intent
 from genopact_shared.study import Frozen
 
-SALT_BYTES = 32
-
 
 class Opening(Frozen):
     """Everything that a decision root commits to. It stays on site.

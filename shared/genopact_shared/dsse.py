@@ -4,7 +4,7 @@ import base64
 from collections.abc import Iterable
 
 from genopact_shared import canonical
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.keys import SigningKey, VerifyKey
 
 
@@ -28,11 +28,10 @@ def verify(envelope: bytes, payload_type: str, keys: Iterable[VerifyKey], thresh
         GenopactError: ENVELOPE_INVALID (form or type), SIGNATURE_INVALID (too few valid signatures).
     """
     outer = canonical.decode(envelope)
-    try:
+    odd = KeyError, TypeError, AttributeError, ValueError
+    with replacing(odd, GenopactError("ENVELOPE_INVALID", "not a DSSE envelope")):
         payload, kind = _unb64(outer["payload"]), outer["payloadType"]
         signatures = [_unb64(entry["sig"]) for entry in outer["signatures"]]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise GenopactError("ENVELOPE_INVALID", "not a DSSE envelope") from error
     if kind != payload_type or set(outer) != {"payload", "payloadType", "signatures"}:
         raise GenopactError("ENVELOPE_INVALID", "another payload type")
     if any(set(entry) != {"keyid", "sig"} for entry in outer["signatures"]):

@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from genopact_shared import canonical, durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -54,10 +54,8 @@ def _parsed(data: bytes, digest: str) -> Arrays:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    try:
+    with replacing((SafetensorError, ValueError, KeyError), GenopactError("PUBLISHED_INVALID", digest)):
         arrays = load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise GenopactError("PUBLISHED_INVALID", digest) from error
     if canonical.digest(data) != digest:
         raise GenopactError("PUBLISHED_INVALID", f"{digest}: other bytes")
     for array in arrays.values():

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from genopact_shared import canonical, dsse
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.keys import SigningKey, VerifyKey
 from genopact_shared.privacy.mechanisms import Mechanism
 from genopact_shared.study import Frozen, Name
@@ -165,10 +165,9 @@ def parse(envelope: bytes, keys: Iterable[VerifyKey], threshold: int = 1) -> Sta
     """
     payload = dsse.verify(envelope, PAYLOAD_TYPE, keys, threshold)
     document: Any = canonical.decode(payload)
-    try:
+    unfit = GenopactError("STATEMENT_INVALID", "an unknown kind, or fields that do not fit it")
+    with replacing((ValidationError, KeyError, TypeError), unfit):
         statement = KINDS[document["predicateType"]].model_validate_json(canonical.encode(document["predicate"]))
-    except (ValidationError, KeyError, TypeError) as error:
-        raise GenopactError("STATEMENT_INVALID", "an unknown kind, or fields that do not fit it") from error
     # One statement has one spelling: the type, the subject and every default follow from the predicate.
     if statement.payload() != payload:
         raise GenopactError("STATEMENT_INVALID", statement.kind)

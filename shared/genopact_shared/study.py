@@ -254,8 +254,3 @@ def load_study(path: Path) -> Study:
         GenopactError: STUDY_UNREADABLE, STUDY_INVALID.
     """
     return parse_study(json.dumps(read_yaml(path, "STUDY_UNREADABLE")).encode())
-
-
-def slug(text: str) -> str:
-    """A file name for a study: its letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")

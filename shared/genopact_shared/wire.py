@@ -26,7 +26,6 @@ UNAVAILABLE = b""
 """The wire's one refusal, SITE_UNAVAILABLE: no bytes, whatever the reason."""
 
 Op = Literal["open", "deal", "join", "step", "unmask", "finish"]
-Tensors = dict[str, NDArray[np.float64]]
 
 
 class Message(Frozen):

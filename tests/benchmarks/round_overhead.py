@@ -223,7 +223,7 @@ def wait_online(control: Control, *, online: bool = True, seconds: float = 90.0)
     while True:
         with contextlib.suppress(GenopactError):
             sites = control.sites()
-            if len(sites) == len(SITES) and all(site.online is online for site in sites):
+            if len(sites) == len(SITES) and all(here is online for here in sites.values()):
                 return
         assert time.monotonic() < end, "sites did not change their state"
         time.sleep(0.2)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_shared.recipes.sequences import Edits, edits, haplotype_windows, reference_windows, tokens
+from tests.benchmarks.windows import Edits, edits, haplotype_windows, reference_windows, tokens
 
 PEOPLE, BASES, VARIANTS, WINDOWS, WIDTH, ROUNDS = 500, 1_000_000, 20_000, 64, 2_048, 5
 NAIVE_PEOPLE = 2

@@ -360,7 +360,7 @@ def enrolled(hub: Folder, hospitals: dict[str, Hospital]) -> bool:
 def online(hub: Folder) -> set[str]:
     """Sites whose links are there."""
     with coordinator.control(hub) as control:
-        return {site.name for site in control.sites() if site.online}
+        return {name for name, online in control.sites().items() if online}
 
 
 def port_pair() -> int:

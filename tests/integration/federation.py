@@ -31,9 +31,7 @@ def certificates(folder: Path) -> Path:
 
 
 def host_config(folder: Path, port: int = 0, runtime_port: int = 0) -> HostConfig:
-    return HostConfig(
-        folder / "state", folder / "server.pem", folder / "server.key", "127.0.0.1", port, "127.0.0.1", runtime_port
-    )
+    return HostConfig(folder / "state", folder / "server.pem", folder / "server.key", "127.0.0.1", port, runtime_port)
 
 
 @dataclass

@@ -48,7 +48,7 @@ def exchange(
 def wait_online(link: Federation, *names: str) -> None:
     with link.control() as control:
         end = time.monotonic() + 20
-        while {site.name for site in control.sites() if site.online} < set(names):
+        while {name for name, online in control.sites().items() if online} < set(names):
             assert time.monotonic() < end, "nodes did not come online"
             time.sleep(0.05)
 

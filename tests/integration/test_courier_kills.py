@@ -88,7 +88,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
 
             def up() -> bool:
                 try:
-                    return control.sites() == []
+                    return control.sites() == {}
                 except GenopactError:
                     return False
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genopact_server.validation.iwpc import SOURCE, SPLITS, TABLE, Cohort, load, write_site_csv
+from genopact_server.validation.iwpc import SOURCE, SPLITS, TABLE, Cohort, load, write_csv
 from genopact_shared.recipes.dose_features import OUTCOME, SCHEMA, features
 from genopact_shared.recipes.equation import iwpc_weekly_dose
 from tests.benchmarks.iwpc_rows import DATA, EXACT, Setting, chain_2, epsilon_of, federated
@@ -70,7 +70,7 @@ def test_splits_of_other_patients_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("site", "lacks"), [(9, {"height_cm", "vkorc1_1639"}), (13, {"weight_kg", "height_cm"})])
 def test_site_file_says_what_the_site_has(cohort: Cohort, tmp_path: Path, site: int, lacks: set[str]) -> None:
-    n = write_site_csv(DATA, site, tmp_path / "site.csv")
+    n = write_csv(cohort, cohort.sites == site, tmp_path / "site.csv")
     with (tmp_path / "site.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     own = cohort.table.take(cohort.sites == site)

@@ -6,13 +6,13 @@ replies are bytes; what they mean is none of the courier's business.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
-import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Message
 from flwr.app.message import remove_content_from_message
@@ -33,13 +33,12 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from genopact_client.link.message import reply_to
 from genopact_client.link.nodekey import public_pem
-from genopact_shared.channel import unpack
+from genopact_shared.channel import http_errors, unpack
 from genopact_shared.errors import GenopactError, replacing
 
 BEAT = 10.0
 """Seconds between heartbeats; the coordinator counts a node as offline after two that are missing."""
-
-_CODES = {401: "LINK_SIGN_IN", 412: "LINK_NODE_BUSY"} | dict.fromkeys((502, 503, 504), "LINK_UNREACHABLE")
+_errors = partial(http_errors, {412: "LINK_NODE_BUSY"})
 
 
 @dataclass(frozen=True)
@@ -50,20 +49,6 @@ class Delivery:
     envelope: bytes
     expires: float
     message: Message
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Flower's HTTP errors as codes of the catalogue."""
-    try:
-        yield
-    except httpx.TransportError as error:
-        raise GenopactError("LINK_UNREACHABLE", type(error).__name__) from error
-    except httpx.HTTPStatusError as error:
-        status = error.response.status_code
-        raise GenopactError(_CODES.get(status, "LINK_REFUSED"), str(status)) from error
-    except ValueError as error:
-        raise GenopactError("LINK_REFUSED", "not an answer of a SuperLink") from error
 
 
 class Fleet:

@@ -21,9 +21,10 @@ def export(
     home: Home = HOME,
 ) -> Answer:
     """Write the audit bundle of a run: study, approvals, all logs."""
-    from genopact_server.evidence import export_run
+    from genopact_server.audit import bundle
+    from genopact_server.evidence import bundle_of
 
-    export_run(Folder(home), run, out)
+    bundle.export(bundle_of(Folder(home), run), out)
     return Answer({"bundle": str(out)}, [f"Wrote {out}"], f"genopact audit verify {out}")
 
 

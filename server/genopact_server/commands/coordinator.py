@@ -9,7 +9,7 @@ import typer
 from genopact_server import coordinator
 from genopact_server.commands.options import HOME, Home
 from genopact_server.folder import Folder
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.terminal import Answer, command
 
 app = typer.Typer(help="Run the coordinator.", no_args_is_help=True, rich_markup_mode=None)
@@ -73,7 +73,7 @@ def enrol(
 def sites(home: Home = HOME) -> Answer:
     """List the enrolled sites and whether their links are online."""
     with coordinator.control(_existing(home)) as control:
-        found = {site.name: site.online for site in control.sites()}
+        found = control.sites()
     return Answer(
         {"sites": found}, [f"{name:24} {'online' if online else 'offline'}" for name, online in found.items()]
     )
@@ -81,12 +81,11 @@ def sites(home: Home = HOME) -> Answer:
 
 def read_card(path: Path) -> dict[str, Any]:
     """A site's card: its public keys. Raises CARD_INVALID."""
-    try:
+    broken = OSError, ValueError, KeyError, AttributeError, TypeError
+    with replacing(broken, GenopactError("CARD_INVALID", str(path))):
         card = json.loads(path.read_text("utf-8"))
         card = card.get("data", {"card": card})["card"]
         return {key: str(card[key]) for key in ("name", "identity", "log", "approver", "node")}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise GenopactError("CARD_INVALID", str(path)) from error
 
 
 def _existing(home: Path) -> Folder:

@@ -1,6 +1,5 @@
 """`genopact gwas`: what an association study found, as a table and two plots."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from genopact_server.commands.options import HOME, Home
 from genopact_server.folder import Folder
+from genopact_server.rounds import read_state
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError
 from genopact_shared.manifest import VariantManifest, parse
@@ -34,9 +34,9 @@ def table(
 
     folder = Folder(home)
     path = folder.home / "runs" / run
-    state = durable.read(path / "state.json", "RUN_UNKNOWN")
+    study = folder.study(read_state(path).study)
     with working("Writing the table"):
-        facts = read(path, folder.study(json.loads(state)["study"]))
+        facts = read(path, study)
         durable.replace(out, "\n".join([*lines(facts, _read(manifest)), ""]).encode())
     return plot(out)
 

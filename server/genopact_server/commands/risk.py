@@ -9,6 +9,7 @@ import typer
 
 from genopact_server.commands.options import HOME, Home
 from genopact_server.folder import Folder
+from genopact_server.rounds import read_state
 from genopact_shared import durable, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.manifest import parse
@@ -38,9 +39,7 @@ def explain(
 
     folder = Folder(home)
     path = folder.home / "runs" / run
-    if not (path / "state.json").exists():
-        raise GenopactError("RUN_UNKNOWN", run)
-    study = folder.study(json.loads((path / "state.json").read_bytes())["study"])
+    study = folder.study(read_state(path).study)
     if study.recipe.name != RISK.name:
         raise GenopactError("USAGE", f"the run is of recipe {study.recipe.name}")
     plan = RISK.plan(chosen(study.recipe)[1], 1, study.privacy.epsilon_milli, folder.published)

@@ -13,13 +13,14 @@ from genopact_server import coordinator
 from genopact_server.commands.coordinator import read_card
 from genopact_server.commands.options import HOME, Home, StudyFile
 from genopact_server.folder import Folder
+from genopact_server.rounds import read_state
 from genopact_shared import durable
 from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes import NETWORKS
 from genopact_shared.sheet import sheet
 from genopact_shared.study import load_study, parse_study, read_yaml
-from genopact_shared.terminal import Answer, Exit, command, human
+from genopact_shared.terminal import Answer, Exit, bar, command, human
 
 app = typer.Typer(help="Write, check, run and report studies.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -83,20 +84,13 @@ def run(
     if len(study.parties) - len(missing) < study.schedule.quorum:
         raise GenopactError("APPROVALS_MISSING", ", ".join(missing))
     coordinator.ask_for(folder, study, until_round)
-    state = _watch(folder, study.hash, known)
-    following = f"genopact study report {state['run']}" if state["stage"] == "done" else f"genopact study run {file}"
-    return Answer(state, [f"run {state['run']}: {state['stage']}, round {state['round']}"], following)
+    return _followed(folder, file, study.hash, known)
 
 
 @command(app, "watch", example="genopact study watch study.yaml")
 def watch(file: StudyFile, home: Home = HOME) -> Answer:
     """Follow the study's run until it ends or pauses."""
-    state = _watch(Folder(home), load_study(file).hash, set())
-    return Answer(
-        state,
-        [f"run {state['run']}: {state['stage']}, round {state['round']}"],
-        f"genopact study report {state['run']}",
-    )
+    return _followed(Folder(home), file, load_study(file).hash, set())
 
 
 @command(app, "rehearse", example="genopact study rehearse study.yaml --canaries 20 --runs 1000")
@@ -122,11 +116,8 @@ def rehearse(
     if len(planned) < study.schedule.quorum:
         planned = {party.name: study.minimum_cohort for party in study.parties}
     count = runs or (100 if study.recipe.name in NETWORKS else 1000)
-    with Progress(
-        TextColumn("rehearsing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=human()
-    ) as bar:
-        task = bar.add_task("", total=count)
-        found = perform(study, planned, canaries, count, lambda: bar.advance(task), published=folder.published)
+    with bar("rehearsing", count) as step:
+        found = perform(study, planned, canaries, count, lambda: step(1), published=folder.published)
     durable.replace(path, found.model_dump_json(indent=1).encode())
     text = [
         f"{found.confidence:.0%} sure: epsilon is at least {found.bound:.3g}; certified {found.certified:.4g}",
@@ -152,15 +143,13 @@ def report(
 
     folder = Folder(home)
     path = folder.home / "runs" / run
-    if not (path / "state.json").exists():
-        raise GenopactError("RUN_UNKNOWN", run)
-    study = folder.study(json.loads((path / "state.json").read_bytes())["study"])
+    study = folder.study(read_state(path).study)
     out = out or path / "report.html"
     write_report(path, study, out, {"comparison": json.loads(extra.read_bytes())} if extra else None)
     return Answer({"report": str(out)}, [f"Wrote {out}"], f"genopact audit export {run} audit.zip --home {home}")
 
 
-def _watch(folder: Folder, study_hash: str, known: set[str]) -> dict[str, Any]:
+def _followed(folder: Folder, file: Path, study_hash: str, known: set[str]) -> Answer:
     """Follow the newest run that is not in `known` until nothing of it is wanted any more; its public state."""
     wanted = folder.home / "studies" / study_hash / "wanted"
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -180,7 +169,9 @@ def _watch(folder: Folder, study_hash: str, known: set[str]) -> dict[str, Any]:
         raise GenopactError(code, "see genopact study watch")
     if not states:
         raise GenopactError("RUN_UNKNOWN", "the study has no run yet")
-    return {key: states[-1][key] for key in ("run", "study", "stage", "round", "model")}
+    state = {key: states[-1][key] for key in ("run", "study", "stage", "round", "model")}
+    following = f"genopact study report {state['run']}" if state["stage"] == "done" else f"genopact study run {file}"
+    return Answer(state, [f"run {state['run']}: {state['stage']}, round {state['round']}"], following)
 
 
 def _show(progress: Progress, task: Any, events: Path) -> None:

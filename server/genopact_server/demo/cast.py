@@ -103,9 +103,3 @@ def policy(player: Player, privacy: Mapping[str, object], recipe: str) -> str:
     for mark, value in values.items():
         text = text.replace(mark, value)
     return text
-
-
-def split(table: Table, share: float) -> tuple[Table, Table]:
-    """The first `share` of the rows, and the others."""
-    first = np.arange(table.n) < round(share * table.n)
-    return table.take(first), table.take(~first)

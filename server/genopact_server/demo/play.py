@@ -3,17 +3,16 @@
 import json
 import time
 import webbrowser
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -24,6 +23,9 @@ from genopact_server.demo.stage import COORDINATOR, SITE, Stage, free_ports, wai
 from genopact_server.folder import Folder
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError
+from genopact_shared.terminal import bar
+
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -70,13 +72,11 @@ class Play:
     def hospitals(self) -> None:
         """Each hospital makes its folder, imports its files, records its consents, writes its policy."""
         durable.replace(self.folder / "passphrase", b"only for the demo\n")
-        # The first one alone: it compiles and caches what the others then only load.
-        first, others = self.cast.players[0], self.cast.players[1:]
-        with ThreadPoolExecutor(2) as pool, self._progress("hospitals import", len(self.cast.players)) as step:
-            for imported, consented in chain([self._found(first)], pool.map(self._found, others)):
+        with bar("hospitals import", len(self.cast.players)) as step:
+            for imported, consented in self._each(self._found):
                 self.result.setdefault("people", []).append(imported["people"])
                 self.result.setdefault("consents", []).append(consented["changed"])
-                step()
+                step(1)
         people, consents = sum(self.result["people"]), sum(self.result["consents"])
         self._say(
             "hospitals", f"{len(self.cast.players)}, {people} people from VCF and CSV, {consents} consents, all sealed"
@@ -88,10 +88,7 @@ class Play:
         cards = [option for player in self.cast.players for option in ("--card", f"{player.name}/party.json")]
         arguments = ("study", "compose", "template.yaml", *cards, "--out", "study.yaml", "--home", "hub")
         self.result["study"] = self.stage.run(COORDINATOR, *arguments)["study"]
-        first, others = self.cast.players[0], self.cast.players[1:]
-        with ThreadPoolExecutor(2) as pool:
-            given = chain([self._approve(first)], pool.map(self._approve, others))
-            answers = dict(zip((player.name for player in self.cast.players), given, strict=True))
+        answers = dict(zip((player.name for player in self.cast.players), self._each(self._approve), strict=True))
         approved = [name for name, answer in answers.items() if "file" in answer]
         refused = {name: answer for name, answer in answers.items() if "file" not in answer}
         self.result |= {"approved": approved, "refused": sorted(refused)}
@@ -113,8 +110,7 @@ class Play:
         state = self._train("--until-round", str(self.pause))
         leaver = self.cast.players[0]
         self.result |= {"run": state["run"], "leaver": self._consenting(leaver)}
-        site = ("--home", leaver.name, "--passphrase-file", "passphrase")
-        self.stage.run(SITE, "consent", "withdraw", self.result["leaver"], *site)
+        self._at(leaver, "consent", "withdraw", self.result["leaver"])
         self._say("withdrawal", f"{self.result['leaver']} at {leaver.name} withdrew after round {self.pause}")
         self._train()
 
@@ -168,25 +164,34 @@ class Play:
         self.stage.run(COORDINATOR, "study", "report", self.result["run"], *arguments)
         self.result["report"] = str(report)
 
-    def _found(self, player: Player) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _each(self, scene: Callable[[Player], Answer]) -> Iterator[Answer]:
+        """A scene at every hospital; first at one alone, which compiles and caches what the others then only load."""
+        with ThreadPoolExecutor(2) as pool:
+            yield scene(self.cast.players[0])
+            yield from pool.map(scene, self.cast.players[1:])
+
+    def _at(self, player: Player, *arguments: str, expect: int = 0) -> dict[str, Any]:
+        """A command at a hospital that needs its keys."""
         site = ("--home", player.name, "--passphrase-file", "passphrase")
-        self.stage.run(SITE, "init", player.name, "--kind", self.cast.kind, "--recipe", self.recipe, *site)
+        return self.stage.run(SITE, *arguments, *site, expect=expect)
+
+    def _found(self, player: Player) -> tuple[dict[str, Any], dict[str, Any]]:
+        self._at(player, "init", player.name, "--kind", self.cast.kind, "--recipe", self.recipe)
         allowed = policy(player, self.cast.privacy, self.recipe)
         durable.replace(self.folder / player.name / "policy.yaml", allowed.encode())
         source = player.folder.relative_to(self.folder)
         vcf = ("--vcf", f"{source}/genotypes.vcf.gz") if player.vcf else ()
-        imported = self.stage.run(SITE, "import", "--table", f"{source}/covariates.csv", *vcf, *site)
-        return imported, self.stage.run(SITE, "consent", "import", f"{source}/consent.csv", *site)
+        imported = self._at(player, "import", "--table", f"{source}/covariates.csv", *vcf)
+        return imported, self._at(player, "consent", "import", f"{source}/consent.csv")
 
     def _approve(self, player: Player) -> dict[str, Any]:
-        site = ("--home", player.name, "--passphrase-file", "passphrase")
         expect = int(player.epsilon_milli < int(str(self.cast.privacy.get("epsilon_milli") or 0)))
         key = ("--approver-key", f"{player.name}.approver.key", "--yes")
-        return self.stage.run(SITE, "approve", "study.yaml", *key, *site, expect=expect)
+        return self._at(player, "approve", "study.yaml", *key, expect=expect)
 
     def _online(self, *names: str) -> bool:
         with control(Folder(self.folder / "hub")) as link:
-            online = {site.name for site in link.sites() if site.online}
+            online = {name for name, here in link.sites().items() if here}
         return online >= set(names)
 
     def _train(self, *arguments: str) -> dict[str, Any]:
@@ -207,33 +212,13 @@ class Play:
         )
 
     def _permitted(self, round_: int) -> bool:
-        name = self.cast.players[0].name
         person = ("--person", self.result["leaver"])
-        site = ("--home", name, "--passphrase-file", "passphrase")
-        opened = self.stage.run(SITE, "open", self.result["run"], str(round_), "0", *person, *site)
+        opened = self._at(self.cast.players[0], "open", self.result["run"], str(round_), "0", *person)
         return bool(opened["permitted"])
 
     def _say(self, scene: str, text: str) -> None:
         seconds = time.monotonic() - self.began
         self.console.print(Text.assemble((f"{scene:12}", "bold"), f" {text}", (f"  {seconds:.0f} s", "dim")))
-
-    def _progress(self, text: str, total: int) -> "_Step":
-        return _Step(self.console, text, total)
-
-
-class _Step:
-    """A progress bar whose context gives a function that advances it by one."""
-
-    def __init__(self, console: Console, text: str, total: int) -> None:
-        self._progress = Progress(console=console, transient=True)
-        self._task = self._progress.add_task(text, total=total)
-
-    def __enter__(self) -> Any:
-        self._progress.start()
-        return lambda: self._progress.advance(self._task)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
 
 def grid(rows: list[Row]) -> Grid:

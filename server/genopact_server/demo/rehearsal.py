@@ -8,6 +8,7 @@ from genopact_server.coordinator import create
 from genopact_server.demo.play import Play
 from genopact_server.rounds import Run
 from genopact_shared.study import load_study
+from genopact_shared.terminal import bar
 
 AGENT = "genopact_client.agent.inprocess"
 """Loaded by name, as Flower loads a ClientApp: no room of the coordinator imports the hospital's."""
@@ -41,8 +42,8 @@ class Rehearsal(Play):
         load = importlib.import_module(AGENT).exchange
         secret: Path = self.folder / "passphrase"
         courier = Direct({name: load(self.folder / name, secret) for name in self.result["approved"]})
-        with self._progress("training", 11 if self.recipe == "risk" else 3) as step:
-            run = Run.start(self.hub, load_study(self.folder / "study.yaml"), courier, lambda _: step())
+        with bar("training", 11 if self.recipe == "risk" else 3) as step:
+            run = Run.start(self.hub, load_study(self.folder / "study.yaml"), courier, lambda _: step(1))
             run.go()
         self.hub.close()
         self.result["run"] = run.state.run

@@ -13,25 +13,23 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.study import Frozen
 
 Role = Literal["operator", "observer"]
-_STRICT = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
-class Account(BaseModel):
+class Account(Frozen):
     """One line of the accounts file."""
 
-    model_config = _STRICT
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")
     role: Role
     token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class _File(BaseModel):
-    model_config = _STRICT
+class _File(Frozen):
     version: Literal[1]
     accounts: list[Account]
 
@@ -51,10 +49,8 @@ class Accounts:
         if any(account.name == name for account in accounts):
             raise GenopactError("ACCOUNT_INVALID", f"{name} exists")
         token = secrets.token_urlsafe(32)
-        try:
+        with replacing(ValidationError, GenopactError("ACCOUNT_INVALID", "name or role")):
             account = Account(name=name, role=role, token_sha256=_digest(token))
-        except ValidationError as error:
-            raise GenopactError("ACCOUNT_INVALID", "name or role") from error
         self._write([*accounts, account])
         return token
 
@@ -78,10 +74,8 @@ class Accounts:
     def _read(self) -> list[Account]:
         if not self._path.exists():
             return []
-        try:
+        with replacing((OSError, ValidationError), GenopactError("ACCOUNT_INVALID", str(self._path))):
             return _File.model_validate_json(self._path.read_bytes()).accounts
-        except (OSError, ValidationError) as error:
-            raise GenopactError("ACCOUNT_INVALID", str(self._path)) from error
 
     def _write(self, accounts: list[Account]) -> None:
         write_private(self._path, _File(version=1, accounts=accounts).model_dump())

@@ -23,8 +23,8 @@ from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from genopact_server.link.membership import Membership
-from genopact_server.link.runtime import errors
-from genopact_shared.errors import GenopactError
+from genopact_shared.channel import http_errors
+from genopact_shared.errors import GenopactError, replacing
 
 _PROJECT = """\
 [project]
@@ -38,15 +38,6 @@ publisher = "genopact"
 serverapp = "genopact_server.app:app"
 clientapp = "genopact_client.app:app"
 """
-
-
-@dataclass(frozen=True)
-class SiteStatus:
-    """A registered site as the SuperLink sees it."""
-
-    name: str
-    node_id: int
-    online: bool
 
 
 @dataclass(frozen=True)
@@ -84,7 +75,7 @@ class Control:
         known = {node.public_key: node.node_id for node in self._nodes()}
         node_id = known.get(pem)
         if node_id is None:
-            with errors():
+            with http_errors():
                 node_id = self._client.RegisterNode(RegisterNodeRequest(public_key=pem)).node_id
         self._membership.add_site(name, pem, node_id)
         return node_id
@@ -94,7 +85,7 @@ class Control:
         self._membership.set_study(study_hash, sites)
         content = bundle(study)
         fab = Fab(hash_str=hashlib.sha256(content).hexdigest(), content=content)
-        with errors():
+        with http_errors():
             run_id = self._client.StartRun(StartRunRequest(fab=fab, federation=study_hash)).run_id
         if not run_id:
             raise GenopactError("LINK_REFUSED", "no run was started")
@@ -102,23 +93,23 @@ class Control:
 
     def stop(self, run_id: int) -> None:
         """End a run; the courier's, not the training's."""
-        with errors():
+        with http_errors():
             self._client.StopRun(StopRunRequest(run_id=run_id))
 
     def status(self, run_id: int) -> str:
         """pending, starting, running, or how it finished: completed, failed, stopped."""
-        with errors():
+        with http_errors():
             run = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
         return str(run.status.sub_status or run.status.status)
 
-    def sites(self) -> list[SiteStatus]:
-        """All registered sites."""
+    def sites(self) -> dict[str, bool]:
+        """All registered sites by name, and whether the SuperLink has heard of each lately."""
         online = {node.node_id: node.status == "online" for node in self._nodes()}
         sites = self._membership.registry().sites
-        return [SiteStatus(name, site.node_id, online.get(site.node_id, False)) for name, site in sorted(sites.items())]
+        return {name: online.get(site.node_id, False) for name, site in sorted(sites.items())}
 
     def _nodes(self) -> list[NodeInfo]:
-        with errors():
+        with http_errors():
             return list(self._client.ListNodes(ListNodesRequest()).nodes_info)
 
 
@@ -135,10 +126,8 @@ def bundle(study: bytes) -> bytes:
 
 def _normal(public_key: bytes) -> bytes:
     """The same key in the form in which nodes send it. Raises KEY_INVALID."""
-    try:
+    with replacing(ValueError, GenopactError("KEY_INVALID", "node key")):
         key = serialization.load_pem_public_key(public_key)
-    except ValueError as error:
-        raise GenopactError("KEY_INVALID", "node key") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
         raise GenopactError("KEY_INVALID", "the node key is an EC P-384 key")
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

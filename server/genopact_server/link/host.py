@@ -6,7 +6,6 @@ Runtime API for the executor, which needs the secret. Everything else is 404. No
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import os
 import secrets
@@ -36,9 +35,10 @@ from genopact_server.link.accounts import Accounts
 from genopact_server.link.gate import CONTROL, FLEET, RUNTIME, Asgi, Gate
 from genopact_server.link.membership import Membership
 from genopact_server.link.policy import SignIn, Studies, own_name_only
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 _creating = threading.Lock()
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,6 @@ class HostConfig:
     private_key: Path
     host: str = "0.0.0.0"  # noqa: S104 - hospitals connect from outside; the gate and sign-in decide what they reach
     port: int = 9443
-    runtime_host: str = "127.0.0.1"
     runtime_port: int = 9444
 
     @property
@@ -97,19 +96,15 @@ class Host:
     """A running SuperLink; a context manager. `port` and `runtime_port` are the ports it got."""
 
     def __init__(self, config: HostConfig) -> None:
-        if not ipaddress.ip_address(config.runtime_host).is_loopback:
-            raise GenopactError("LINK_CONFIG", "runtime_host is not a loopback address")
         app = _superlink(config)
         certificate, key = str(config.certificate), str(config.private_key)
         public = uvicorn.Config(
             Gate(app, FLEET | CONTROL, config.membership), ssl_certfile=certificate, ssl_keyfile=key, **_UVICORN
         )
         local = uvicorn.Config(Gate(app, RUNTIME, config.membership), lifespan="off", **_UVICORN)
-        try:
+        with replacing(OSError, GenopactError("LINK_CONFIG", "certificate or private_key")):  # ssl.SSLError is one
             public.load()
-        except OSError as error:  # ssl.SSLError is one
-            raise GenopactError("LINK_CONFIG", "certificate or private_key") from error
-        self._sockets = _listen(config.host, config.port), _listen(config.runtime_host, config.runtime_port)
+        self._sockets = _listen(config.host, config.port), _listen(LOOPBACK, config.runtime_port)
         self.port, self.runtime_port = (one.getsockname()[1] for one in self._sockets)
         self._servers = _Server(public), _Server(local)
         self._thread = threading.Thread(target=self._run, name="superlink", daemon=True)
@@ -231,7 +226,5 @@ def _inline(dependency: Callable[[Request], object]) -> Callable[[Request], Awai
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    try:
+    with replacing(OSError, GenopactError("LINK_CONFIG", f"cannot listen on {host}:{port}")):
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise GenopactError("LINK_CONFIG", f"cannot listen on {host}:{port}") from error

@@ -8,31 +8,29 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from genopact_server.link.accounts import write_private
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.study import Frozen
 
-_STRICT = ConfigDict(frozen=True, strict=True, extra="forbid")
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 StudyHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Site(BaseModel):
+class Site(Frozen):
     """A registered site: its node's public key (PEM) and its number at the SuperLink."""
 
-    model_config = _STRICT
     public_key: str
     node_id: int = Field(gt=0, lt=1 << 64)
 
 
-class Registry(BaseModel):
+class Registry(Frozen):
     """The registry file."""
 
-    model_config = _STRICT
     version: Literal[1] = 1
-    sites: dict[SiteName, Site] = {}
-    studies: dict[StudyHash, list[SiteName]] = {}
+    sites: dict[SiteName, Site] = Field(default_factory=dict)
+    studies: dict[StudyHash, list[SiteName]] = Field(default_factory=dict)
 
 
 class Membership:
@@ -50,10 +48,8 @@ class Membership:
             return Registry()
         stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
         if self._seen is None or self._seen[0] != stamp:
-            try:
+            with replacing((OSError, ValidationError), GenopactError("MEMBERSHIP_INVALID", str(self._path))):
                 self._seen = stamp, Registry.model_validate_json(self._path.read_bytes())
-            except (OSError, ValidationError) as error:
-                raise GenopactError("MEMBERSHIP_INVALID", str(self._path)) from error
         return self._seen[1]
 
     def add_site(self, name: str, public_key: bytes, node_id: int) -> None:
@@ -86,8 +82,6 @@ class Membership:
         return frozenset(site.public_key.encode("ascii") for site in self.registry().sites.values())
 
     def _write(self, registry: Registry, **changed: object) -> None:
-        try:
+        with replacing(ValidationError, GenopactError("MEMBERSHIP_INVALID", "name or hash")):
             new = Registry.model_validate({**registry.model_dump(), **changed, "version": 1})
-        except ValidationError as error:
-            raise GenopactError("MEMBERSHIP_INVALID", "name or hash") from error
         write_private(self._path, new.model_dump())

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from http import HTTPStatus
 
 import httpx
 from flwr.app import ConfigRecord, Message
@@ -38,27 +37,11 @@ from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 
+from genopact_shared.channel import http_errors
 from genopact_shared.errors import GenopactError
 
 _BEAT = 10.0
 _SUPERLINK = Node(node_id=SUPERLINK_NODE_ID)
-
-
-@contextmanager
-def errors() -> Iterator[None]:
-    """Flower's HTTP errors as codes of the catalogue."""
-    try:
-        yield
-    except httpx.TransportError as error:
-        raise GenopactError("LINK_UNREACHABLE", type(error).__name__) from error
-    except httpx.HTTPStatusError as error:
-        status = error.response.status_code
-        if status == HTTPStatus.UNAUTHORIZED:
-            raise GenopactError("LINK_SIGN_IN") from error
-        code = "LINK_UNREACHABLE" if status in {502, 503, 504} else "LINK_REFUSED"
-        raise GenopactError(code, str(status)) from error
-    except ValueError as error:
-        raise GenopactError("LINK_REFUSED", "not an answer of a SuperLink") from error
 
 
 def _client(address: str, sign_in: ProtobufClientInterceptor) -> RuntimeHttpClient:
@@ -73,7 +56,7 @@ def acquire(address: str, secret: bytes) -> str | None:
     proof = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={"/flwr.proto.Runtime/AcquireTask"})
     with (
         _client(address, proof) as client,
-        errors(),
+        http_errors(),
     ):
         return client.AcquireTask(AcquireTaskRequest(supported_task_types={TaskType.SERVER_APP})).token or None
 
@@ -101,7 +84,7 @@ class RunGrid:
         self._arriving: dict[str, _Arrival] = {}
         self._ended, self._closed = threading.Event(), threading.Event()
         self._beat = threading.Thread(target=self._heartbeats, name="run-heartbeat", daemon=True)
-        with errors():
+        with http_errors():
             task = self._client.PullTaskInput(PullTaskInputRequest())
         self.run_id, self.study = task.run.run_id, task.run.federation
         TaskIdentity.task_id, TaskIdentity.run_id = task.task_id, self.run_id
@@ -111,7 +94,7 @@ class RunGrid:
     def finish(self, error: GenopactError | None) -> None:
         """End the run; only the code of an error is kept at the SuperLink."""
         status, details = (SubStatus.FAILED, error.code) if error else (SubStatus.COMPLETED, "")
-        with suppress(GenopactError), errors():
+        with suppress(GenopactError), http_errors():
             self._client.PushTaskOutput(PushTaskOutputRequest(sub_status=status, details=details))
 
     def close(self) -> None:
@@ -199,7 +182,7 @@ class RunGrid:
         if self._ended.is_set():
             raise GenopactError("LINK_RUN_ENDED")
         try:
-            with errors():
+            with http_errors():
                 yield
         except GenopactError as error:
             # A run's token dies with the run.
@@ -208,7 +191,7 @@ class RunGrid:
     def _heartbeats(self) -> None:
         while not self._closed.wait(_BEAT):
             try:
-                with errors():
+                with http_errors():
                     alive = self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
             except GenopactError as error:
                 alive = error.code != "LINK_SIGN_IN"

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from genopact_server.audit.canaries import Showing
-from genopact_server.rounds import RunState
+from genopact_server.rounds import RunState, read_state
 from genopact_server.sitelogs import unpack
 from genopact_shared import wire
 from genopact_shared.approval import check_approval
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.plan import Plan, PlannedStep, plan_of
 from genopact_shared.privacy.accounting import Fact, epsilon
 from genopact_shared.privacy.mechanisms import NoisedSum
@@ -102,14 +102,10 @@ def read(run_folder: Path, study: Study) -> RunFacts:
     Raises:
         GenopactError: RUN_UNKNOWN, RUN_STATE_BROKEN; those of the approvals.
     """
-    if not (run_folder / "state.json").exists():
-        raise GenopactError("RUN_UNKNOWN", str(run_folder))
-    try:
-        state = RunState.model_validate_json((run_folder / "state.json").read_bytes())
+    state = read_state(run_folder)
+    with replacing(ValueError, GenopactError("RUN_STATE_BROKEN", str(run_folder))):
         # Every line that was finished; a kill may leave half of one at the end.
         events = tuple(map(json.loads, _text(run_folder / "events.jsonl").split("\n")[:-1]))
-    except ValueError as error:
-        raise GenopactError("RUN_STATE_BROKEN", str(run_folder)) from error
     if state.study != study.hash:
         raise GenopactError("RUN_STATE_BROKEN", "the run of another study")
     approvals = tuple(check_approval(text.encode(), study) for text in state.approvals.values())
@@ -127,10 +123,8 @@ def read(run_folder: Path, study: Study) -> RunFacts:
 def _rehearsal(path: Path, study: Study) -> Showing | None:
     if not path.exists():
         return None
-    try:
+    with replacing(ValueError, GenopactError("RUN_STATE_BROKEN", str(path))):
         found = Showing.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise GenopactError("RUN_STATE_BROKEN", str(path)) from error
     if found.study != study.hash:
         raise GenopactError("RUN_STATE_BROKEN", "the rehearsal of another study")
     return found

@@ -1,36 +1,19 @@
 """The warfarin consortium's public table: 16 hospitals as they are, with frozen rows and splits."""
 
 import csv
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_shared.recipes.dose_features import OUTCOME, RACES, SCHEMA
+from genopact_shared.recipes.dose_features import RACES, SCHEMA
 from genopact_shared.recipes.protocol import Choice, Codes, Dosage, Flag, Floats, Number, Table
 
 TABLE, SPLITS, SOURCE = "iwpc_dev_16sites.csv", "splits.csv", "SOURCE.txt"
-_NUMBERS = {
-    "age_decade": "Age",
-    "height_cm": "Height (cm)",
-    "weight_kg": "Weight (kg)",
-    OUTCOME: "Therapeutic Dose of Warfarin",
-}
-_FLAGS = {
-    "amiodarone": "Amiodarone (Cordarone)",
-    "carbamazepine": "Carbamazepine (Tegretol)",
-    "phenytoin": "Phenytoin (Dilantin)",
-    "rifampin": "Rifampin or Rifampicin",
-    "smoker": "Current Smoker",
-}
-# Low-dose alleles as the file writes them: on the gene's own strand, the reverse of the reference.
-_VKORC1 = {
-    "vkorc1_1639": ("-1639", "A"),
-    "vkorc1_1173": ("1173", "T"),
-    "vkorc1_1542": ("1542", "C"),
-    "vkorc1_2255": ("2255", "T"),
-}
+_COLUMNS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 _STARS = {f"*{a}/*{b}": ((a, b).count(2), (a, b).count(3)) for a in (1, 2, 3) for b in (1, 2, 3) if a <= b}
 
 
@@ -70,21 +53,15 @@ def load(folder: Path) -> Cohort:
     )
 
 
-def write_site_csv(folder: Path, site: int, out: Path) -> int:
-    """Write one hospital's patients as `genopact-site import --table` reads them.
+def write_csv(cohort: Cohort, rows: NDArray[np.bool_], out: Path) -> int:
+    """Write some patients, (n,) of the cohort, as `genopact-site import --table` reads them.
 
-    A covariate that the hospital lacks gets no column. Numbers as decimals, levels by name, flags
+    A covariate that they all lack gets no column. Numbers as decimals, levels by name, flags
     0 or 1, dosages as copies of the schema's effect allele; empty = missing.
 
     Returns:
         The number of patients.
     """
-    cohort = load(folder)
-    return write_csv(cohort, cohort.sites == site, out)
-
-
-def write_csv(cohort: Cohort, rows: NDArray[np.bool_], out: Path) -> int:
-    """The same for any patients of the cohort."""
     own = np.flatnonzero(rows)
     table = cohort.table.take(own)
     cells = {column.name: _cells(column, table) for column in SCHEMA}
@@ -109,13 +86,13 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _table(rows: list[dict[str, str]]) -> Table:
-    columns: dict[str, Floats | Codes] = {name: _numbers(rows, source) for name, source in _NUMBERS.items()}
-    columns |= {name: _coded(rows, source, {"0": 0, "0.0": 0, "1": 1, "1.0": 1}) for name, source in _FLAGS.items()}
+    columns: dict[str, Floats | Codes] = {name: _numbers(rows, source) for name, source in _COLUMNS["numbers"].items()}
+    yes_no = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
+    columns |= {name: _coded(rows, source, yes_no) for name, source in _COLUMNS["flags"].items()}
     columns["sex"] = _coded(rows, "Gender", {"female": 0, "male": 1})
     races = {name: code for code, name in enumerate(RACES)} | {"Unknown": RACES.index("other or unknown")}
     columns["race"] = _coded(rows, "Race (OMB)", races)
-    for name, (position, low_dose) in _VKORC1.items():
-        source = f"VKORC1 {position} consensus"
+    for name, (source, low_dose) in _COLUMNS["vkorc1"].items():
         # An allele string holds two letters around a slash; anything else is missing.
         known = {row[source] for row in rows if len(row[source]) == 3}
         columns[name] = _coded(rows, source, {text: text.count(low_dose) for text in known})
