@@ -104,7 +104,7 @@ def plan_of(study: Study, planned: Mapping[str, int], published: Published = NOT
     """
     recipe, parameters = chosen(study.recipe)
     if isinstance(parameters, NetParameters):
-        return _of_network(study, NetPlan(NETWORKS[recipe.name], parameters, dict(planned)))
+        return _of_network(study, NetPlan(NETWORKS[recipe.name], parameters, dict(planned), published))
     return _of_sums(study, planned, parameters, published)
 
 

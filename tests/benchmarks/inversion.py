@@ -51,17 +51,17 @@ class Planted:
     def module(self, parameters: Frozen) -> nn.Module:
         return nn.Sequential(nn.Linear(SNPS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
 
-    def tensors(self, table: Table) -> tuple[Tensor, Tensor]:
+    def tensors(self, table: Table, parameters: Any = None, published: Any = None) -> tuple[Tensor, Tensor]:
         inputs = np.column_stack([table.codes(f"snp-{number}") for number in range(SNPS)])
         return torch.from_numpy(inputs.astype(np.float64)), torch.from_numpy(table.number("y"))
 
     def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         return (cast("Tensor", module(inputs)).squeeze(-1) - targets) ** 2
 
-    def fit_personal(self, module: nn.Module, table: Table) -> Model:
+    def fit_personal(self, outputs: Floats, table: Table) -> Model:
         raise NotImplementedError
 
-    def predict(self, module: nn.Module, personal: Model | None, table: Table) -> Prediction:
+    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         raise NotImplementedError
 
 
@@ -110,7 +110,7 @@ class Scene:
 
     def plain_gradients(self) -> Floats:
         """(n, d) gradients of the first layer, weights then biases, of single patients."""
-        module, (inputs, targets) = self.plan().module(self.model).double(), Planted().tensors(self.table)
+        module, (inputs, targets) = self.plan().module(self.model).double(), self.plan().tensors(self.table)
         first, losses = [*module.parameters()][:2], Planted().loss(module, inputs, targets)
         rows = [torch.autograd.grad(each, first, retain_graph=True) for each in losses]
         return np.array([np.concatenate([each.numpy().ravel() for each in row]) for row in rows])

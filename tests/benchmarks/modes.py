@@ -29,6 +29,7 @@ from genopact_shared.plan import Plan, PlannedStep, plan_of
 from genopact_shared.privacy.accounting import sgd_noise_multiplier
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd
 from genopact_shared.privacy.noise import gaussian, skellam
+from genopact_shared.published import Published
 from genopact_shared.recipes import RECIPES
 from genopact_shared.recipes.dose import DOSE
 from genopact_shared.recipes.dose_features import OUTCOME, dose_mg, features, outcome
@@ -178,7 +179,7 @@ class HeadTask:
         head = Head(cohort.moments[d], risk_cohort.PREVALENCE, len(self.y))
         course = HeadCourse(head, head.whitened(self.rows), self.y)
 
-        def build(parameters: Frozen, total: int, epsilon_milli: int | None) -> HeadCourse:
+        def build(parameters: Frozen, total: int, epsilon_milli: int | None, published: Published) -> HeadCourse:
             return replace(course, head=replace(head, planned_total=total))
 
         recipe = SimpleNamespace(name=self.name, version=1, parameters=Frozen, plan=build)

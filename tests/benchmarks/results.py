@@ -153,6 +153,7 @@ MEASURES = (
     Measure("tests.benchmarks.study_kills", {"privacy.6": ("under-counts", "== 0")}, seeds=(0,)),
     Measure("tests.benchmarks.modes", {"privacy.7": ("", "== 1")}, seeds=(7,)),
     Measure("tests.benchmarks.gwas_rows", {"risk.6": ("relative", "<= 0.000001"), "risk.8": ("", "== 1")}, seeds=(6,)),
+    Measure("tests.benchmarks.risk_net_rows", {"risk.net": ("", "== 1")}, seeds=(7,)),
     Measure("tests.benchmarks.flower_example", {"privacy.8": ("", "== 1")}),
 )
 

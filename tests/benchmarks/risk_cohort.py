@@ -53,9 +53,9 @@ def load(seed: int, folder: Path = FOLDER) -> RiskCohort:
     """The cohort with the phenotype of that seed."""
     private = np.load(folder / f"patients_seed{seed}.npz")
     published = dict(np.load(folder / f"public_seed{seed}.npz"))
-    people = _dosages(folder / "genotypes_2bit.npy.xz", PEOPLE)
-    panel, label = _dosages(folder / "reference_2bit.npy.xz", REFERENCE), published["ref_pop"]
-    public = _public(published, panel)
+    people = unpacked(folder / "genotypes_2bit.npy.xz", PEOPLE)
+    panel, label = unpacked(folder / "reference_2bit.npy.xz", REFERENCE), published["ref_pop"]
+    public = public_of(published, panel)
     thin = np.arange(0, len(public.sd), THINNING)
     axes, mean, sd = _components(panel(thin), public, thin)
     pcs = {"people": (_standardised(people(thin), public, thin) @ axes - mean) / sd}
@@ -85,7 +85,7 @@ def load(seed: int, folder: Path = FOLDER) -> RiskCohort:
     )
 
 
-def _dosages(path: Path, people: int) -> Dosages:
+def unpacked(path: Path, people: int) -> Dosages:
     """Variants -> (people, variants) alternate-allele counts."""
     with lzma.open(path) as file:
         packed = np.load(file)
@@ -98,7 +98,7 @@ def _dosages(path: Path, people: int) -> Dosages:
     return take
 
 
-def _public(published: dict[str, NDArray[np.float64]], panel: Dosages) -> Public:
+def public_of(published: dict[str, NDArray[np.float64]], panel: Dosages) -> Public:
     meta, label = published["meta"], published["ref_pop"]
     _, block = np.unique(meta[:, 0] * 1000 + meta[:, 2] // BLOCK, return_inverse=True)
     blocks = [np.flatnonzero(block == b) for b in range(block.max() + 1)]

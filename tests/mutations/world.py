@@ -51,7 +51,7 @@ class Slopes:
     def module(self, parameters: object) -> nn.Module:
         return Dot(self.size)
 
-    def tensors(self, table: Table) -> tuple[Tensor, Tensor]:
+    def tensors(self, table: Table, parameters: Any = None, published: Any = None) -> tuple[Tensor, Tensor]:
         """A one-dimensional column stands for the same number in every entry."""
         rows = np.broadcast_to(np.asarray(table.columns["x"], np.float64)[:, None], (table.n, self.size))
         return torch.from_numpy(rows.copy()), torch.zeros(table.n)

@@ -63,17 +63,17 @@ class Toy:
     def module(self, parameters: Frozen) -> nn.Module:
         return self.build()
 
-    def tensors(self, table: Table) -> tuple[Tensor, Tensor]:
+    def tensors(self, table: Table, parameters: Any = None, published: Any = None) -> tuple[Tensor, Tensor]:
         inputs = np.column_stack([table.number("a"), table.number("b")])
         return torch.from_numpy(inputs), torch.from_numpy(table.number("y"))
 
     def loss(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         return self.of(module(inputs), targets)
 
-    def fit_personal(self, module: nn.Module, table: Table) -> Model:
+    def fit_personal(self, outputs: Floats, table: Table) -> Model:
         raise NotImplementedError
 
-    def predict(self, module: nn.Module, personal: Model | None, table: Table) -> Prediction:
+    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         raise NotImplementedError
 
 

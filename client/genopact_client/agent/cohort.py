@@ -57,7 +57,8 @@ def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> It
     Without a step nothing will be released, so that nobody has to be able to pay.
 
     Raises:
-        GenopactError: STORE_NOT_PUBLIC, COHORT_EMPTY, COHORT_TOO_SMALL, GENOTYPES_MISSING; those of the stores.
+        GenopactError: STORE_NOT_PUBLIC, COHORT_EMPTY, COHORT_TOO_SMALL, GENOTYPES_MISSING, PUBLISHED_MISSING,
+            PUBLISHED_INVALID; those of the stores.
     """
     unprotected, exact = step is not None and isinstance(step.fact, Unprotected), study.privacy.mode == "exact"
     if unprotected and not exact and site.store.manifest()["kind"] not in ("public", "synthetic"):
@@ -68,6 +69,8 @@ def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> It
     with ExitStack() as stack:
         store = None
         if isinstance(parameters, GenotypeParameters):
+            if parameters.design is not None:
+                site.published.read(parameters.design)  # before anybody is charged
             store = stack.enter_context(site.genotypes_of(parameters.variants))
             rows = np.intersect1d(rows, store.rows())
         if exact:

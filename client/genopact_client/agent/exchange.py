@@ -158,6 +158,7 @@ class Exchange:
         record, plan = self._position(admitted)
         record.check_next(request.round, request.attempt)
         step = plan.steps[request.round]
+        plan.course.initial()  # PUBLISHED_MISSING, PUBLISHED_INVALID: before anybody is charged
         self._check_model(admitted, record, plan)
         mask = self._masks.mask(request) if step.masked else None
         if mask is None:

@@ -63,7 +63,7 @@ class PrivateSgd:
         self._check(rate)
         module = recipe.module(settings).double()
         load(module, model)
-        inputs, targets = (each.double() if each.is_floating_point() else each for each in recipe.tensors(table))
+        inputs, targets = (each.double() if each.is_floating_point() else each for each in self.plan.tensors(table))
         losses = PerRecordLoss(module, recipe.loss, inputs, targets)
         stride = settings.learning_rate_milli / 1000 / float(self.plan.planned[self.site] * rate)
         clip, now, dropped = self._clip, dict(model), 0

@@ -229,7 +229,7 @@ def _gradients(course: NetPlan, model: Model, table: Table) -> Floats:
         as_module: Any = lambda inputs: functional_call(module, now, (inputs,))  # noqa: E731
         return recipe.loss(as_module, one[None], target[None])[0]
 
-    inputs, targets = (each.double() for each in recipe.tensors(table))
+    inputs, targets = (each.double() for each in course.tensors(table))
     rows = vmap(grad(loss), in_dims=(None, 0, 0))(weights, inputs, targets)
     return np.concatenate([rows[name].numpy().reshape(len(inputs), -1) for name in model], axis=1)
 

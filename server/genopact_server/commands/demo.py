@@ -29,7 +29,7 @@ def demo(out: Out = Path("demo"), show: Show = True) -> Answer:  # noqa: FBT002 
     """
     from genopact_server.demo.cast import generated
     from genopact_server.demo.play import Play
-    from genopact_server.demo.risk import RiskPlay, risk_cast
+    from genopact_server.demo.risk import RiskRehearsal, risk_cast
     from genopact_server.demo.stage import Stage
 
     out = _fresh(out)
@@ -38,7 +38,7 @@ def demo(out: Out = Path("demo"), show: Show = True) -> Answer:  # noqa: FBT002 
         result = play.perform()
     (out / "risk").mkdir()
     with Stage(out / "risk") as stage:
-        result["risk"] = RiskPlay(stage, risk_cast(), human(), began=play.began).perform()
+        result["risk"] = RiskRehearsal(stage, risk_cast(), human(), began=play.began).perform()
     result["seconds"] = result["risk"]["seconds"]
     return _answer(result, out, show=show)
 

@@ -1,6 +1,7 @@
 """`genopact design`: what a risk study measures, made of public data."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +14,12 @@ from genopact_shared import durable, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.manifest import parse
 from genopact_shared.privacy import accounting
-from genopact_shared.study import Privacy, read_yaml
+from genopact_shared.study import Privacy, RecipeChoice, read_yaml
 from genopact_shared.terminal import Answer, bar, command, working
 
 if TYPE_CHECKING:
     from genopact_server.design.directions import Budget
+    from genopact_shared.recipes.protocol import SumRecipe
 
 app = typer.Typer(help="Make the public design of a risk study.", no_args_is_help=True, rich_markup_mode=None)
 EXAMPLE = (
@@ -26,6 +28,8 @@ EXAMPLE = (
 )
 EXACT_MU, UNCLIPPED = 1000.0, 10.0
 """Stand for no noise and no clip."""
+UNDESIGNED = {"variants": "0" * 64, "design": "0" * 64, "directions": 1, "groups": ["any"], "features": 4}
+"""Parameters that are not known yet; what the budget leaves for `effects` does not depend on them."""
 
 
 @command(app, "build", example=EXAMPLE)
@@ -55,6 +59,7 @@ def build(
     from genopact_server.design.sources import evidence_of, known_score, panel_of
 
     body = read_yaml(template, "STUDY_UNREADABLE")
+    budget, noise = _budget(body, patients, sites, prevalence)
     variants = parse(durable.read(manifest, "MANIFEST_MISSING"))
     with working("Reading public data"):
         people = panel_of(panel, variants)
@@ -63,7 +68,6 @@ def build(
     shares = _mix(mix, people.names)
     with bar("Blocks", len(people.blocks)) as tick:
         known = Known.of(people, published, shares, lambda: tick(1))
-    budget, noise = _budget(body, patients, sites, prevalence)
     arrays = design(known, budget, noise)
     data = wire.pack(arrays)
     parameters: dict[str, Any] = dict(body["recipe"].get("parameters", {})) | {
@@ -82,29 +86,34 @@ def build(
     return Answer(parameters | {"file": str(out), "study": str(study)}, text, f"genopact study compose {study} --card")
 
 
-def _budget(body: dict[str, Any], patients: int, sites: int, prevalence: float) -> "tuple[Budget, float]":
-    """What the study's privacy leaves for `effects`, and its total's noise with all sites in it."""
+def _budget(body: Any, patients: int, sites: int, prevalence: float) -> "tuple[Budget, float]":
+    """What the study's privacy leaves for `effects`, and its total's noise with all sites in it. STUDY_INVALID."""
     from genopact_server.design.directions import Budget
-    from genopact_shared.recipes.risk import RiskParameters
-    from genopact_shared.recipes.score import ScoreParameters
-    from genopact_shared.recipes.trait import TraitParameters
+    from genopact_shared.recipes.risk import RISK
+    from genopact_shared.recipes.trait import TRAIT
 
     try:
-        kinds: dict[str, type[ScoreParameters]] = {"risk": RiskParameters, "trait": TraitParameters}
-        kind = kinds[body["recipe"]["name"]]
-        privacy, given = Privacy.model_validate_json(json.dumps(body["privacy"])), body["recipe"].get("parameters", {})
-        default = {name: kind.model_fields[name].default for name in ("shares_milli", "clip_milli")} | given
-        shares, clip = [each / 1000 for each in default["shares_milli"]], default["clip_milli"] / 1000
-    except (KeyError, ValueError, TypeError) as error:
+        privacy = Privacy.model_validate_json(json.dumps(body["privacy"]))
+        choice = RecipeChoice.model_validate_json(json.dumps(body["recipe"]))
+        recipes: dict[str, SumRecipe] = {RISK.name: RISK, TRAIT.name: TRAIT}
+        recipe = recipes[choice.name]
+        blank = UNDESIGNED | ({"prevalence_milli": 1} if recipe is RISK else {})
+        parameters = recipe.parameters.model_validate_json(json.dumps(blank | choice.parameters))
+        if choice.version != recipe.version:
+            raise ValueError("another version")
+    except (KeyError, TypeError, ValueError) as error:
         raise GenopactError("STUDY_INVALID", "the template's privacy or recipe") from error
-    nominal = prevalence if kind is RiskParameters else None
+    nominal = prevalence if recipe is RISK else None
     if privacy.epsilon_milli is None:
         return Budget.of(patients, EXACT_MU, UNCLIPPED, nominal), 1 / EXACT_MU
-    weights = [*shares, 1 - sum(shares)]
+    steps = recipe.plan(parameters, patients, privacy.epsilon_milli).steps
+    weights = [step.weight for step in steps]
     weights += [max(weights)] * privacy.spare_attempts
     whole = [weight / sum(weights) for weight in weights]
-    multiplier = float(accounting.noise_multipliers(privacy.epsilon_milli, privacy.delta, whole)[2])
+    at = next(index for index, step in enumerate(steps) if step.name.startswith("effects"))
+    multiplier = float(accounting.noise_multipliers(privacy.epsilon_milli, privacy.delta, whole)[at])
     surplus = (sites / privacy.honest_minimum) ** 0.5
+    clip = steps[at].clip
     return Budget.of(patients, 1 / multiplier / surplus, clip, nominal), multiplier * clip * surplus
 
 
@@ -121,7 +130,7 @@ def _mix(text: str | None, names: tuple[str, ...]) -> list[float]:
         return [1 / len(names)] * len(names)
     try:
         shares = {name: float(value) for name, value in (_pair(each) for each in text.split(","))}
-        if set(shares) != set(names) or min(shares.values()) <= 0:
+        if set(shares) != set(names) or not all(0 < share < math.inf for share in shares.values()):
             raise ValueError
     except ValueError as error:
         raise GenopactError("USAGE", f"--mix: a positive share of each of {', '.join(names)}") from error

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from pydantic import ValidationError
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.terminal import Answer, bar, command
@@ -20,18 +21,14 @@ def register(app: typer.Typer) -> None:
 def simulate(
     out: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
     *,
-    people: Annotated[int, typer.Option(help="Of all hospitals.")] = 2400,
+    people: Annotated[int, typer.Option(help="Of all hospitals; 60 or more.")] = 2400,
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 1,
     hospitals: Annotated[int, typer.Option(help="2 to 8, unlike in size, ancestry and prevalence.")] = 8,
-    megabases: Annotated[float, typer.Option(help="Of chromosome 22; of 21 and 20 where it is full.")] = 5.0,
-    method: Annotated[
-        Literal["bundled", "coalescent"], typer.Option(help="coalescent: needs msprime and minutes.")
-    ] = "bundled",
-    prevalence: Annotated[float, typer.Option(help="Share of people who have the disease.")] = 0.15,
-    heritability: Annotated[float, typer.Option(help="Of liability, in each ancestry.")] = 0.5,
-    density: Annotated[
-        int | None, typer.Option(help="Variants a megabase in the files.", show_default="300, or all common ones")
-    ] = None,
+    megabases: Annotated[float, typer.Option(help="Of chromosome 22; 0.1 to 33.")] = 5.0,
+    method: Annotated[Literal["bundled", "coalescent"], typer.Option(help="coalescent: needs msprime.")] = "bundled",
+    prevalence: Annotated[float, typer.Option(help="Share of people who have the disease; 0.01 to 0.5.")] = 0.15,
+    heritability: Annotated[float, typer.Option(help="Of liability, in each ancestry; up to 0.85.")] = 0.5,
+    density: Annotated[int | None, typer.Option(help="Variants a megabase; default: 300, or all common ones.")] = None,
     faults: Annotated[bool, typer.Option("--faults", help="Also copies of a VCF with planted faults.")] = False,
 ) -> Answer:
     """Simulate hospitals, and the public's statistics and panel, of three ancestries; nobody in them is real.
@@ -39,22 +36,21 @@ def simulate(
     A fifth of each hospital's people is held out for testing. truth.npz has what only a simulation knows.
     """
     from genopact_server.simulate import Design, cohort, write
+    from genopact_server.simulate.faults import write_faults
 
-    design = Design(people, seed, hospitals, megabases, method, prevalence, heritability, density)
+    try:
+        design = Design(people, seed, hospitals, megabases, method, prevalence, heritability, density)
+    except ValidationError as error:
+        raise GenopactError("USAGE", "; ".join(f"{each['input']}: {each['msg']}" for each in error.errors())) from error
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise GenopactError("SIMULATION_FOLDER", str(out))
     with bar("Simulating", STEPS + hospitals) as advance:
-        made = cohort(design, advance)
-        about = write(made, out, advance)
+        about = write(cohort(design, advance), out, advance)
     if faults:
-        from genopact_server.simulate.faults import write_faults
-
-        first = next(iter(about["hospitals"]))
-        about["faults"] = write_faults(out / "hospitals" / first / "genotypes.vcf.gz", out / "faults")
-    text = ["hospital      people  training  held out  cases    afr    eur    eas"]
-    for name, of in about["hospitals"].items():
-        cells = (of["people"], of["training"], of["held_out"], of["cases"], *of["ancestry"].values())
-        text.append("{:12} {:7} {:9} {:9} {:6} {:6} {:6} {:6}".format(name, *cells))
-    text.append(f"{about['variants']} variants, {sum(about['gwas'].values())} people in the public statistics")
+        about["faults"] = write_faults(out / "hospitals/northgate/genotypes.vcf.gz", out / "faults")
+    rows = [("hospital", "people", "held out", "cases", "afr", "eur", "eas")]
+    rows += [(name, *of.values()) for name, of in about["hospitals"].items()]
+    text = [("{:12}" + "{:>9}" * 6).format(*row) for row in rows]
+    text.append(f"{about['variants']} variants, {sum(about['studied'].values())} people in the public statistics")
     follow = f"genopact manifest build region.variants --name region --sites {out / 'public/sites.tsv'} --build GRCh38"
     return Answer({"folder": str(out), **about}, text, follow)

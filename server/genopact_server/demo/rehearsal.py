@@ -42,7 +42,7 @@ class Rehearsal(Play):
         load = importlib.import_module(AGENT).exchange
         secret: Path = self.folder / "passphrase"
         courier = Direct({name: load(self.folder / name, secret) for name in self.result["approved"]})
-        with bar("training", 3) as step:
+        with bar("training", 11 if self.recipe == "risk" else 3) as step:
             run = Run.start(self.hub, load_study(self.folder / "study.yaml"), courier, lambda _: step(1))
             run.go()
         self.hub.close()

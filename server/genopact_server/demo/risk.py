@@ -13,7 +13,9 @@ from rich.table import Table as Grid
 from genopact_server.demo.cast import Cast, Player
 from genopact_server.demo.compare import read_model
 from genopact_server.demo.play import Play
+from genopact_server.demo.rehearsal import Rehearsal
 from genopact_server.demo.stage import COORDINATOR, SITE
+from genopact_server.simulate import HOSPITALS as SITES
 from genopact_server.simulate import Cohort, Design, cohort, write
 from genopact_shared.published import Published
 from genopact_shared.recipes import chosen
@@ -21,7 +23,7 @@ from genopact_shared.recipes.protocol import Copies, Floats, Model, Table
 from genopact_shared.recipes.risk import RISK, RiskPlan
 from genopact_shared.study import load_study
 
-SEED, PEOPLE, HOSPITALS, MEGABASES, DENSITY = 2026, 2400, 4, 5.0, 400
+SEED, PEOPLE, HOSPITALS, MEGABASES, DENSITY = 2026, 2400, 3, 5.0, 300
 MANIFEST, STORE = "region.variants", "region-1"
 COLUMNS = ("hospital", "held out", "published score", "alone", "federated", "pooled")
 
@@ -42,12 +44,16 @@ class RiskPlay(Play):
         self.design()
         self.hospitals()
         self.approvals()
-        self._sites()
-        self.result["run"] = self._train()["run"]
+        self.training()
         self.verify()
         self.comparison()
         self.result["seconds"] = round(time.monotonic() - self.began, 1)
         return self.result
+
+    def training(self) -> None:
+        """All rounds; nobody withdraws."""
+        self._sites()
+        self.result["run"] = self._train()["run"]
 
     def design(self) -> None:
         """The variant manifest, signed; the public design, made of panel and published associations."""
@@ -73,7 +79,7 @@ class RiskPlay(Play):
         """Files of hospitals and of the public."""
         self.made = cohort(Design(PEOPLE, SEED, HOSPITALS, MEGABASES, density=DENSITY))
         write(self.made, self.folder / "files")
-        names = sorted(path.name for path in (self.folder / "files" / "hospitals").iterdir())
+        names = [site.name for site in SITES[:HOSPITALS]]
         nobody = Table({}, 0)
         players = (
             Player(name, self.folder / "files" / "hospitals" / name, nobody, nobody, vcf=False) for name in names
@@ -147,6 +153,10 @@ class RiskPlay(Play):
             "held_out": made.held_out[own].astype(np.int8), "disease": made.disease[own].astype(np.float64),
         }  # fmt: skip
         return Table(columns, int(own.sum()), Copies(made.dosages[own]))
+
+
+class RiskRehearsal(Rehearsal, RiskPlay):
+    """`RiskPlay` with agents in this process: the demo's first study shows them as processes."""
 
 
 def exact(plan: RiskPlan, tables: list[Table]) -> Model:

@@ -1,1 +1,1 @@
-"""What a risk study measures, made of public data alone: a reference panel, published effects, a budget."""
+"""Public files of recipes: what a study measures, made of public data alone and named by its digest."""

@@ -21,8 +21,11 @@ COMPONENTS = 4
 THINNING = 7
 """Every seventh variant serves the components: neighbours say the same."""
 LEAST_SD = 0.08
-SHRINK, FLOOR = 0.05, 0.005
-"""Of linkage towards its diagonal, and what is added to that: variants that an ancestry lacks."""
+SHRINK, FLOOR = 0.25, 0.005
+"""Of linkage towards its diagonal, times variants over people: a small panel knows little of it, and other people vary
+in directions that it seems to lack. What is added to the diagonal: for variants that an ancestry lacks."""
+SHRINKS = 0.05, 0.9
+"""At least and at most."""
 MAGIC = b"\x6c\x1b\x01"
 Indices = NDArray[np.intp]
 
@@ -73,7 +76,8 @@ class Panel:
         x = self.standardised(k, self.blocks[block])
         moments = x.T @ x / len(x)
         diagonal = np.diag(np.diag(moments))
-        return (1 - SHRINK) * moments + SHRINK * diagonal + FLOOR * np.eye(len(moments))
+        shrink = min(max(SHRINKS[0], SHRINK * len(moments) / len(x)), SHRINKS[1])
+        return (1 - shrink) * moments + shrink * diagonal + FLOOR * np.eye(len(moments))
 
     @cached_property
     def loadings(self) -> Floats:

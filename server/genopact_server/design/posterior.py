@@ -6,7 +6,9 @@ Lloyd-Jones et al., "Improved polygenic prediction by Bayesian multiple regressi
 several ancestries.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,9 @@ SLABS = (15.0, 75.0, 375.0)
 PRIOR = 0.5
 """Of a Dirichlet distribution over spike and slabs."""
 SEED = 20_261
+
+
+Loop = Callable[..., Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +81,12 @@ def posterior(panel: Panel, evidence: Evidence, between: Floats, relative: Float
     samples = np.zeros(((SWEEPS - BURN_IN) // THIN, size, variants), np.float32)
     rest, within = gradient.copy(), np.linalg.inv(between)
     volume = np.append(0.0, np.full(len(slabs), 0.5 * np.linalg.slogdet(between)[1]))
+    loops = compiled(_factor), compiled(_back)
     for sweep in range(SWEEPS):
         kept = sweep >= BURN_IN
         counts = compiled(_sweep)(
             linkage, lengths, spread, rest, effects, within, slabs, np.log(shares) - volume, int(rng.integers(1 << 31)),
-            mean if kept else np.zeros_like(mean), slab if kept else np.zeros_like(slab),
+            mean if kept else np.zeros_like(mean), slab if kept else np.zeros_like(slab), *loops,
         )  # fmt: skip
         shares = rng.dirichlet(counts + PRIOR)
         if kept and (sweep - BURN_IN) % THIN == 0:
@@ -93,74 +99,76 @@ def posterior(panel: Panel, evidence: Evidence, between: Floats, relative: Float
     return Posterior(found / times, samples, expected / times)
 
 
+def _factor(within: Floats, own: Floats, rest: Floats, lower: Floats, solved: Floats) -> float:
+    """lower lower' = within + diag(own), and lower solved = rest; returns the log of the determinant."""
+    log = 0.0
+    for p in range(len(own)):
+        for q in range(p + 1):
+            total = within[p, q] + (own[p] if p == q else 0.0)
+            for r in range(q):
+                total -= lower[p, r] * lower[q, r]
+            lower[p, q] = np.sqrt(total) if p == q else total / lower[q, q]
+        total = rest[p]
+        for r in range(p):
+            total -= lower[p, r] * solved[r]
+        solved[p] = total / lower[p, p]
+        log += 2 * np.log(lower[p, p])
+    return log
+
+
+def _back(lower: Floats, right: Floats, out: Floats) -> None:
+    """lower' out = right."""
+    for p in range(len(right) - 1, -1, -1):
+        value = right[p]
+        for r in range(p + 1, len(right)):
+            value -= lower[r, p] * out[r]
+        out[p] = value / lower[p, p]
+
+
 def _sweep(  # noqa: PLR0917 - a compiled loop
     linkage: Floats, lengths: NDArray[np.int64], spread: Floats, rest: Floats, effects: Floats, within: Floats,
-    slabs: Floats, log_shares: Floats, seed: int, mean: Floats, slab: Floats,
+    slabs: Floats, log_shares: Floats, seed: int, mean: Floats, slab: Floats, factor: Loop, back: Loop,
 ) -> Floats:  # fmt: skip
     """Draw every variant's effects once; add expected effects and slab variances. Returns how often each was drawn.
 
-    rest: (blocks, v, K) gradient less what the present effects explain.
+    rest: (blocks, v, K) gradient less what the present effects explain. factor, back: compiled `_factor`, `_back`.
     """
     np.random.seed(seed)
     size, parts = within.shape[0], len(slabs)
-    counts, log_odds = np.zeros(parts + 1), np.empty(parts + 1)
-    lower, solved, draw, own = np.zeros((parts, size, size)), np.zeros((parts, size)), np.zeros(size), np.zeros(size)
+    counts, log_odds, odds = np.zeros(parts + 1), np.empty(parts + 1), np.empty(parts + 1)
+    lower, solved = np.zeros((parts, size, size)), np.zeros((parts, size))
+    own, information, draw, noisy = np.zeros(size), np.zeros(size), np.zeros(size), np.zeros(size)
     for b in range(len(lengths)):
         for j in range(lengths[b]):
             for k in range(size):
-                own[k] = rest[b, j, k] + linkage[b, k, j, j] * effects[b, j, k]
+                information[k] = linkage[b, k, j, j]
+                own[k] = rest[b, j, k] + information[k] * effects[b, j, k]
             log_odds[0] = log_shares[0]
             for c in range(parts):
-                variance, log_odds[c + 1] = slabs[c] * spread[b, j], log_shares[c + 1]
-                determinant = 1.0
-                for p in range(size):  # Cholesky factor of the posterior precision, and L^-1 own
-                    for q in range(p + 1):
-                        total = within[p, q] / variance
-                        if p == q:
-                            total += linkage[b, p, j, j]
-                        for r in range(q):
-                            total -= lower[c, p, r] * lower[c, q, r]
-                        if p == q:
-                            lower[c, p, p] = np.sqrt(total)
-                        else:
-                            lower[c, p, q] = total / lower[c, q, q]
-                    total = own[p]
-                    for r in range(p):
-                        total -= lower[c, p, r] * solved[c, r]
-                    solved[c, p] = total / lower[c, p, p]
-                    determinant *= lower[c, p, p] ** 2 * variance
-                    log_odds[c + 1] += 0.5 * solved[c, p] ** 2
-                log_odds[c + 1] -= 0.5 * np.log(determinant)
-            most, total = log_odds.max(), 0.0
-            for c in range(parts + 1):
-                log_odds[c] = np.exp(log_odds[c] - most)
-                total += log_odds[c]
-            pick, chosen = np.random.random() * total, 0
-            while chosen < parts and pick >= log_odds[chosen]:
-                pick -= log_odds[chosen]
+                variance = slabs[c] * spread[b, j]
+                log = factor(within / variance, information, own, lower[c], solved[c]) + size * np.log(variance)
+                log_odds[c + 1] = log_shares[c + 1] + 0.5 * ((solved[c] ** 2).sum() - log)
+            odds[:] = np.exp(log_odds - log_odds.max())
+            odds /= odds.sum()
+            pick, chosen = np.random.random(), 0
+            while chosen < parts and pick >= odds[chosen]:
+                pick -= odds[chosen]
                 chosen += 1
             counts[chosen] += 1
             for c in range(parts):
-                share = log_odds[c + 1] / total
-                slab[b, j] += share * slabs[c] * spread[b, j]
-                for p in range(size - 1, -1, -1):
-                    value = solved[c, p]
-                    for r in range(p + 1, size):
-                        value -= lower[c, r, p] * draw[r]
-                    draw[p] = value / lower[c, p, p]
-                    mean[b, j, p] += share * draw[p]
-            for p in range(size - 1, -1, -1):
-                value = 0.0
-                if chosen > 0:
-                    value = solved[chosen - 1, p] + np.random.standard_normal()
-                    for r in range(p + 1, size):
-                        value -= lower[chosen - 1, r, p] * draw[r]
-                    value /= lower[chosen - 1, p, p]
-                draw[p] = value
+                slab[b, j] += odds[c + 1] * slabs[c] * spread[b, j]
+                back(lower[c], solved[c], draw)
+                for k in range(size):
+                    mean[b, j, k] += odds[c + 1] * draw[k]
+            draw[:] = 0.0
+            if chosen > 0:
+                for k in range(size):
+                    noisy[k] = solved[chosen - 1, k] + np.random.standard_normal()
+                back(lower[chosen - 1], noisy, draw)
             for k in range(size):
                 change = draw[k] - effects[b, j, k]
                 if change != 0.0:
                     effects[b, j, k] = draw[k]
-                    for l in range(lengths[b]):  # noqa: E741
-                        rest[b, l, k] -= linkage[b, k, j, l] * change
+                    for other in range(lengths[b]):
+                        rest[b, other, k] -= linkage[b, k, j, other] * change
     return counts

@@ -64,8 +64,9 @@ def evidence_of(panel: Panel, variants: VariantManifest, tables: Mapping[str, Pa
                 beta, se, n = float(row["BETA"]), float(row["SE"]), float(row["N"])
             except ValueError:
                 continue  # NA: a variant that was not tested
-            straight = here.get((*place, row["ALLELE0"], row["ALLELE1"]))
-            at = straight if straight is not None else here.get((*place, row["ALLELE1"], row["ALLELE0"]))
+            other, effect = row["ALLELE0"].upper(), row["ALLELE1"].upper()
+            straight = here.get((*place, other, effect))
+            at = straight if straight is not None else here.get((*place, effect, other))
             if at is not None and se > 0 and math.isfinite(beta):
                 squares[at], scores[at] = 1 / se**2, (beta if straight is not None else -beta) / se**2
                 crowd = max(crowd, n)

@@ -2,7 +2,6 @@
 
 import bisect
 import gzip
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -109,8 +108,9 @@ def genes_of(variants: VariantManifest, gff: Path) -> list[str]:
     for line in text.splitlines():
         cells = line.split("\t")
         if len(cells) == 9 and cells[2] == "gene" and cells[3].isdecimal() and cells[4].isdecimal():
-            name = re.search(r"(?:^|;)(?:gene_name|Name|ID)=([^;]+)", cells[8])
-            known.setdefault(contig(cells[0]), []).append((int(cells[3]), int(cells[4]), name[1] if name else "."))
+            said = dict(pair.partition("=")[::2] for pair in cells[8].split(";"))
+            name = next((said[key] for key in ("gene_name", "Name", "ID") if said.get(key)), ".")
+            known.setdefault(contig(cells[0]), []).append((int(cells[3]), int(cells[4]), name))
     if not known:
         raise GenopactError("SITES_INVALID", f"{gff}: no line of type gene")
     found, starts = [], {chrom: [gene[0] for gene in sorted(genes)] for chrom, genes in known.items()}

@@ -11,7 +11,7 @@ from genopact_shared.recipes.protocol import Floats, Metrics
 from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.recipes.risk_metrics import BINS, middles
 
-DRAWS = 200
+DRAWS, SURE, VAGUE = 200, 3.0, 0.1
 
 
 class RiskQuality(NamedTuple):
@@ -35,11 +35,20 @@ def quality(facts: RunFacts) -> RiskQuality | None:
         return None
     nominal, table, size = course.parameters.nominal, facts.models[-1]["metrics"], course.parameters.ancestries
     spread = facts.noise(facts.plan.steps[-1]) or 0.0
-    return RiskQuality(
+    metrics, error = (
         course.metrics(facts.models[-1]),
         errors(lambda again: course.metrics({"metrics": again}), table, spread),
+    )
+    return RiskQuality(
+        {name: row if _shown(row, error[name]) else {} for name, row in metrics.items()},
+        error,
         calibration(table.reshape(-1, BINS, 2)[:size], nominal, spread),
     )
+
+
+def _shown(row: dict[str, float], error: dict[str, float]) -> bool:
+    """Whether there are clearly more patients, and cases, than the noise could make up."""
+    return all(row.get(name, 0.0) > SURE * error.get(name, 0.0) for name in ("patients", "cases"))
 
 
 def errors(measure: Callable[[Floats], Metrics], table: Floats, spread: float) -> dict[str, dict[str, float]]:
@@ -59,12 +68,12 @@ def errors(measure: Callable[[Floats], Metrics], table: Floats, spread: float) -
 
 
 def calibration(table: Floats, nominal: float, spread: float) -> list[dict[str, float]]:
-    """Predicted and observed shares of cases, of all together, in the bins that the noise does not drown."""
+    """Predicted and observed shares of cases, of all together, in bins where the error is below VAGUE."""
     counts, points = table.sum(axis=0), list[dict[str, float]]()
     noise = spread * len(table) ** 0.5
     for p, (others, cases) in zip(probability(middles(nominal)).tolist(), counts.tolist(), strict=True):
         people = others + cases
-        if people > 4 * noise + 20:
-            error = (max(p * (1 - p) * people, 0.0) + 2 * noise**2) ** 0.5 / people
+        error = (max(p * (1 - p) * people, 0.0) + 2 * noise**2) ** 0.5 / max(people, 1.0)
+        if people >= 1 and error < VAGUE:
             points.append({"predicted": p, "observed": min(max(cases / people, 0.0), 1.0), "error": error})
     return points

@@ -5,7 +5,6 @@
 
 from genopact_server.simulate.files import write
 from genopact_server.simulate.haplotypes import ANCESTRIES
-from genopact_server.simulate.people import HOSPITALS, Cohort, Design, cohort
-from genopact_server.simulate.public import Gwas
+from genopact_server.simulate.people import HOSPITALS, Cohort, Design, Gwas, cohort
 
 __all__ = ["ANCESTRIES", "HOSPITALS", "Cohort", "Design", "Gwas", "cohort", "write"]

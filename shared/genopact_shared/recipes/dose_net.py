@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from pydantic import Field
 
+from genopact_shared.published import Published
 from genopact_shared.recipes.dose import PRIOR_PATIENTS, PUBLIC_VARIANCE, SITE_PRIOR, Z80
 from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, SCHEMA, dose_mg, features, outcome
 from genopact_shared.recipes.network import NetParameters
@@ -58,16 +59,16 @@ class DoseNetRecipe:
         norm = [nn.LayerNorm(parameters.hidden)] if parameters.layer_norm else []
         return nn.Sequential(first, *norm, nn.Tanh(), last)
 
-    def tensors(self, table: Table) -> "tuple[Tensor, Tensor]":
-        """Inputs (B, 13) and targets (B,), float32, of the patients with an outcome."""
+    def tensors(
+        self,
+        table: Table,
+        parameters: Frozen,  # noqa: ARG002 - the covariates are enough
+        published: Published,  # noqa: ARG002
+    ) -> "tuple[Tensor, Tensor]":
+        """Inputs (n, 13) and targets (n,), float32."""
         import torch
 
-        target = outcome(table)
-        known = np.isfinite(target)
-        return (
-            torch.from_numpy(features(table)[known].astype(np.float32)),
-            torch.from_numpy(target[known].astype(np.float32)),
-        )
+        return torch.from_numpy(features(table).astype(np.float32)), torch.from_numpy(outcome(table).astype(np.float32))
 
     def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
         """(B,) Huber losses, one per patient, never reduced."""
@@ -76,30 +77,21 @@ class DoseNetRecipe:
         predicted = cast("Tensor", module(inputs)).squeeze(-1)
         return huber_loss(predicted, targets, reduction="none", delta=HUBER_DELTA)
 
-    def fit_personal(self, module: "nn.Module", table: Table) -> Model:
+    def fit_personal(self, outputs: Floats, table: Table) -> Model:
         """The site's own intercept and residual variance on the root scale, shrunk to none and to the public one."""
-        residual = outcome(table) - _root(module, table)
+        residual = outcome(table) - outputs
         residual = residual[np.isfinite(residual)]
         intercept = float(residual.sum()) / (len(residual) + SITE_PRIOR[0])
         squares = float(((residual - intercept) ** 2).sum()) + PRIOR_PATIENTS * PUBLIC_VARIANCE
         return {"intercept": np.array([intercept]), "variance": np.array([squares / (len(residual) + PRIOR_PATIENTS)])}
 
-    def predict(self, module: "nn.Module", personal: Model | None, table: Table) -> Prediction:
+    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         """mg/week."""
-        centre, variance = _root(module, table), PUBLIC_VARIANCE
+        centre, variance = outputs, PUBLIC_VARIANCE
         if personal is not None:
             centre, variance = centre + personal["intercept"], float(personal["variance"][0])
         half = Z80 * math.sqrt(variance)
         return Prediction(dose_mg(centre), dose_mg(centre - half), dose_mg(centre + half))
-
-
-def _root(module: "nn.Module", table: Table) -> Floats:
-    """(n,) predictions on the scale of `outcome`."""
-    import torch
-
-    with torch.no_grad():
-        root = cast("Tensor", module(torch.from_numpy(features(table).astype(np.float32)))).squeeze(-1)
-    return root.numpy().astype(np.float64)
 
 
 DOSE_NET = DoseNetRecipe()

@@ -1,7 +1,8 @@
 """Recipe `gwas` with a budget: a small null model by noised steps, then one clipped, noised sum of scores.
 
 A patient's row of scores is x (trait - fitted), x the genotypes standardised by public frequencies, 0 where missing.
-Information is public, too: planned cohort times 2f(1 - f) times the variance of the residual, nominal. Standard errors
+Information is public, too: planned cohort times 2f(1 - f) times the variance of the residual, nominal: one spread
+squared, or p(1 - p). Residuals beyond the clip make effects smaller. Standard errors
 here are those of sampling alone; the noise's part needs the plan's facts and is added by whoever writes the table.
 """
 

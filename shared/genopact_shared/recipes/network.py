@@ -6,17 +6,18 @@ coordinator adds the mean of the changes, weighted by the planned cohorts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from pydantic import Field
 
 from genopact_shared.errors import GenopactError
-from genopact_shared.recipes.protocol import Metrics, Model, NetRecipe, Prediction, Table
+from genopact_shared.published import NOTHING, Published
+from genopact_shared.recipes.protocol import PEOPLE, Floats, Metrics, Model, NetRecipe, Prediction, Table
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class NetParameters(Frozen):
@@ -40,6 +41,7 @@ class NetPlan:
     recipe: NetRecipe
     parameters: NetParameters
     planned: Mapping[str, int]
+    published: Published = NOTHING
 
     @property
     def name(self) -> str:
@@ -67,11 +69,26 @@ class NetPlan:
 
     def fit_personal(self, model: Model, table: Table) -> Model:
         """The site's own term on the finished shared model; it never leaves the site."""
-        return self.recipe.fit_personal(self.module(model), table)
+        return self.recipe.fit_personal(self.outputs(model, table), table)
 
     def predict(self, model: Model, personal: Model | None, table: Table) -> Prediction:
         """Predictions for every row; the outcome column is not read."""
-        return self.recipe.predict(self.module(model), personal, table)
+        return self.recipe.predict(self.outputs(model, table), personal)
+
+    def tensors(self, table: Table) -> "tuple[Tensor, Tensor]":
+        """Inputs (B, ...) and targets (B,) of the patients with an outcome."""
+        inputs, targets = self.recipe.tensors(table, self.parameters, self.published)
+        known = ~targets.isnan()
+        return inputs[known], targets[known]
+
+    def outputs(self, model: Model, table: Table) -> Floats:
+        """(n,) what the network gives for every row; the outcome column is not read."""
+        import torch
+
+        module, (inputs, _) = self.module(model), self.recipe.tensors(table, self.parameters, self.published)
+        with torch.no_grad():
+            found = [cast("Tensor", module(some)).reshape(-1) for some in torch.split(inputs, PEOPLE)]
+        return torch.cat(found).numpy().astype(np.float64)
 
 
 def load(module: "nn.Module", model: Model) -> None:

@@ -75,9 +75,14 @@ Column = Number | Choice | Flag | Dosage
 
 
 class GenotypeParameters(Frozen):
-    """Hyper-parameters of a recipe that reads genotypes. `variants`: digest of the variant manifest."""
+    """Hyper-parameters of a recipe that reads genotypes.
+
+    `variants`: digest of the variant manifest. `design`: digest of the published file that says what becomes of them,
+    where the recipe needs one.
+    """
 
     variants: str = Field(pattern=r"^[0-9a-f]{64}$")
+    design: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
 class Genotypes(Protocol):
@@ -273,18 +278,21 @@ class NetRecipe(Recipe, Protocol):
         """The network with its first weights, the same at every site."""
         ...
 
-    def tensors(self, table: Table) -> "tuple[Tensor, Tensor]":
-        """Inputs (B, ...) and targets (B,) of the patients with an outcome."""
+    def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
+        """Inputs (n, ...) and targets (n,) of all patients; a target without an outcome is NaN.
+
+        `published`: where the files are that the parameters name.
+        """
         ...
 
     def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
         """(B,): one loss per patient that depends on that patient only, never reduced."""
         ...
 
-    def fit_personal(self, module: "nn.Module", table: Table) -> Model:
-        """The site's own term on the finished shared network; it never leaves the site."""
+    def fit_personal(self, outputs: Floats, table: Table) -> Model:
+        """The site's own term on the finished network, from its (n,) outputs; it never leaves the site."""
         ...
 
-    def predict(self, module: "nn.Module", personal: Model | None, table: Table) -> Prediction:
-        """Predictions for every row; the outcome column is not read."""
+    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
+        """Predictions from the finished network's (n,) outputs."""
         ...

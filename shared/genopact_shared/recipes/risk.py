@@ -22,6 +22,7 @@ class RiskParameters(ScoreParameters):
     """And `prevalence_milli`: nominal, of the disease."""
 
     prevalence_milli: int = Field(ge=1, le=500)
+    clip_milli: int = Field(default=450, ge=10, le=1000)
 
     @property
     def nominal(self) -> float:

@@ -34,7 +34,10 @@ SHAPES = {
 """Arrays of fixed axes: K ancestries, V variants, C components, T = 2, F features, P = blocks + 1. Beside them, flat
 and block after block: `weights` (K, d, v), `gram` (K, d, d), `spread` (K, K, d, d), `response` (K, K, v, d); `noise`
 (1,), the standard deviation of the noise that the total of `effects` is expected to have; `response_unit` (1,);
-`least_scale` (1,) of effects here against published ones; `unexplained` (1,), variance of log odds left unknown."""
+`least_scale` (1,) of effects here against published ones; `unexplained` (1,), variance of log odds left unknown.
+int32 are those of WHOLE, integers the ends of blocks, finite float64 all others."""
+WHOLE = {"centre", "mean", "score", "loadings", "weights", "response"}
+NUMBERS = ("noise", "response_unit", "least_scale", "unexplained")
 
 
 class Answer(NamedTuple):
@@ -65,11 +68,23 @@ class RiskDesign:
             whole = self.arrays["block_variants"][-1] == sizes["V"] and sizes["F"] == 2 * k + 2 + sizes["C"]
             if not whole or any(self.arrays[name].shape != (size.sum(),) for name, size in flat.items()):
                 raise ValueError("blocks")
-        except (KeyError, ValueError, IndexError) as error:
+            for name in (*SHAPES, *flat, *NUMBERS):
+                self._check_numbers(name)
+        except (KeyError, ValueError, IndexError, TypeError) as error:
             raise GenopactError("PUBLISHED_INVALID", f"not a design of a risk study: {error}") from error
 
+    def _check_numbers(self, name: str) -> None:
+        """Of the right type: whole ones, whose sums are exact, or finite ones; `_widths` has checked the ends."""
+        array = self.arrays[name]
+        if name in WHOLE:
+            right = array.dtype == np.int32
+        else:
+            right = name.startswith("block_") or (array.dtype == np.float64 and bool(np.isfinite(array).all()))
+        if not right or (name in NUMBERS and array.shape != (1,)):
+            raise ValueError(name)
+
     def _widths(self, name: str) -> NDArray[np.int64]:
-        ends = self.arrays[name].astype(np.int64)
+        ends = self.arrays[name].astype(np.int64, casting="safe")
         widths = ends[1:] - ends[:-1]
         if ends[0] != 0 or (widths < 0).any():
             raise ValueError(name)

@@ -11,6 +11,8 @@ from genopact_shared.recipes.risk_design import Indices
 WIDTH, BINS = 0.4, 16
 """Of a bin in log odds, and how many; the middle edge is the nominal prevalence, the outer bins are open."""
 CELLS = 2 * BINS
+ALL = "all"
+"""The group of everybody."""
 MEASURES = ("patients", "cases", "auc", "brier", "calibration", "odds_ratio")
 
 
@@ -38,7 +40,7 @@ def released(table: Floats, names: Sequence[str], nominal: float, ancestries: in
     calibration: cases over those expected. odds_ratio: of one standard deviation of the predicted log odds.
     """
     groups = dict(zip(names, table.reshape(len(names), BINS, 2), strict=True))
-    groups["all"] = np.sum(list(groups.values())[:ancestries], axis=0)
+    groups[ALL] = np.sum(list(groups.values())[:ancestries], axis=0)
     return {name: _measures(np.maximum(counts, 0.0), counts, nominal) for name, counts in groups.items()}
 
 

@@ -11,11 +11,12 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from genopact_shared.errors import GenopactError
 from genopact_shared.published import Published
 from genopact_shared.recipes.head import Head
 from genopact_shared.recipes.linear import rowwise
@@ -33,6 +34,7 @@ from genopact_shared.recipes.protocol import (
     Table,
 )
 from genopact_shared.recipes.risk_design import Answer, Indices, RiskDesign
+from genopact_shared.recipes.risk_metrics import ALL
 from genopact_shared.study import Name
 
 COVARIATES: tuple[Column, ...] = (Number("age", "years", 0, 120), Choice("sex", ("female", "male")), Flag("held_out"))
@@ -65,6 +67,14 @@ class ScoreParameters(GenotypeParameters):
     passes: int = Field(default=1, ge=1, le=64)
     damping_milli: int = Field(default=1000, ge=1, le=1000)
     evaluated: Literal["held-out", "everybody"] = "held-out"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if min(self.shares_milli) <= 0 or sum(self.shares_milli) >= 1000:
+            raise ValueError("shares_milli are positive and leave something of 1000 for the metrics")
+        if len({*self.groups, ALL}) <= len(self.groups):
+            raise ValueError(f"groups have names of their own, none of them {ALL}")
+        return self
 
     @property
     def ancestries(self) -> int:
@@ -117,7 +127,11 @@ class ScorePlan(ABC):
     @cached_property
     def design(self) -> RiskDesign:
         """Raises PUBLISHED_MISSING, PUBLISHED_INVALID."""
-        return RiskDesign(self.published.read(self.parameters.design))
+        p, found = self.parameters, RiskDesign(self.published.read(self.parameters.design))
+        made_for = found.directions, found.ancestries, len(found.arrays["second_moments"])
+        if (p.directions, p.ancestries, p.features) != made_for:
+            raise GenopactError("PUBLISHED_INVALID", "a design for other directions, groups or features")
+        return found
 
     @cached_property
     def head(self) -> Head:

@@ -1,0 +1,83 @@
+"""The networks of `risk-net`; importing them imports torch."""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from genopact_shared.recipes.risk_net import RiskNetParameters
+
+
+class RiskModule(nn.Module):
+    """(n, blocks x columns + covariates) -> (n,) log odds: a linear path and a network on the tokens, added.
+
+    The linear path sees tokens, covariates, the public score (the sum of the tokens' first numbers) and that score in
+    each ancestry but the first. Every block has an embedding of its own, because the directions of one block have
+    nothing to do with those of another; its bias tells the block from others. Then follow hidden layers over all blocks
+    together, or attention between blocks and their mean.
+    """
+
+    def __init__(self, of: RiskNetParameters) -> None:
+        super().__init__()
+        self.blocks, self.columns, self.ancestries = of.blocks, of.columns, of.ancestries
+        self.gain, size = of.gain_milli / 1000, of.blocks * of.columns
+        self.linear = nn.Linear(size + of.covariates + of.ancestries, 1)
+        self.embed = nn.Conv1d(size, of.blocks * of.width, 1, groups=of.blocks)
+        widths = [of.blocks * of.width, *[4 * of.width] * (of.depth - 1)]
+        layers: list[nn.Module] = [Attention(of.width, of.heads) for _ in range(of.depth)]
+        self.attends = of.architecture == "transformer"
+        if not self.attends:
+            pairs = [(nn.Linear(before, after), nn.GELU()) for before, after in pairwise(widths)]
+            layers = [nn.GELU(), *(layer for pair in pairs for layer in pair)]
+        self.body = nn.Sequential(*layers)
+        self.last = nn.Linear(of.width if self.attends else widths[-1], 1, bias=False)
+        self._begin(of)
+
+    def _begin(self, of: RiskNetParameters) -> None:
+        """The first weights: the seed's, the public score, and a last layer of zeros."""
+        generator, share = torch.Generator().manual_seed(of.seed), of.prevalence_milli / 1000
+        with torch.no_grad():
+            for name, weights in self.named_parameters():
+                if weights.dim() > 1:
+                    bound = weights[0].numel() ** -0.5
+                    weights.uniform_(-bound, bound, generator=generator)
+                elif name.endswith("bias"):
+                    weights.zero_()
+            self.last.weight.zero_()
+            self.linear.weight.zero_()
+            self.linear.weight[0, -of.ancestries] = of.score_milli / 1000
+            # Rounded, because the logarithms of two C libraries may differ in the last bit.
+            self.linear.bias.fill_(round(math.log(share / (1 - share)), 6))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(n,) log odds."""
+        n, size = len(inputs), self.blocks * self.columns
+        tokens, covariates = inputs[:, :size], inputs[:, size:]
+        score = tokens.reshape(n, self.blocks, self.columns)[:, :, 0].sum(1, keepdim=True)
+        own = score * covariates[:, covariates.shape[1] + 1 - self.ancestries :]
+        straight = self.linear(torch.cat([tokens * self.gain, covariates, score, own], 1))
+        # Tokens have a spread of 1 / sqrt(blocks), which is too narrow for a layer to bend.
+        hidden = self.embed((tokens * self.blocks**0.5).unsqueeze(2)).reshape(n, self.blocks, -1)
+        hidden = self.body(hidden).mean(1) if self.attends else self.body(hidden.flatten(1)) * self.blocks**-0.5
+        return torch.squeeze(straight + self.last(hidden), 1)
+
+
+class Attention(nn.Module):
+    """Self-attention and a hidden layer, each added to what comes in; (n, tokens, width)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.norm, self.second = heads, nn.LayerNorm(width), nn.LayerNorm(width)
+        self.project, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.wide, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the same shape."""
+        n, tokens, width = x.shape
+        parts = self.project(self.norm(x)).reshape(n, tokens, 3, self.heads, -1)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)
+        seen = nn.functional.scaled_dot_product_attention(query, key, value)
+        x = x + self.join(seen.transpose(1, 2).reshape(n, tokens, width))
+        hidden: Tensor = self.narrow(nn.functional.gelu(self.wide(self.second(x))))
+        return x + hidden
