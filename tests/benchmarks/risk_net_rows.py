@@ -30,15 +30,15 @@ from genopact_client.release.kernel import release_model
 from genopact_client.release.private import Private
 from genopact_client.train.private_sgd import PrivateSgd
 from genopact_server.aggregate import combine
-from genopact_server.design.blocks import Panel, design
 from genopact_shared.plan import Plan, plan_of
 from genopact_shared.published import Published
 from genopact_shared.recipes import NETWORKS
 from genopact_shared.recipes.network import NetPlan
 from genopact_shared.recipes.protocol import Codes, Floats, Model, Table
-from genopact_shared.recipes.risk_net import AGE, RISK_NET, RiskNetParameters, RiskNetRecipe
 from genopact_shared.study import Frozen, Privacy, RecipeChoice, Study
 from tests.benchmarks import modes, risk_cohort
+from tests.benchmarks.nets.blocks import Panel, design
+from tests.benchmarks.nets.risk_net import AGE, RISK_NET, RiskNetParameters, RiskNetRecipe
 from tests.benchmarks.record import markdown
 
 DELTA, LIMIT_S = "0.000001", 720

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from genopact_server.design.blocks import BlockDesign, Panel, design
 from genopact_shared.published import Published
 from genopact_shared.recipes.network import NetPlan
 from genopact_shared.recipes.protocol import Codes, Table
-from genopact_shared.recipes.risk_net import RISK_NET, RiskNetParameters
+from tests.benchmarks.nets.blocks import BlockDesign, Panel, design
+from tests.benchmarks.nets.risk_net import RISK_NET, RiskNetParameters
 
 BLOCKS, WIDE = 4, 6
 VARIANTS = BLOCKS * WIDE - 1

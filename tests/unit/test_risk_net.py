@@ -12,7 +12,6 @@ from scipy.optimize import minimize
 
 from genopact_client.train.private_sgd import PrivateSgd
 from genopact_client.train.private_sum import MARGIN, PerRecordLoss, private_sum
-from genopact_server.design.blocks import WEIGHT_GRID, Panel, design
 from genopact_shared import canonical
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import MODEL_SCALE
@@ -22,10 +21,11 @@ from genopact_shared.recipes import chosen
 from genopact_shared.recipes.dose import DoseParameters
 from genopact_shared.recipes.network import NetPlan
 from genopact_shared.recipes.protocol import Floats, Model, Table
-from genopact_shared.recipes.risk_blocks import by_block, contributions
-from genopact_shared.recipes.risk_net import CALIBRATION_SD, RISK_NET, RiskNetParameters
 from genopact_shared.study import RecipeChoice
 from genopact_shared.wire import pack
+from tests.benchmarks.nets.blocks import WEIGHT_GRID, Panel, design
+from tests.benchmarks.nets.risk_blocks import by_block, contributions
+from tests.benchmarks.nets.risk_net import CALIBRATION_SD, RISK_NET, RiskNetParameters
 from tests.unit import risk_people
 from tests.unit.risk_people import BLOCKS, FORMS, VARIANTS, Held
 

@@ -12,12 +12,11 @@ from genopact_shared.recipes.gwas import GWAS
 from genopact_shared.recipes.pca import PCA
 from genopact_shared.recipes.protocol import NetRecipe, SumRecipe
 from genopact_shared.recipes.risk import RISK
-from genopact_shared.recipes.risk_net import RISK_NET
 from genopact_shared.recipes.trait import TRAIT
 from genopact_shared.study import Frozen, RecipeChoice, Study, explain
 
 RECIPES: dict[str, SumRecipe] = {each.name: each for each in (DOSE, COHORT_SUMMARY, RISK, TRAIT, GWAS, PCA)}
-NETWORKS: dict[str, NetRecipe] = {each.name: each for each in (DOSE_NET, RISK_NET)}
+NETWORKS: dict[str, NetRecipe] = {DOSE_NET.name: DOSE_NET}
 EXACT: frozenset[str] = frozenset({COHORT_SUMMARY.name, GWAS.name, PCA.name})
 """Recipes of mode exact: statistics of all patients together, without noise."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.network import NetPlan
 from genopact_shared.recipes.protocol import PEOPLE, Floats, Model, Table
-from genopact_shared.recipes.risk_net import parameters_of
+from tests.benchmarks.nets.risk_net import parameters_of
 
 STEPS = 32
 """Points of the path, by Gauss and Legendre."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from genopact_shared.recipes.risk_net import RiskNetParameters
+from tests.benchmarks.nets.risk_net import RiskNetParameters
 
 
 class RiskModule(nn.Module):

@@ -1,7 +1,7 @@
 """Recipe `risk-net`: a network on blocks of genotypes, for disease risk that does not add up over variants.
 
 A block of variants gives each patient a token: a few sums over its dosages and its heterozygotes, with weights from a
-published file (`genopact_server.design.blocks`): the block's part of a public score, directions of public linkage
+published file (`tests.benchmarks.nets.blocks`): the block's part of a public score, directions of public linkage
 disequilibrium, and single variants with their heterozygotes, so that dominance can be learnt. The network's last layer
 begins at zero, and a linear path beside it at the public score, which is then the first model.
 """
@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import Arrays, Published
+from genopact_shared.recipes import NETWORKS
 from genopact_shared.recipes.head import probability
 from genopact_shared.recipes.network import NetParameters
 from genopact_shared.recipes.protocol import (
@@ -100,7 +101,7 @@ class RiskNetRecipe:
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """The network; seed and score decide its first weights."""
-        from genopact_shared.recipes.risk_module import RiskModule
+        from tests.benchmarks.nets.risk_module import RiskModule
 
         return RiskModule(parameters_of(parameters))
 
@@ -209,3 +210,4 @@ def parameters_of(parameters: Frozen) -> RiskNetParameters:
 
 
 RISK_NET = RiskNetRecipe()
+NETWORKS[RISK_NET.name] = RISK_NET
