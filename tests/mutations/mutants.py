@@ -84,7 +84,7 @@ RELEASING = (
            "skellam(planned.share_variance, 1)", NOISED),
     Mutant("any reservation will do", KERNEL, "reserved != fact or isinstance(fact, SampledSgd)",
            "isinstance(fact, SampledSgd)", unit(RELEASE, "the_kernel_refuses_another_reservation")),
-    Mutant("a sum leaves without its mask", KERNEL, "if (mask is None) != (not planned.masked):", "if False:",
+    Mutant("a sum leaves without its mask", KERNEL, " or (mask is None) != (not planned.masked):", ":",
            unit(RELEASE, "the_kernel_refuses_a_missing_mask_and_another_shape")),
     Mutant("a model leaves under another fact", KERNEL, "reserved != done or not isinstance(done",
            "not isinstance(done", unit(RELEASE, "a_model_leaves_only_under_the_fact_of_its_own_steps")),
@@ -246,9 +246,9 @@ LEDGER_ = (
            unit("attacks/test_ledger", "records_of_another_ledger_or_key_do_not_open")),
 )  # fmt: skip
 
-RESERVE = "        sequence = self._site.ledger.reserve(*address, step.fact, cohort.rows, day=now // DAY_S)\n"
-INTENT = "        intent, proof = self._log_intent(admitted, step, cohort)\n"
-RELEASE_ = "        released = self._released(plan, step, _model(admitted.model), cohort.table, mask)\n"
+RESERVE = "            sequence = self._site.ledger.reserve(*address, step.fact, cohort.rows, day=now // DAY_S)\n"
+INTENT = "            intent, proof = self._log_intent(admitted, step, cohort)\n"
+RELEASE_ = "            released = self._released(plan, step, _model(admitted.model), cohort.table, mask)\n"
 SIEGE = "attacks/test_exchange"
 
 EXCHANGING = (
@@ -280,7 +280,7 @@ EXCHANGING = (
     Mutant("the exhausted take part", COHORT, "        rows = rows[able]\n", "        rows = rows[able | True]\n",
            CHARGED),
     Mutant("private data without protection", COHORT,
-           'if unprotected and site.store.manifest()["kind"] not in ("public", "synthetic"):', "if False:",
+           'if unprotected and not exact and site.store.manifest()["kind"] not in ("public", "synthetic"):', "if False:",
            kills("sites", "without_protection_private_data_stay")),
     Mutant("an older ledger is taken", EXCHANGE, "not self._site.ledger.extends(root)", "False",
            kills("sites", "no_agent_starts_on_an_older_ledger")),

@@ -12,6 +12,7 @@ from genopact_client.agent.cohort import eligible
 from genopact_server.folder import Folder
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import Plan, plan_of
+from genopact_shared.recipes.gwas_private import design
 from genopact_shared.study import Study
 from tests.integration.clinics import COUNT, MINIMUM, NAMES, PEOPLE, about, clinic, taking_part
 from tests.integration.hospital import Hospital, study_of
@@ -35,7 +36,9 @@ def planned(one: Hospital, tmp_path: Path, mode: str) -> tuple[Study, Plan]:
     folder = Folder.create(tmp_path / mode, "coordinator", "127.0.0.1:8000")
     others = [{use: key() for use in ("identity", "log", "approver")} for _ in NAMES[1:]]
     parties = [one.party, *({**each, "name": name} for each, name in zip(others, NAMES[1:], strict=True))]
-    given: dict[str, Any] = {} if mode == "exact" else {"design": "0" * 64}
+    given: dict[str, Any] = {}
+    if mode != "exact":
+        given["design"] = one.site.published.add(design(np.full(COUNT, 0.3)))
     of = study_of(folder, parties, **about(mode=mode, **given))
     return of, plan_of(of, dict.fromkeys(NAMES, PEOPLE))
 

@@ -130,7 +130,7 @@ def test_the_template_is_closed(tmp_path: Path) -> None:
         ("window_days: 365", "window: life", "limits.window"),
         ("  window_days: 365\n", "", "limits"),
         ("  window_epsilon_milli: 3000", "  #", "limits"),
-        ("modes: [distributed, local]", "modes: [distributed, exact]", "allow.modes"),
+        ("modes: [distributed, local]", "modes: [distributed, open]", "allow.modes"),
         ("commercial: false", "commercial: 'false'", "examples.base.commercial"),
         ("schema: genopact.site-policy/1", "schema: genopact.site-policy/2", "schema"),
     ],

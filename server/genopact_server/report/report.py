@@ -27,8 +27,6 @@ MEANING = {
     "gwas": "Association of one trait with each variant. For research only; an association is no cause.",
     "pca": "Principal components of genotypes, on which each hospital projects its own patients. For research only.",
     "dose-net": "A small neural network for the weekly warfarin dose from the same features. For research only.",
-    "risk-net": "A neural network for the risk of a disease, from blocks of genotypes, age, sex and ancestry. It began "
-    "at a public score. For research only.",
 }
 
 
