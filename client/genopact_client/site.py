@@ -157,8 +157,9 @@ class Site:
         stores = (self.home / "genotypes" / name for name in self.genotype_names())
         if parameters.variants not in {Genotypes.told(path, self.keyfile).variants for path in stores}:
             raise GenopactError("GENOTYPES_MISSING", parameters.variants)
-        if parameters.design is not None and not self.published.has(parameters.design):
-            raise GenopactError("PUBLISHED_MISSING", parameters.design)
+        design = getattr(parameters, "design", None)
+        if design is not None and not self.published.has(design):
+            raise GenopactError("PUBLISHED_MISSING", design)
 
     def genotype_names(self) -> list[str]:
         """The stores of genotypes."""

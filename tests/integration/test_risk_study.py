@@ -106,7 +106,7 @@ def test_without_noise_a_federation_is_the_direct_sum_to_the_bit(made: Make) -> 
 def test_under_masks_a_study_is_charged_reported_and_audited(made: Make, tmp_path: Path) -> None:
     one = made((100, 100, 100), parameters={"evaluated": "everybody"})
     run = start(one)
-    model = run.go()
+    run.go()
     assert 0.97 * 5 < run.plan.epsilon <= 5
     for each in one.hospitals.values():
         assert each.site.ledger.spent(0) == tuple(step.fact for step in run.plan.steps)

@@ -69,8 +69,8 @@ def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> It
     with ExitStack() as stack:
         store = None
         if isinstance(parameters, GenotypeParameters):
-            if parameters.design is not None:
-                site.published.read(parameters.design)  # before anybody is charged
+            if (design := getattr(parameters, "design", None)) is not None:
+                site.published.read(design)  # before anybody is charged
             store = stack.enter_context(site.genotypes_of(parameters.variants))
             rows = np.intersect1d(rows, store.rows())
         if exact:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from genopact_shared.recipes.risk_design import CENTRE_UNIT
 
 NEAR = 500_000
 """Letters from a variant to the gene that it is named after, at most."""
-Row = dict[str, str | float]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +109,7 @@ def genes_of(variants: VariantManifest, gff: Path) -> list[str]:
     for line in text.splitlines():
         cells = line.split("\t")
         if len(cells) == 9 and cells[2] == "gene" and cells[3].isdecimal() and cells[4].isdecimal():
-            said = dict(pair.partition("=")[::2] for pair in cells[8].split(";"))
+            said = {key: value for key, _, value in (pair.partition("=") for pair in cells[8].split(";"))}
             name = next((said[key] for key in ("gene_name", "Name", "ID") if said.get(key)), ".")
             known.setdefault(contig(cells[0]), []).append((int(cells[3]), int(cells[4]), name))
     if not known:

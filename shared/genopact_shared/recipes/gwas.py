@@ -77,6 +77,7 @@ class GwasParameters(GenotypeParameters):
     centre_milli: int = Field(default=0, ge=-(1 << 40), le=1 << 40)
     spread_milli: int = Field(default=1000, ge=1, le=1 << 40)
     prevalence_milli: int = Field(default=500, ge=1, le=999)
+    design: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     counts: bool = False
 
     @property

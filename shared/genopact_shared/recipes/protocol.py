@@ -77,12 +77,11 @@ Column = Number | Choice | Flag | Dosage
 class GenotypeParameters(Frozen):
     """Hyper-parameters of a recipe that reads genotypes.
 
-    `variants`: digest of the variant manifest. `design`: digest of the published file that says what becomes of them,
-    where the recipe needs one.
+    `variants`: digest of the variant manifest. A field `design` is the digest of the published file that says what
+    becomes of them, where the recipe needs one.
     """
 
     variants: str = Field(pattern=r"^[0-9a-f]{64}$")
-    design: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
 class Genotypes(Protocol):
