@@ -370,6 +370,21 @@ def test_an_erasure_during_an_import_ends_the_import(room: Room, truth: Matrix) 
     assert not any(map(any, records(room.again(), 5)))
 
 
+def test_an_unfinished_import_of_everybody_leaves_records_of_every_age(empty: Room, truth: Matrix) -> None:
+    """Records of an import before the last one open by its seal until the new import counts."""
+    people = list(range(truth.shape[1]))
+    empty.write(people, truth, "first")
+    again = truth[:, :1].copy()
+    again[0] = 1
+    empty.write([0], again, "second")
+    writer = empty.store.writer(np.array(people), "third")
+    writer.add(np.arange(2), truth[:2])
+    writer.finish("one")
+    expected = truth.T.copy()
+    expected[0, 0] = 1
+    assert np.array_equal(empty.again().dosages(people), expected)
+
+
 def test_an_erasure_takes_what_an_unfinished_import_has_sealed(room: Room, truth: Matrix) -> None:
     before = {path.name for path in room.store.path.iterdir()}
     writer = room.store.writer(np.array([1, 2]), "plan")

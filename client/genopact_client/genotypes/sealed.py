@@ -113,7 +113,8 @@ class Genotypes(Folder[Manifest]):
         versions[rows] = generation
         people, begun = self._people(rows, versions), runs(versions.tolist())
         if (now.plan, now.begun) != (plan, begun) or not self._whole(people, len(versions)):
-            live = {str(now.generation), *map(str, versions.tolist())}
+            # As they are until this import counts, and as they will be.
+            live = {str(now.generation), *map(str, self._versions.tolist()), *map(str, versions.tolist())}
             seals = {version: seals for version, seals in now.seals.items() if version in live}
             seals[str(generation)] = ("",) * len(now.parts)
             now = now.model_copy(update={"plan": plan, "begun": begun, "sources": (), "added": "", "seals": seals})
