@@ -10,15 +10,7 @@ from numpy.typing import NDArray
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.secagg import sharing, stream
-from genopact_shared.secagg.masking import (
-    WORDS,
-    Masked,
-    Opening,
-    lock_key,
-    pair_stream,
-    round_key,
-    self_stream,
-)
+from genopact_shared.secagg.masking import WORDS, Masked, Opening, lock_key, pair_stream, round_key, self_stream
 from genopact_shared.secagg.sharing import PRIME, SIZE
 
 
@@ -53,10 +45,7 @@ def total_of(
         if stream.public_of(key) != dealt[gone]:
             raise GenopactError("UNMASK_FAILED", "another round key than was dealt")
         off += [
-            (
-                pair_stream(stream.agree(key, dealt[site]), opening.epoch, index, site, gone),
-                -1 if site < gone else 1,
-            )
+            (pair_stream(stream.agree(key, dealt[site]), opening.epoch, index, site, gone), -1 if site < gone else 1)
             for site in active
         ]
     words: stream.Words = np.zeros_like(next(uploads[site]["sum"] for site in active))

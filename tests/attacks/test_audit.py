@@ -10,11 +10,7 @@ import pytest
 
 from genopact_server.audit.bundle import Bundle, ExportedLog, export
 from genopact_server.audit.verify import verify, verify_path
-from genopact_server.statements import (
-    Release,
-    RunOpened,
-    StudyRegistered,
-)
+from genopact_server.statements import Release, RunOpened, StudyRegistered
 from genopact_shared import canonical, dsse
 from genopact_shared.privacy.mechanisms import Unprotected
 from genopact_shared.statements import (
@@ -29,19 +25,7 @@ from genopact_shared.statements import (
     sign,
 )
 from genopact_shared.tlog.entries import pack
-from tests.unit.audit_world import (
-    FAINT,
-    FLOOR,
-    HONEST_LOGS,
-    HUB,
-    SGD,
-    SITES,
-    World,
-    digest,
-    editing,
-    key,
-    statements,
-)
+from tests.unit.audit_world import FAINT, FLOOR, HONEST_LOGS, HUB, SGD, SITES, World, digest, editing, key, statements
 
 
 def edited(

@@ -93,8 +93,7 @@ MEASURES = (
         {"privacy.1b.noise_ns": ("ns a value", "<= 2.0"), "privacy.1b.packed": ("x plain float32 step", "<= 0.5")},
     ),
     Measure(
-        "tests.benchmarks.mutations",
-        {"privacy.2": ("mutants killed", ">= 25"), "privacy.2.survived": ("", "== 0")},
+        "tests.benchmarks.mutations", {"privacy.2": ("mutants killed", ">= 25"), "privacy.2.survived": ("", "== 0")}
     ),
     Measure(
         "tests.benchmarks.genotype_pass",

@@ -93,11 +93,7 @@ def true_epsilon(steps: Sequence[Step], delta: float, fine: float = 1.0) -> floa
 def steps_of(facts: Sequence[dict[str, Any]]) -> list[Step]:
     """The composition behind the facts of a plan, each with its `times`."""
     return [
-        (
-            float(fact["noise_multiplier"]),
-            float(fact.get("sampling_rate", "1")),
-            fact.get("steps", 1) * times,
-        )
+        (float(fact["noise_multiplier"]), float(fact.get("sampling_rate", "1")), fact.get("steps", 1) * times)
         for times, fact in ((each["times"], each["fact"]) for each in facts)
     ]
 
@@ -123,10 +119,7 @@ def _plan(rng: np.random.Generator, kind: int, target: float, delta: float) -> l
 
     def at(factor: float) -> list[dict[str, Any]]:
         return [
-            {
-                "times": each["times"],
-                "fact": each["fact"] | {"noise_multiplier": f"{max(0.5, factor * each['z']):.3f}"},
-            }
+            {"times": each["times"], "fact": each["fact"] | {"noise_multiplier": f"{max(0.5, factor * each['z']):.3f}"}}
             for each in shapes
         ]
 

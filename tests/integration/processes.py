@@ -120,12 +120,7 @@ def executor(folder: Path, runtime_port: str, seconds: str) -> None:
     executor.serve(settings, main, threading.Event())
 
 
-ROLES: dict[str, Callable[..., None]] = {
-    "superlink": superlink,
-    "link": link,
-    "agent": agent,
-    "executor": executor,
-}
+ROLES: dict[str, Callable[..., None]] = {"superlink": superlink, "link": link, "agent": agent, "executor": executor}
 
 if __name__ == "__main__":
     ROLES[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])

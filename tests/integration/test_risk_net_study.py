@@ -25,15 +25,7 @@ from genopact_shared.keys import SigningKey
 from genopact_shared.privacy.mechanisms import SampledSgd
 from genopact_shared.recipes.protocol import Table
 from genopact_shared.recipes.risk import SCHEMA
-from tests.integration.hospital import (
-    PASSPHRASE,
-    POLICY,
-    Consortium,
-    DirectCourier,
-    Hospital,
-    consenting,
-    study_of,
-)
+from tests.integration.hospital import PASSPHRASE, POLICY, Consortium, DirectCourier, Hospital, consenting, study_of
 from tests.unit import risk_people
 from tests.unit.genotype_rows import variants
 from tests.unit.risk_people import VARIANTS, Held

@@ -83,9 +83,7 @@ def test_any_flipped_bit_of_a_checkpoint_closes_it(data: st.DataObject) -> None:
 
 
 @given(
-    st.integers(0, 2**62),
-    st.lists(st.binary(min_size=32, max_size=32), max_size=5),
-    st.none() | st.binary(max_size=40),
+    st.integers(0, 2**62), st.lists(st.binary(min_size=32, max_size=32), max_size=5), st.none() | st.binary(max_size=40)
 )
 def test_proof_files_round_trip(index: int, path: list[bytes], extra: bytes | None) -> None:
     proof = Proof(index, tuple(path), note.sign_note("c\n", "name", KEY))

@@ -8,25 +8,11 @@ from typing import Any
 
 from genopact_server.audit.bundle import Bundle, ExportedLog
 from genopact_server.audit.findings import Report
-from genopact_server.statements import (
-    Charge,
-    Release,
-    RunOpened,
-    StudyRegistered,
-)
+from genopact_server.statements import Charge, Release, RunOpened, StudyRegistered
 from genopact_shared import canonical
 from genopact_shared.keys import SigningKey
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd
-from genopact_shared.statements import (
-    FIRST,
-    Aggregate,
-    Approval,
-    Intent,
-    Receipt,
-    RegistryRoot,
-    Statement,
-    sign,
-)
+from genopact_shared.statements import FIRST, Aggregate, Approval, Intent, Receipt, RegistryRoot, Statement, sign
 from genopact_shared.study import Study
 from genopact_shared.tlog.entries import pack
 from genopact_shared.tlog.note import sign_checkpoint

@@ -12,20 +12,11 @@ import pytest
 from genopact_server.audit.bundle import Bundle, export, load
 from genopact_server.audit.findings import Report
 from genopact_server.audit.verify import verify, verify_path
-from genopact_server.statements import (
-    Release,
-    RunOpened,
-)
+from genopact_server.statements import Release, RunOpened
 from genopact_shared import canonical
 from genopact_shared.errors import GenopactError
 from genopact_shared.privacy.mechanisms import Unprotected
-from genopact_shared.statements import (
-    Aggregate,
-    Approval,
-    Intent,
-    Receipt,
-    Statement,
-)
+from genopact_shared.statements import Aggregate, Approval, Intent, Receipt, Statement
 from tests.unit.audit_world import (
     FACT,
     FLOOR,

@@ -226,9 +226,7 @@ def test_without_a_system_a_person_is_the_resource(tmp_path: Path) -> None:
         (
             [
                 observation(
-                    "a",
-                    f"{LOINC}|72826-1",
-                    valueCodeableConcept=coded(f"{SNOMED}|413773004", f"{SNOMED}|413582008"),
+                    "a", f"{LOINC}|72826-1", valueCodeableConcept=coded(f"{SNOMED}|413773004", f"{SNOMED}|413582008")
                 )
             ],
             ("LEVEL_UNKNOWN", 2, "race"),

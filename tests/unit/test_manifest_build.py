@@ -82,10 +82,7 @@ def test_the_reference_says_which_letter_is_ref(tmp_path: Path, fasta: Fasta) ->
 
 def test_without_a_reference_only_substitutions(tmp_path: Path) -> None:
     path = score(tmp_path / "s.txt", "rs1 7 2 G A 0.5", "rs2 7 5 A ACA 2", "rs3 7 9 AC AT 1")
-    assert drafted(path, None) == (
-        ["7 2 A G alt . rs1 . . autosome 5.00000000e-01"],
-        Counter(needs_a_reference=2),
-    )
+    assert drafted(path, None) == (["7 2 A G alt . rs1 . . autosome 5.00000000e-01"], Counter(needs_a_reference=2))
     with pytest.raises(GenopactError, match="2 variants have no other allele: give --reference"):
         drafted(score(path, "rs1 7 2 G _ 0.5", "rs2 7 3 T _ 1", "rs3 7 4 T C 1"), None)
 

@@ -13,15 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.benchmarks import sequences as benchmark
-from tests.benchmarks.windows import (
-    MISSING,
-    UNPHASED,
-    carried,
-    edits,
-    haplotype_windows,
-    reference_windows,
-    tokens,
-)
+from tests.benchmarks.windows import MISSING, UNPHASED, carried, edits, haplotype_windows, reference_windows, tokens
 
 Variant = tuple[int, str, str]
 

@@ -9,12 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from genopact_server.statements import (
-    Charge,
-    Release,
-    RunOpened,
-    StudyRegistered,
-)
+from genopact_server.statements import Charge, Release, RunOpened, StudyRegistered
 from genopact_shared import canonical, dsse
 from genopact_shared.decision import Opening, verify_opening
 from genopact_shared.errors import GenopactError

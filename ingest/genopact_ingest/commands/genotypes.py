@@ -126,10 +126,7 @@ def verify(site: Site, name: Name) -> Answer:
 
 @command(app, "export", example="genopact-site genotypes export cad-1 --out cad", room=opened)
 def export(
-    site: Site,
-    name: Name,
-    *,
-    out: Annotated[Path, typer.Option(help="Prefix of .bed, .bim and .fam.")],
+    site: Site, name: Name, *, out: Annotated[Path, typer.Option(help="Prefix of .bed, .bim and .fam.")]
 ) -> Answer:
     """Write a store's genotypes IN THE CLEAR as PLINK 1 files, people named by row numbers."""
     if any(Path(f"{out}{end}").exists() for end in (".bed", ".bim", ".fam")):

@@ -5,17 +5,8 @@ from collections.abc import Iterator
 
 from genopact_server.audit.evidence import Evidence, Record, by_kind
 from genopact_server.audit.findings import Finding, Verdict
-from genopact_server.statements import (
-    Release,
-    RunOpened,
-)
-from genopact_shared.statements import (
-    FIRST,
-    Aggregate,
-    Approval,
-    Intent,
-    Receipt,
-)
+from genopact_server.statements import Release, RunOpened
+from genopact_shared.statements import FIRST, Aggregate, Approval, Intent, Receipt
 
 Position = tuple[str, int, int, str]
 

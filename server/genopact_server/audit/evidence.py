@@ -8,24 +8,11 @@ from typing import Any, Generic, TypeVar
 from genopact_server.audit.bundle import Bundle, ExportedLog
 from genopact_server.audit.findings import Finding, Verdict
 from genopact_server.sitelogs import log_origin, unpack
-from genopact_server.statements import (
-    Release,
-    RunOpened,
-    StudyRegistered,
-)
+from genopact_server.statements import Release, RunOpened, StudyRegistered
 from genopact_shared import canonical
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import VerifyKey
-from genopact_shared.statements import (
-    PREDICATE,
-    Aggregate,
-    Approval,
-    Intent,
-    Receipt,
-    RegistryRoot,
-    Statement,
-    parse,
-)
+from genopact_shared.statements import PREDICATE, Aggregate, Approval, Intent, Receipt, RegistryRoot, Statement, parse
 from genopact_shared.study import Coordinator, Party, Study
 from genopact_shared.tlog.note import open_checkpoint
 from genopact_shared.tlog.tree import Tree

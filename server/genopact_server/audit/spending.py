@@ -7,15 +7,9 @@ from decimal import Decimal
 from genopact_server.audit.accountant import Bounds, Fact, epsilon_bounds
 from genopact_server.audit.evidence import Evidence
 from genopact_server.audit.findings import Finding, Verdict
-from genopact_server.statements import (
-    Release,
-)
+from genopact_server.statements import Release
 from genopact_shared.privacy.mechanisms import NoisedSum, Unprotected
-from genopact_shared.statements import (
-    Aggregate,
-    Intent,
-    Receipt,
-)
+from genopact_shared.statements import Aggregate, Intent, Receipt
 from genopact_shared.study import Study
 
 ROUNDING_MILLI = 1

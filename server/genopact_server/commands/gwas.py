@@ -42,9 +42,7 @@ def table(
 
 
 @command(app, "plot", example="genopact gwas plot gwas.tsv")
-def plot(
-    results: Annotated[Path, typer.Argument(help="A table in regenie's columns.", show_default=False)],
-) -> Answer:
+def plot(results: Annotated[Path, typer.Argument(help="A table in regenie's columns.", show_default=False)]) -> Answer:
     """Draw the Manhattan and the QQ plot of any such table beside it, as SVG; print lambda_GC."""
     from genopact_server.association import read
     from genopact_server.report.plots import standalone

@@ -54,10 +54,7 @@ def _client(address: str, sign_in: ProtobufClientInterceptor) -> RuntimeHttpClie
 def acquire(address: str, secret: bytes) -> str | None:
     """The token of the oldest waiting run, if there is one. Raises LINK_UNREACHABLE, LINK_SIGN_IN, LINK_REFUSED."""
     proof = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={"/flwr.proto.Runtime/AcquireTask"})
-    with (
-        _client(address, proof) as client,
-        http_errors(),
-    ):
+    with _client(address, proof) as client, http_errors():
         return client.AcquireTask(AcquireTaskRequest(supported_task_types={TaskType.SERVER_APP})).token or None
 
 

@@ -18,14 +18,7 @@ from genopact_shared.published import Arrays, Published
 from genopact_shared.recipes import NETWORKS
 from genopact_shared.recipes.head import probability
 from genopact_shared.recipes.network import NetParameters
-from genopact_shared.recipes.protocol import (
-    Column,
-    Floats,
-    GenotypeParameters,
-    Model,
-    Prediction,
-    Table,
-)
+from genopact_shared.recipes.protocol import Column, Floats, GenotypeParameters, Model, Prediction, Table
 from genopact_shared.recipes.risk import OUTCOME, SCHEMA
 from genopact_shared.study import Frozen
 
