@@ -1,21 +1,26 @@
 """The processes of a demo: command lines that are run to their end, and services that are stopped in the end."""
 
+import importlib
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.supervise import end
 
-COORDINATOR = (sys.executable, "-m", "genopact_server.cli")
-SITE = (sys.executable, "-m", "genopact_client.cli")
+COORDINATOR, SITE = "genopact_server.cli", "genopact_client.cli"
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload([COORDINATOR, SITE])
+"""Commands are processes of their own, forked from one that has loaded what all of them begin with."""
 
 
 class Stage:
@@ -32,31 +37,44 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         end(self._services, 15)  # each has children of its own to end first
 
-    def run(self, program: Sequence[str], *arguments: str, expect: int = 0) -> dict[str, Any]:
+    def run(self, program: str, *arguments: str, expect: int = 0) -> dict[str, Any]:
         """Run a command with `--format json`; returns the envelope's data.
 
         Raises:
             GenopactError: DEMO_FAILED when it ends with another code than `expect`.
         """
-        done = subprocess.run(
-            [*program, *arguments, "--format", "json"],
-            cwd=self.folder, env=self._environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode != expect:
-            last = (done.stdout.strip() or done.stderr.strip() or "no output").splitlines()[-1]
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder) / name for name in ("stdout", "stderr")]
+            line = [program, *arguments, "--format", "json"]
+            done = _forks.Process(target=_command, args=(line, self.folder, self._environment, paths))
+            done.start()
+            done.join()
+            stdout, stderr = (path.read_text("utf-8") if path.exists() else "" for path in paths)
+        if done.exitcode != expect:
+            last = (stdout.strip() or stderr.strip() or "no output").splitlines()[-1]
             raise GenopactError("DEMO_FAILED", f"{' '.join(arguments)}: {last[:400]}")
-        data: dict[str, Any] = json.loads(done.stdout)["data"]
+        data: dict[str, Any] = json.loads(stdout)["data"]
         return data
 
-    def serve(self, name: str, program: Sequence[str], *arguments: str) -> subprocess.Popen[bytes]:
+    def serve(self, name: str, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a service; its output goes to NAME.log."""
         with (self.folder / f"{name}.log").open("ab") as log:
             service = subprocess.Popen(
-                [*program, *arguments], cwd=self.folder, env=self._environment,
+                [sys.executable, "-m", program, *arguments], cwd=self.folder, env=self._environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         self._services.append(service)
         return service
+
+
+def _command(line: Sequence[str], folder: Path, environment: Mapping[str, str], outputs: Sequence[Path]) -> None:
+    """What a forked process does: the command line, as if it had been started in a shell."""
+    os.chdir(folder)
+    os.environ.update(environment)
+    for number, path in enumerate(outputs, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
+    sys.argv = [*line]
+    importlib.import_module(line[0]).main()
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:

@@ -99,12 +99,17 @@ def posterior(panel: Panel, evidence: Evidence, between: Floats, relative: Float
     return Posterior(found / times, samples, expected / times)
 
 
-def _factor(within: Floats, own: Floats, rest: Floats, lower: Floats, solved: Floats) -> float:
-    """lower lower' = within + diag(own), and lower solved = rest; returns the log of the determinant."""
-    log = 0.0
+def _factor(  # noqa: PLR0917 - a compiled loop, of plain loops, which are compiled in a third of the time
+    within: Floats, variance: float, own: Floats, rest: Floats, lower: Floats, solved: Floats
+) -> float:
+    """lower lower' = within / variance + diag(own), and lower solved = rest.
+
+    Returns the sum of solved squared, less the logs of both determinants, of lower lower' and of variance.
+    """
+    found = -len(own) * np.log(variance)
     for p in range(len(own)):
         for q in range(p + 1):
-            total = within[p, q] + (own[p] if p == q else 0.0)
+            total = within[p, q] / variance + (own[p] if p == q else 0.0)
             for r in range(q):
                 total -= lower[p, r] * lower[q, r]
             lower[p, q] = np.sqrt(total) if p == q else total / lower[q, q]
@@ -112,8 +117,8 @@ def _factor(within: Floats, own: Floats, rest: Floats, lower: Floats, solved: Fl
         for r in range(p):
             total -= lower[p, r] * solved[r]
         solved[p] = total / lower[p, p]
-        log += 2 * np.log(lower[p, p])
-    return log
+        found += solved[p] * solved[p] - 2 * np.log(lower[p, p])
+    return found
 
 
 def _back(lower: Floats, right: Floats, out: Floats) -> None:
@@ -145,22 +150,24 @@ def _sweep(  # noqa: PLR0917 - a compiled loop
                 own[k] = rest[b, j, k] + information[k] * effects[b, j, k]
             log_odds[0] = log_shares[0]
             for c in range(parts):
-                variance = slabs[c] * spread[b, j]
-                log = factor(within / variance, information, own, lower[c], solved[c]) + size * np.log(variance)
-                log_odds[c + 1] = log_shares[c + 1] + 0.5 * ((solved[c] ** 2).sum() - log)
-            odds[:] = np.exp(log_odds - log_odds.max())
-            odds /= odds.sum()
-            pick, chosen = np.random.random(), 0
+                evidence = factor(within, slabs[c] * spread[b, j], information, own, lower[c], solved[c])
+                log_odds[c + 1] = log_shares[c + 1] + 0.5 * evidence
+            highest, total = max(log_odds), 0.0
+            for c in range(parts + 1):
+                odds[c] = np.exp(log_odds[c] - highest)
+                total += odds[c]
+            pick, chosen = np.random.random() * total, 0
             while chosen < parts and pick >= odds[chosen]:
                 pick -= odds[chosen]
                 chosen += 1
             counts[chosen] += 1
             for c in range(parts):
-                slab[b, j] += odds[c + 1] * slabs[c] * spread[b, j]
+                slab[b, j] += odds[c + 1] / total * slabs[c] * spread[b, j]
                 back(lower[c], solved[c], draw)
                 for k in range(size):
-                    mean[b, j, k] += odds[c + 1] * draw[k]
-            draw[:] = 0.0
+                    mean[b, j, k] += odds[c + 1] / total * draw[k]
+            for k in range(size):
+                draw[k] = 0.0
             if chosen > 0:
                 for k in range(size):
                     noisy[k] = solved[chosen - 1, k] + np.random.standard_normal()
