@@ -106,7 +106,7 @@ def _factor(  # noqa: PLR0917 - a compiled loop, of plain loops, which are compi
 
     Returns the sum of solved squared, less the logs of both determinants, of lower lower' and of variance.
     """
-    found = -len(own) * np.log(variance)
+    found: float = -len(own) * np.log(variance)
     for p in range(len(own)):
         for q in range(p + 1):
             total = within[p, q] / variance + (own[p] if p == q else 0.0)
