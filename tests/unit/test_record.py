@@ -99,7 +99,7 @@ def test_a_row_with_other_fields_is_refused(tmp_path: Path) -> None:
 
 def test_the_machine_has_no_name() -> None:
     assert platform.node() not in machine() or not platform.node()
-    assert re.match(r"\d+ cores, .+, \d+ GiB$", machine())
+    assert re.match(r"\d+ cores, .+, \d+ GiB, \d+ ns a loop$", machine())
 
 
 def test_the_rows_of_the_project_are_sound() -> None:
