@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
+
 from genopact_client import aead
 from genopact_client.consent.registry import Registry
 from genopact_client.genotypes import Genotypes
@@ -28,6 +30,7 @@ from genopact_client.ledger import Ledger
 from genopact_client.people import People
 from genopact_client.policy import SitePolicy
 from genopact_client.release.outbox import Outbox
+from genopact_client.store.folder import Rows
 from genopact_client.store.sealed import Store
 from genopact_client.studies import Studies
 from genopact_shared import canonical, durable
@@ -35,7 +38,7 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
 from genopact_shared.published import Published
 from genopact_shared.recipes import chosen
-from genopact_shared.recipes.protocol import GenotypeParameters
+from genopact_shared.recipes.protocol import GenotypeParameters, Matrix, MatrixParameters, Values, digest_of_features
 from genopact_shared.study import Study
 from genopact_shared.tlog.log import Log
 
@@ -149,9 +152,26 @@ class Site:
                 return self.genotypes(name)
         raise GenopactError("GENOTYPES_MISSING", variants)
 
+    def matrix(self, wanted: Matrix, rows: Rows) -> Values:
+        """(n, F) of the people of these rows, NaN for whoever the matrix has not. MATRIX_MISSING."""
+        path, found = self.home / "omics" / wanted.name, np.full((len(rows), wanted.features), np.nan, np.float32)
+        if not (path / "manifest.dsse").exists():
+            raise GenopactError("MATRIX_MISSING", wanted.name)
+        with Store(path, self.keyfile) as store:
+            names = [column["name"] for column in store.signed.columns]
+            if digest_of_features(names) != wanted.digest or len(names) != wanted.features:
+                raise GenopactError("MATRIX_MISSING", f"{wanted.name}: it has other features")
+            here = np.isin(rows, store.rows())
+            table = store.table(rows[here])
+        found[here] = np.column_stack([table.number(name) for name in names])
+        return found
+
     def check_inputs(self, study: Study) -> None:
-        """Whether the public files and genotypes that a study reads are here. PUBLISHED_MISSING, GENOTYPES_MISSING."""
+        """Whether what a study reads is here. PUBLISHED_MISSING, GENOTYPES_MISSING, MATRIX_MISSING."""
         parameters = chosen(study.recipe)[1]
+        if isinstance(parameters, MatrixParameters):
+            for each in parameters.matrices:
+                self.matrix(each, np.empty(0, np.int64))
         if not isinstance(parameters, GenotypeParameters):
             return
         stores = (self.home / "genotypes" / name for name in self.genotype_names())

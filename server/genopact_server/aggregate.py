@@ -11,7 +11,7 @@ from genopact_shared import canonical, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import Plan, PlannedStep
 from genopact_shared.privacy.mechanisms import SampledSgd
-from genopact_shared.recipes.network import NetPlan, shapes
+from genopact_shared.recipes.network import NetPlan, shapes, weights_of
 from genopact_shared.recipes.protocol import Model
 from genopact_shared.secagg.masking import WORDS, Opening
 
@@ -20,7 +20,8 @@ def check_update(step: PlannedStep, model: Model, body: bytes) -> None:
     """Raise FRAME_INVALID unless a body is the release that was planned: one sum, or a finite change of `model`."""
     if step.kind == "model":
         change = _model(body)
-        if shapes(change) != shapes(model) or not all(np.isfinite(values).all() for values in change.values()):
+        finite = all(np.isfinite(values).all() for values in change.values())
+        if shapes(change) != shapes(weights_of(model)) or not finite:
             raise GenopactError("FRAME_INVALID", "not a change of this model")
         return
     if isinstance(step.fact, SampledSgd):
@@ -60,7 +61,7 @@ def combine(
     if isinstance(plan.course, NetPlan):
         whole = sum(plan.planned[site] for site in updates)
         weighed = [(plan.planned[site] / whole, _model(body)) for site, body in updates.items()]
-        change = {name: np.sum([weight * each[name] for weight, each in weighed], axis=0) for name in model}
+        change = {name: np.sum([weight * each[name] for weight, each in weighed], axis=0) for name in weights_of(model)}
         return wire.pack(change), plan.course.advance(index, model, change)
     if total is None:
         parts = [wire.unpack(body, np.int64)["sum"] for body in updates.values()]

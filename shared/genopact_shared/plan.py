@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,10 @@ from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotecte
 from genopact_shared.privacy.noise import MAX_VARIANCE, TAIL_SIGMAS
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes import EXACT, NETWORKS, RECIPES, chosen
-from genopact_shared.recipes.network import NetParameters, NetPlan
+from genopact_shared.recipes.network import NetParameters, NetPlan, NetSums
 from genopact_shared.recipes.protocol import Floats, Model, Predictor, SumPlan, SumStep
 from genopact_shared.secagg.masking import Opening
-from genopact_shared.study import Frozen, Study
+from genopact_shared.study import Study
 from genopact_shared.wire import Reply
 
 COHORT_SLACK = 2
@@ -103,19 +103,22 @@ def plan_of(study: Study, planned: Mapping[str, int], published: Published = NOT
         GenopactError: PLAN_IMPOSSIBLE when the plan would break its own bounds.
     """
     recipe, parameters = chosen(study.recipe)
-    if isinstance(parameters, NetParameters):
-        return _of_network(study, NetPlan(NETWORKS[recipe.name], parameters, dict(planned), published))
-    return _of_sums(study, planned, parameters, published)
+    epsilon = study.privacy.epsilon_milli
+    if not isinstance(parameters, NetParameters):
+        sums = RECIPES[recipe.name].plan(parameters, sum(planned.values()), epsilon, published)
+        return _of_sums(study, planned, sums)
+    fixed = NETWORKS[recipe.name], parameters, dict(planned), published
+    if study.privacy.mode == "distributed" and epsilon is not None:
+        return _of_sums(study, planned, NetSums(*fixed, epsilon))
+    return _of_network(study, NetPlan(*fixed))
 
 
 def _of_network(study: Study, course: NetPlan) -> Plan:
     """Rounds of private steps; every round has the same fact."""
     p, privacy = course.parameters, study.privacy
-    if privacy.mode == "distributed":
-        raise GenopactError("PLAN_IMPOSSIBLE", "a network is trained in mode local or none")
     fact: Fact
     if privacy.epsilon_milli is None:
-        fact = Unprotected(dims=sum(weights.size for weights in course.initial().values()), scale=MODEL_SCALE)
+        fact = Unprotected(dims=course.dims, scale=MODEL_SCALE)
     else:
         rate, steps = _decimal(p.sampling_rate_milli / 1000), (p.rounds + privacy.spare_attempts) * p.local_steps
         multiplier = accounting.sgd_noise_multiplier(privacy.epsilon_milli, privacy.delta, rate, steps)
@@ -125,9 +128,8 @@ def _of_network(study: Study, course: NetPlan) -> Plan:
     return Plan(course, course, course.planned, rounds, privacy.delta)
 
 
-def _of_sums(study: Study, planned: Mapping[str, int], parameters: Frozen, published: Published) -> Plan:
-    recipe, privacy = RECIPES[study.recipe.name], study.privacy
-    sums = recipe.plan(parameters, sum(planned.values()), privacy.epsilon_milli, published)
+def _of_sums(study: Study, planned: Mapping[str, int], sums: SumPlan) -> Plan:
+    privacy = study.privacy
     if privacy.epsilon_milli is None:
         facts: list[NoisedSum | Unprotected] = [Unprotected(dims=step.dims, scale=step.scale) for step in sums.steps]
     else:
@@ -142,7 +144,7 @@ def _of_sums(study: Study, planned: Mapping[str, int], parameters: Frozen, publi
     )
     if any(step.share_variance > MAX_VARIANCE for step in steps):
         raise GenopactError("PLAN_IMPOSSIBLE", "the noise does not fit the sampler: lower the recipe's scale")
-    predictor = next(each for each in (sums, recipe) if isinstance(each, Predictor))
+    predictor = sums if isinstance(sums, Predictor) else cast("Predictor", RECIPES[study.recipe.name])
     plan = Plan(predictor, sums, dict(planned), steps, privacy.delta)
     if privacy.epsilon_milli is not None and plan.epsilon > privacy.epsilon_milli / 1000:
         raise GenopactError(

@@ -11,7 +11,7 @@ from cryptography import x509
 from typer.testing import CliRunner
 
 from genopact_server.cli import app
-from genopact_server.demo.stage import Stage, free_ports
+from genopact_server.demo.stage import COORDINATOR, Stage, free_ports
 from genopact_server.rounds import Run
 from genopact_shared.errors import CATALOGUE, GenopactError
 from genopact_shared.study import load_study
@@ -209,5 +209,5 @@ def test_the_demo_never_removes_a_folder_that_is_not_its_own(tmp_path: Path) -> 
 
 def test_a_stage_says_which_command_failed(tmp_path: Path) -> None:
     with Stage(tmp_path) as stage, pytest.raises(GenopactError, match=r"DEMO_FAILED.*no-such"):
-        stage.run(("false",), "no-such")
+        stage.run(COORDINATOR, "no-such")
     assert free_ports() % 2 == 1

@@ -16,8 +16,8 @@ from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.published import Published
 from genopact_shared.recipes import EXACT, RECIPES, chosen, gwas
 from genopact_shared.recipes.gwas import GWAS, NEWTON, SCHEMA, ExactGwas, GwasParameters
-from genopact_shared.recipes.gwas_private import FINEST, NoisedGwas, design, scale_of, standardised
-from genopact_shared.recipes.protocol import PEOPLE, Floats, Model, Table
+from genopact_shared.recipes.gwas_private import NoisedGwas, design, standardised
+from genopact_shared.recipes.protocol import PEOPLE, Floats, Model, Table, finest_scale
 from tests.unit.association import (
     VARIANTS,
     Held,
@@ -267,8 +267,8 @@ def test_shares_clips_and_scales_fit_the_plan(tmp_path: Path) -> None:
         last = whole.steps[-1].fact
         assert isinstance(last, NoisedSum)
         assert [step.name for step in whole.steps][-2:] == (["scores", "counts"] if counts else ["head-8", "scores"])
-    assert scale_of(1.0, 1.0, 8000) == FINEST
-    assert scale_of(2.0**19, 1.0, 8000) == 1
+    assert finest_scale(1.0, 1.0, 8000) == 1 << 12
+    assert finest_scale(2.0**19, 1.0, 8000) == 1
     with pytest.raises(GenopactError, match="PLAN_IMPOSSIBLE"):
         plan_of(gwas_study(1 << 24, "distributed", design="0" * 64, epsilon_milli=5), PLANNED)
 

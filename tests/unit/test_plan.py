@@ -14,7 +14,7 @@ from genopact_shared.plan import MODEL_SCALE, Plan, plan_of
 from genopact_shared.privacy import accounting
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 from genopact_shared.recipes import NETWORKS, RECIPES
-from genopact_shared.recipes.network import NetPlan, load, shapes
+from genopact_shared.recipes.network import NetPlan, NetSums, load, shapes
 from genopact_shared.recipes.protocol import Model
 from genopact_shared.study import Study, parse_study
 
@@ -97,13 +97,13 @@ def test_every_party_computes_the_same_plan() -> None:
     assert wire.pack(one.course.initial()) == wire.pack(other.course.initial())
 
 
-def test_a_network_is_not_trained_under_masks() -> None:
-    with pytest.raises(GenopactError, match="STUDY_INVALID"):
-        study(recipe=NETWORK)
-    refused = study(recipe=NETWORK, privacy=LOCAL)
-    masked = refused.model_copy(update={"privacy": refused.privacy.model_copy(update={"mode": "distributed"})})
-    with pytest.raises(GenopactError, match="PLAN_IMPOSSIBLE"):
-        plan_of(masked, PLANNED)
+def test_a_network_under_masks_is_sums_of_gradients_within_the_budget() -> None:
+    plan = plan_of(study(recipe=NETWORK), PLANNED)
+    assert isinstance(plan.course, NetSums)
+    assert plan.recipe is plan.course
+    assert all(isinstance(step.fact, NoisedSum) and step.masked and step.kind == "sum" for step in plan.steps)
+    assert len(plan.steps) == plan.course.parameters.rounds
+    assert 0.9 < plan.epsilon <= 1
 
 
 # --- what the coordinator makes of updates

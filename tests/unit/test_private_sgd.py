@@ -90,9 +90,9 @@ def hostile(seed: int, scale: float) -> Table:
     return Table(columns, 9)
 
 
-def sgd(recipe: Toy | None = None, fact: Any = FACT, planned: int = 40, **settings: int) -> PrivateSgd:
+def sgd(recipe: Toy | None = None, fact: Any = FACT, planned: int = 40, **settings: Any) -> PrivateSgd:
     rate = Fraction(getattr(fact, "sampling_rate", "1"))
-    base = {"local_steps": getattr(fact, "steps", 1), "sampling_rate_milli": int(rate * 1000)}
+    base: dict[str, Any] = {"local_steps": getattr(fact, "steps", 1), "sampling_rate_milli": int(rate * 1000)}
     parameters = NetParameters(**{**base, "learning_rate_milli": 1000, **settings})
     return PrivateSgd(NetPlan(recipe or Toy(), parameters, {"here": planned, "there": 7}), fact, "here")
 

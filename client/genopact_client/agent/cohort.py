@@ -20,7 +20,7 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.plan import PlannedStep
 from genopact_shared.privacy.mechanisms import Unprotected
 from genopact_shared.recipes import chosen
-from genopact_shared.recipes.protocol import Codes, GenotypeParameters, Table
+from genopact_shared.recipes.protocol import Codes, GenotypeParameters, MatrixParameters, Table
 from genopact_shared.study import Study
 
 
@@ -57,8 +57,8 @@ def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> It
     Without a step nothing will be released, so that nobody has to be able to pay.
 
     Raises:
-        GenopactError: STORE_NOT_PUBLIC, COHORT_EMPTY, COHORT_TOO_SMALL, GENOTYPES_MISSING, PUBLISHED_MISSING,
-            PUBLISHED_INVALID; those of the stores.
+        GenopactError: STORE_NOT_PUBLIC, COHORT_EMPTY, COHORT_TOO_SMALL, GENOTYPES_MISSING, MATRIX_MISSING,
+            PUBLISHED_MISSING, PUBLISHED_INVALID; those of the stores.
     """
     unprotected, exact = step is not None and isinstance(step.fact, Unprotected), study.privacy.mode == "exact"
     if unprotected and not exact and site.store.manifest()["kind"] not in ("public", "synthetic"):
@@ -82,7 +82,9 @@ def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> It
             able = site.ledger.affordable(rows, step.fact, cap, limits.max_delta, now // DAY_S, limits.window)
             rows = rows[able]
         table = site.store.table(rows)
-        complete = ~np.isnan(table.number(study.outcome))
+        if isinstance(parameters, MatrixParameters):
+            table = replace(table, matrices={each.name: site.matrix(each, rows) for each in parameters.matrices})
+        complete = table.known(study.outcome)
         # An empty cohort releases noise alone: a refusal would tell, for nothing, that the last patient is gone.
         if step is None and not complete.any():
             raise GenopactError("COHORT_EMPTY")

@@ -15,7 +15,7 @@ from genopact_shared.plan import MODEL_SCALE
 from genopact_shared.privacy.accounting import Fact
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd
 from genopact_shared.privacy.noise import gaussian, keystream
-from genopact_shared.recipes.network import NetPlan, load
+from genopact_shared.recipes.network import NetPlan, load, weights_of
 from genopact_shared.recipes.protocol import Floats, Model, Table
 
 _log = structlog.get_logger()
@@ -62,22 +62,24 @@ class PrivateSgd:
         rate = Fraction(settings.sampling_rate_milli, 1000)
         self._check(rate)
         module = recipe.module(settings).double()
-        load(module, model)
+        shared = weights_of(model)
+        load(module, shared)
         inputs, targets = (each.double() if each.is_floating_point() else each for each in self.plan.tensors(table))
         losses = PerRecordLoss(module, recipe.loss, inputs, targets)
         stride = settings.learning_rate_milli / 1000 / float(self.plan.planned[self.site] * rate)
-        clip, now, dropped = self._clip, dict(model), 0
+        pull = settings.learning_rate_milli * settings.proximal_milli / 1_000_000
+        clip, now, dropped = self._clip, dict(shared), 0
         for _ in range(settings.local_steps):
             chosen = poisson(len(inputs), rate)
             summed = private_sum(losses, inputs[chosen], targets[chosen], clip)
             for name, total in summed.total.items():
-                now[name] = now[name] - stride * self._released(total.numpy())
+                now[name] = now[name] - stride * self._released(total.numpy()) - pull * (now[name] - shared[name])
             load(module, now)
             dropped += summed.dropped
             self._steps += 1
         if dropped:
             _log.warning("gradients_not_finite", times=dropped)
-        return {name: weights - model[name] for name, weights in now.items()}
+        return {name: weights - shared[name] for name, weights in now.items()}
 
     @property
     def _clip(self) -> float | None:

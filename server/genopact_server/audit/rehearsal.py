@@ -8,7 +8,7 @@ that this attacker sees: an audit is hundreds of runs, and to found hospitals ta
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,6 @@ from genopact_shared.recipes.network import NetPlan
 from genopact_shared.recipes.protocol import Choice, Column, Copies, Dosage, Model, Number, Table
 from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.study import Study
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 POOL = 40
 """Made-up records for each canary that is chosen."""
@@ -94,7 +91,7 @@ class Observer:
         update = wire.unpack(released.body, np.float64)
         stride = course.parameters.learning_rate_milli / 1000 / (self.plan.planned[site] * rate)
         total = -np.concatenate([update[name].ravel() for name in model]) / stride
-        rows = rate * fact.steps * _clipped(_gradients(course, model, everybody), fact.clip, MODEL_SCALE)
+        rows = rate * fact.steps * _clipped(course.gradients(model, everybody), fact.clip, MODEL_SCALE)
         known, own = rows[: crowd.n].sum(axis=0), rows[crowd.n :]
         deviation = float(fact.noise_multiplier) * float(fact.clip) * fact.steps**0.5
         following = course.advance(step.index, model, update)
@@ -195,7 +192,7 @@ def _joined(one: Table, other: Table) -> Table:
 def _first_rows(plan: Plan, table: Table) -> Floats:
     """(n, d) clipped contributions to the first step, in units of the clip."""
     course, model, fact = plan.course, plan.course.initial(), plan.steps[0].fact
-    rows = _gradients(course, model, table) if isinstance(course, NetPlan) else course.contribution(0, model, table)
+    rows = course.gradients(model, table) if isinstance(course, NetPlan) else course.contribution(0, model, table)
     return rows if isinstance(fact, Unprotected) else _clipped(rows, fact.clip, MODEL_SCALE) / float(fact.clip)
 
 
@@ -215,23 +212,6 @@ def _clipped(rows: Floats, clip: str, scale: int) -> Floats:
     """What the hospitals' code makes of each row before it adds them up; an attacker knows the code that runs."""
     integers: Floats = _client("release.quantise").clipped_integers(rows, float(clip), scale) / scale
     return integers
-
-
-def _gradients(course: NetPlan, model: Model, table: Table) -> Floats:
-    """(n, d) one gradient a patient, in the order of the model's entries."""
-    import torch
-    from torch.func import functional_call, grad, vmap
-
-    recipe, module = course.recipe, course.module(model).double()
-    weights = {name: torch.from_numpy(values.copy()) for name, values in model.items()}
-
-    def loss(now: "dict[str, Tensor]", one: "Tensor", target: "Tensor") -> "Tensor":
-        as_module: Any = lambda inputs: functional_call(module, now, (inputs,))  # noqa: E731
-        return recipe.loss(as_module, one[None], target[None])[0]
-
-    inputs, targets = (each.double() for each in course.tensors(table))
-    rows = vmap(grad(loss), in_dims=(None, 0, 0))(weights, inputs, targets)
-    return np.concatenate([rows[name].numpy().reshape(len(inputs), -1) for name in model], axis=1)
 
 
 def _client(name: str) -> Any:

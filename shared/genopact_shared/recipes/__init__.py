@@ -10,7 +10,7 @@ from genopact_shared.recipes.dose import DOSE
 from genopact_shared.recipes.dose_net import DOSE_NET
 from genopact_shared.recipes.gwas import GWAS
 from genopact_shared.recipes.pca import PCA
-from genopact_shared.recipes.protocol import NetRecipe, SumRecipe
+from genopact_shared.recipes.protocol import GenotypeParameters, MatrixParameters, NetRecipe, SumRecipe
 from genopact_shared.recipes.risk import RISK
 from genopact_shared.recipes.trait import TRAIT
 from genopact_shared.study import Frozen, RecipeChoice, Study, explain
@@ -42,13 +42,16 @@ def check_choice(study: Study) -> None:
     Raises:
         GenopactError: RECIPE_UNKNOWN, STUDY_INVALID.
     """
-    recipe, _ = chosen(study.recipe)
+    recipe, parameters = chosen(study.recipe)
     if study.outcome != recipe.outcome:
         raise GenopactError("STUDY_INVALID", f"outcome: recipe {recipe.name} predicts {recipe.outcome}")
     if set(study.metrics) != set(recipe.measures):
         named = ", ".join(recipe.measures) or "none"
         raise GenopactError("STUDY_INVALID", f"metrics: recipe {recipe.name} releases {named}")
+    asked = set(study.purpose.data)
+    if isinstance(parameters, GenotypeParameters) and not asked & {"genotype", "exome", "genome"}:
+        raise GenopactError("STUDY_INVALID", f"purpose.data: recipe {recipe.name} reads genotypes")
+    if isinstance(parameters, MatrixParameters) and not {each.data for each in parameters.matrices} <= asked:
+        raise GenopactError("STUDY_INVALID", f"purpose.data: recipe {recipe.name} reads other data")
     if study.privacy.mode == "exact" and recipe.name not in EXACT:
         raise GenopactError("STUDY_INVALID", f"privacy.mode: recipe {recipe.name} gives no exact statistics")
-    if recipe.name in NETWORKS and study.privacy.mode == "distributed":
-        raise GenopactError("STUDY_INVALID", f"privacy.mode: recipe {recipe.name} needs local or none")

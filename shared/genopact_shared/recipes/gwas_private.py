@@ -17,13 +17,12 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.published import Published
 from genopact_shared.recipes.gwas import GwasParameters, require_count
 from genopact_shared.recipes.head import Head
-from genopact_shared.recipes.protocol import Codes, Floats, Metrics, Model, SumStep, Table
+from genopact_shared.recipes.protocol import Codes, Floats, Metrics, Model, SumStep, Table, finest_scale
 
 NULL, COUNTS = 0.05, 0.15
 """Shares of the budget; scores get the rest."""
 REACH = {"linear": 1.5, "logistic": 0.6}
 """Times sqrt(V), the norm of a typical row of genotypes: the residual that is still let through."""
-FINEST = 1 << 12
 
 
 def design(frequency: Floats, **more: Floats) -> bytes:
@@ -57,12 +56,6 @@ def standardised(codes: Codes, frequency: Floats, spread: Floats) -> Floats:
     return np.where(codes < 0, 0.0, centred) / spread
 
 
-def scale_of(clip: float, weight: float, epsilon_milli: int) -> int:
-    """The finest power of two at which noise fits the sampler: its multiplier is below 8 / (epsilon sqrt(weight))."""
-    noise = clip * 8000 / (epsilon_milli * math.sqrt(weight))
-    return max(1, min(FINEST, 1 << max(0, math.frexp(2.0**18 / noise)[1] - 1)))
-
-
 @dataclass(frozen=True, eq=False)
 class NoisedGwas:
     """See `protocol.SumPlan`."""
@@ -86,7 +79,7 @@ class NoisedGwas:
         if self.parameters.counts:
             shares["counts"] = COUNTS
         sums = [
-            SumStep(name, count, clips[name], share, scale_of(clips[name], share, self.epsilon_milli))
+            SumStep(name, count, clips[name], share, finest_scale(clips[name], share, self.epsilon_milli))
             for name, share in shares.items()
         ]
         return (*self.head.steps(NULL), *sums)

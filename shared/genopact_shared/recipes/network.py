@@ -1,23 +1,45 @@
-"""What every network recipe shares: its public training settings, and its plan.
+"""What every network recipe shares: its public training settings, and its two plans.
 
-Each round, each site makes `local_steps` private steps from the shared model and releases what they changed; the
-coordinator adds the mean of the changes, weighted by the planned cohorts.
+`NetPlan` (modes local and none): each round, each site makes `local_steps` steps from the shared model and releases
+what they changed; the mean of the changes, weighted by planned cohorts, is a step of the coordinator's optimiser.
+`NetSums` (mode distributed): each round is one masked sum of all patients' gradients, and a step along it.
+Sources: Reddi et al., "Adaptive Federated Optimization", 2021, for optimisers of changes; Li et al., "Federated
+Optimization in Heterogeneous Networks", 2020, for the proximal term.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import NOTHING, Published
-from genopact_shared.recipes.protocol import PEOPLE, Floats, Metrics, Model, NetRecipe, Prediction, Table
+from genopact_shared.recipes.protocol import (
+    PEOPLE,
+    Floats,
+    Metrics,
+    Model,
+    NetRecipe,
+    Prediction,
+    SumStep,
+    Table,
+    finest_scale,
+)
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+STATE = ("mean of ", "square of ")
+"""Prefixes of an optimiser's state in a model, which is no part of the network."""
+FINEST = 1 << 14
+"""Units per 1.0 of a patient's gradient in a masked sum."""
+DECAY, SQUARES_DECAY, FLOOR = 0.9, 0.99, 1e-3
+"""Of an adaptive optimiser: of the mean and of the squares of changes; what is added to their root."""
 
 
 class NetParameters(Frozen):
@@ -25,6 +47,9 @@ class NetParameters(Frozen):
 
     `sampling_rate_milli`: chance of a patient to be in a step. `clip_milli`: L2 bound of a patient's gradient.
     `learning_rate_milli`: of the gradient's mean over the expected batch, planned cohort x sampling rate.
+    `optimiser`: what the coordinator makes of the sites' mean change, in steps of `server_rate_milli`; adaptive ones
+    divide by its usual size. `proximal_milli`: pull of local steps towards the shared model. In mode distributed every
+    patient is in every round, `learning_rate_milli` is that of the mean gradient, and the rest does not apply.
     """
 
     rounds: int = Field(default=10, ge=1, le=1000)
@@ -32,11 +57,14 @@ class NetParameters(Frozen):
     sampling_rate_milli: int = Field(default=500, ge=1, le=1000)
     clip_milli: int = Field(default=1000, ge=1, le=100_000)
     learning_rate_milli: int = Field(default=500, ge=1, le=100_000)
+    optimiser: Literal["average", "adam", "yogi"] = "average"
+    server_rate_milli: int = Field(default=1000, ge=1, le=100_000)
+    proximal_milli: int = Field(default=0, ge=0, le=100_000)
 
 
 @dataclass(frozen=True)
-class NetPlan:
-    """A network recipe with its public numbers fixed; the counterpart of `protocol.SumPlan`."""
+class Network:
+    """A network recipe with its public numbers fixed. A model is the network's weights, and the optimiser's state."""
 
     recipe: NetRecipe
     parameters: NetParameters
@@ -51,17 +79,20 @@ class NetPlan:
     def initial(self) -> Model:
         """The first weights, by parameter name, float64."""
         named = self.recipe.module(self.parameters).named_parameters()
-        return {name: weights.detach().numpy().astype(np.float64) for name, weights in named}
+        model = {name: weights.detach().numpy().astype(np.float64) for name, weights in named}
+        state = STATE if self.parameters.optimiser != "average" else ()
+        return model | {of + name: np.zeros_like(values) for of in state for name, values in model.items()}
+
+    @cached_property
+    def dims(self) -> int:
+        """How many weights the network has."""
+        return sum(values.size for values in weights_of(self.initial()).values())
 
     def module(self, model: Model) -> "nn.Module":
         """The network with the weights of a model."""
         module = self.recipe.module(self.parameters)
         load(module, model)
         return module
-
-    def advance(self, index: int, model: Model, update: Model) -> Model:  # noqa: ARG002 - every round is alike
-        """The next model: the sites' mean change added."""
-        return {name: weights + update[name] for name, weights in model.items()}
 
     def metrics(self, model: Model) -> Metrics:  # noqa: ARG002 - a network run releases no metrics
         """None."""
@@ -76,19 +107,98 @@ class NetPlan:
         return self.recipe.predict(self.outputs(model, table), personal)
 
     def tensors(self, table: Table) -> "tuple[Tensor, Tensor]":
-        """Inputs (B, ...) and targets (B,) of the patients with an outcome."""
+        """Inputs (B, ...) and targets (B, ...) of the patients with an outcome who are not held out."""
         inputs, targets = self.recipe.tensors(table, self.parameters, self.published)
-        known = ~targets.isnan()
-        return inputs[known], targets[known]
+        trains = self._trains(targets, table)
+        return inputs[trains], targets[trains]
 
-    def outputs(self, model: Model, table: Table) -> Floats:
-        """(n,) what the network gives for every row; the outcome column is not read."""
+    def gradients(self, model: Model, table: Table) -> Floats:
+        """(n, dims) of each patient's loss, in the order of the model's weights; zeros for whoever does not train.
+
+        Guarantees: row i has the same bits in any table, because patients are computed one by one.
+        """
         import torch
 
-        module, (inputs, _) = self.module(model), self.recipe.tensors(table, self.parameters, self.published)
+        module = self.module(model).double()
+        inputs, targets = self.recipe.tensors(table, self.parameters, self.published)
+        inputs, targets = (each.double() if each.is_floating_point() else each for each in (inputs, targets))
+        weights = list(module.parameters())
+        rows = np.zeros((table.n, self.dims))
+        for at in np.flatnonzero(self._trains(targets, table)).tolist():
+            loss = self.recipe.loss(module, inputs[at : at + 1], targets[at : at + 1])
+            found = torch.autograd.grad(loss.sum(), weights)
+            rows[at] = torch.cat([each.reshape(-1) for each in found]).numpy()
+        return rows
+
+    def outputs(self, model: Model, table: Table) -> Floats:
+        """(n, ...) what the network gives for every row, (n,) for one number; the outcome is not read."""
+        import torch
+
+        module, (inputs, _) = self.module(model).eval(), self.recipe.tensors(table, self.parameters, self.published)
         with torch.no_grad():
-            found = [cast("Tensor", module(some)).reshape(-1) for some in torch.split(inputs, PEOPLE)]
-        return torch.cat(found).numpy().astype(np.float64)
+            found = [cast("Tensor", module(some)) for some in torch.split(inputs, PEOPLE)]
+        outputs = torch.cat(found).numpy().astype(np.float64)
+        return outputs.reshape(-1) if outputs.size == len(inputs) else outputs
+
+    @staticmethod
+    def _trains(targets: "Tensor", table: Table) -> NDArray[np.bool_]:
+        known = ~targets.isnan() if targets.is_floating_point() else targets >= 0
+        found: NDArray[np.bool_] = known.unsqueeze(-1).flatten(1).any(1).numpy() & (table.codes("held_out") != 1)
+        return found
+
+
+class NetPlan(Network):
+    """The plan of local steps."""
+
+    def advance(self, index: int, model: Model, update: Model) -> Model:  # noqa: ARG002 - every round is alike
+        """The next model, from the sites' mean change."""
+        return moved(self.parameters, model, update)
+
+
+@dataclass(frozen=True)
+class NetSums(Network):
+    """The plan of masked sums of gradients; see `protocol.SumPlan`. `epsilon_milli`: of the study."""
+
+    epsilon_milli: int = 0
+
+    @property
+    def steps(self) -> tuple[SumStep, ...]:
+        """Rounds that are alike."""
+        p, clip = self.parameters, self.parameters.clip_milli / 1000
+        scale = finest_scale(clip, 1 / p.rounds, self.epsilon_milli, FINEST)
+        return tuple(SumStep(f"round-{at + 1}", self.dims, clip, 1 / p.rounds, scale) for at in range(p.rounds))
+
+    def contribution(self, index: int, model: Model, table: Table) -> Floats:  # noqa: ARG002 - every round is alike
+        """See `gradients`."""
+        return self.gradients(model, table)
+
+    def advance(self, index: int, model: Model, total: Floats) -> Model:  # noqa: ARG002 - every round is alike
+        """The next model, by a step along the mean gradient."""
+        rate = self.parameters.learning_rate_milli / 1000 / sum(self.planned.values())
+        ends = np.cumsum([values.size for values in weights_of(model).values()])
+        parts = zip(weights_of(model).items(), np.split(total, ends[:-1]), strict=True)
+        return moved(self.parameters, model, {name: -rate * part.reshape(old.shape) for (name, old), part in parts})
+
+
+def weights_of(model: Model) -> Model:
+    """The network's weights, without an optimiser's state."""
+    return {name: values for name, values in model.items() if not name.startswith(STATE)}
+
+
+def moved(of: NetParameters, model: Model, change: Model) -> Model:
+    """The optimiser's step for a mean change; the same bits on every machine: elementwise arithmetic."""
+    found, rate = dict(model), of.server_rate_milli / 1000
+    for name, each in change.items():
+        if of.optimiser == "average":
+            found[name] = model[name] + rate * each
+            continue
+        mean, square = (of_ + name for of_ in STATE)
+        found[mean] = DECAY * model[mean] + (1 - DECAY) * each
+        new, old = each * each, model[square]
+        toward = new - old if of.optimiser == "adam" else np.sign(new - old) * new
+        found[square] = old + (1 - SQUARES_DECAY) * toward
+        found[name] = model[name] + rate * found[mean] / (np.sqrt(found[square]) + FLOOR)
+    return found
 
 
 def load(module: "nn.Module", model: Model) -> None:
@@ -100,7 +210,7 @@ def load(module: "nn.Module", model: Model) -> None:
     import torch
 
     named = dict(module.named_parameters())
-    if {name: tuple(weights.shape) for name, weights in named.items()} != shapes(model):
+    if {name: tuple(weights.shape) for name, weights in named.items()} != shapes(weights_of(model)):
         raise GenopactError("FRAME_INVALID", "not a model of this network")
     with torch.no_grad():
         for name, weights in named.items():

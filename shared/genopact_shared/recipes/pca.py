@@ -15,8 +15,18 @@ from pydantic import Field
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.gwas import OUTCOME, GwasRecipe, exact_scale
-from genopact_shared.recipes.gwas_private import read_frequencies, scale_of, spreads, standardised
-from genopact_shared.recipes.protocol import Codes, Floats, GenotypeParameters, Metrics, Model, SumPlan, SumStep, Table
+from genopact_shared.recipes.gwas_private import read_frequencies, spreads, standardised
+from genopact_shared.recipes.protocol import (
+    Codes,
+    Floats,
+    GenotypeParameters,
+    Metrics,
+    Model,
+    SumPlan,
+    SumStep,
+    Table,
+    finest_scale,
+)
 from genopact_shared.recipes.regression import folded, orthonormal
 from genopact_shared.study import Frozen
 
@@ -56,7 +66,7 @@ class PcaPlan:
         p, weight = self.parameters, 1 / self.parameters.rounds
         dims, clip = p.count * p.components, p.clip_milli / 1000 * math.sqrt(p.count * p.components)
         budget = self.epsilon_milli
-        scale = exact_scale(self.planned_total) if budget is None else scale_of(clip, weight, budget)
+        scale = exact_scale(self.planned_total) if budget is None else finest_scale(clip, weight, budget)
         return tuple(SumStep(f"round-{at}", dims, clip, weight, scale) for at in range(1, p.rounds + 1))
 
     def initial(self) -> Model:

@@ -5,8 +5,10 @@ towards zero, sums, adds integer noise and masks. Everything else that a plan co
 numbers and released totals, so that each site recomputes the shared model bit for bit.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +17,7 @@ from pydantic import Field
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import NOTHING, Published
-from genopact_shared.study import Frozen
+from genopact_shared.study import Frozen, Modality
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,6 +31,9 @@ PEOPLE = 256
 """Patients whose genotypes are in memory at a time."""
 Metrics = dict[str, dict[str, float]]
 """Released metrics: group, measure, value."""
+Values = NDArray[np.float32]
+GENOTYPES = "genotypes"
+"""The outcome of a recipe that learns genotypes themselves."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,30 @@ class GenotypeParameters(Frozen):
     variants: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class Matrix(Frozen):
+    """A sealed matrix that a recipe reads.
+
+    `name`: of the store. `features`: how many, and `digest`: SHA-256 of their list, a line each, as it was imported.
+    `data`: of what kind they are; the study has to ask for it.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9-]{1,64}$")
+    features: int = Field(ge=1, le=1 << 20)
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    data: Modality
+
+
+class MatrixParameters(Frozen):
+    """Hyper-parameters of a recipe that reads matrices. A patient may lack any of them."""
+
+    matrices: tuple[Matrix, ...] = Field(min_length=1, max_length=16)
+
+
+def digest_of_features(names: Iterable[str]) -> str:
+    """What `Matrix.digest` says of a list of features."""
+    return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+
+
 class Genotypes(Protocol):
     """Genotypes of n patients over the V variants of one manifest, read some patients at a time."""
 
@@ -118,6 +147,7 @@ class Table:
 
     Number: float64, NaN missing. Choice, Flag and Dosage: int8, -1 missing. All of shape (n,). `genotypes`: of the same
     patients in the same order, where the recipe asks for them. `site`: whose patients they are, as the study names it.
+    `matrices`: by name, (n, F) float32, NaN missing; a patient without one has NaN throughout.
 
     Raises:
         GenopactError: TABLE_INVALID for another shape or dtype.
@@ -127,11 +157,15 @@ class Table:
     n: int
     genotypes: Genotypes | None = None
     site: str = ""
+    matrices: Mapping[str, Values] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, column in self.columns.items():
             if column.shape != (self.n,) or column.dtype not in (np.float64, np.int8):
                 raise GenopactError("TABLE_INVALID", f"column {name}: {column.dtype} of shape {column.shape}")
+        for name, values in self.matrices.items():
+            if values.ndim != 2 or len(values) != self.n or values.dtype != np.float32:
+                raise GenopactError("TABLE_INVALID", f"matrix {name}: {values.dtype} of shape {values.shape}")
 
     def number(self, name: str) -> Floats:
         """(n,) float64; all NaN where the site has no such column."""
@@ -141,11 +175,20 @@ class Table:
         """(n,) int8; all -1 where the site has no such column."""
         return self.columns.get(name, np.full(self.n, -1, dtype=np.int8)).astype(np.int8)
 
+    def known(self, name: str) -> NDArray[np.bool_]:
+        """(n,) who has a value of an outcome: a column, a matrix (at least one number of it), or GENOTYPES."""
+        column = self.columns.get(name, self.matrices.get(name))
+        if column is None:
+            return np.full(self.n, name == GENOTYPES)
+        found: NDArray[np.bool_] = column >= 0 if column.dtype == np.int8 else ~np.isnan(column)
+        return found if found.ndim == 1 else np.asarray(found.any(axis=1))
+
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Table":
         """The table of some rows, by index or by mask."""
-        kept = {name: column[rows] for name, column in self.columns.items()}
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        matrices = {name: values[rows] for name, values in self.matrices.items()}
         genotypes = self.genotypes and self.genotypes.take(rows)
-        return Table(kept, int(np.arange(self.n)[rows].size), genotypes, self.site)
+        return Table(columns, int(np.arange(self.n)[rows].size), genotypes, self.site, matrices)
 
     def dosages(self) -> Iterator[tuple[slice, Codes]]:
         """Genotypes, PEOPLE patients at a time: which, and their (b, V) int8. Raises GENOTYPES_MISSING."""
@@ -171,9 +214,18 @@ class SumStep:
     scale: int
 
 
+def finest_scale(clip: float, weight: float, epsilon_milli: int, finest: int = 1 << 12) -> int:
+    """The finest power of two at which noise fits the sampler: its multiplier is below 8 / (epsilon sqrt(weight))."""
+    noise = clip * 8000 / (epsilon_milli * math.sqrt(weight))
+    return max(1, min(finest, 1 << max(0, math.frexp(2.0**18 / noise)[1] - 1)))
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """Predictions in the outcome's unit with the bounds of an 80 % interval; float64 (n,) each."""
+    """Predictions in the outcome's unit with the bounds of an 80 % interval; float64 (n,) each.
+
+    Of several outcomes (n, k): probabilities of classes or of hazards, values of many drugs.
+    """
 
     value: Floats
     low: Floats
@@ -278,7 +330,7 @@ class NetRecipe(Recipe, Protocol):
         ...
 
     def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
-        """Inputs (n, ...) and targets (n,) of all patients; a target without an outcome is NaN.
+        """Inputs (n, ...) and targets (n, ...) of all patients; without an outcome NaN throughout, or class -1.
 
         `published`: where the files are that the parameters name.
         """
@@ -289,9 +341,9 @@ class NetRecipe(Recipe, Protocol):
         ...
 
     def fit_personal(self, outputs: Floats, table: Table) -> Model:
-        """The site's own term on the finished network, from its (n,) outputs; it never leaves the site."""
+        """The site's own term on the finished network, from its (n, ...) outputs; it never leaves the site."""
         ...
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
-        """Predictions from the finished network's (n,) outputs."""
+        """Predictions from the finished network's (n, ...) outputs."""
         ...
