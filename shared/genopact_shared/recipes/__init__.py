@@ -5,18 +5,25 @@ import json
 from pydantic import ValidationError
 
 from genopact_shared.errors import GenopactError
+from genopact_shared.recipes.cell_response import CELL_RESPONSE
 from genopact_shared.recipes.cohort_summary import COHORT_SUMMARY
 from genopact_shared.recipes.dose import DOSE
 from genopact_shared.recipes.dose_net import DOSE_NET
 from genopact_shared.recipes.gwas import GWAS
+from genopact_shared.recipes.multiomics import MULTIOMICS
 from genopact_shared.recipes.pca import PCA
 from genopact_shared.recipes.protocol import GenotypeParameters, MatrixParameters, NetRecipe, SumRecipe
 from genopact_shared.recipes.risk import RISK
+from genopact_shared.recipes.sequence import SEQUENCE_CNN, SEQUENCE_RNN, SEQUENCE_TRANSFORMER
+from genopact_shared.recipes.survival import SURVIVAL
 from genopact_shared.recipes.trait import TRAIT
 from genopact_shared.study import Frozen, RecipeChoice, Study, explain
 
 RECIPES: dict[str, SumRecipe] = {each.name: each for each in (DOSE, COHORT_SUMMARY, RISK, TRAIT, GWAS, PCA)}
-NETWORKS: dict[str, NetRecipe] = {DOSE_NET.name: DOSE_NET}
+NETWORKS: dict[str, NetRecipe] = {
+    each.name: each
+    for each in (DOSE_NET, SEQUENCE_CNN, SEQUENCE_RNN, SEQUENCE_TRANSFORMER, MULTIOMICS, SURVIVAL, CELL_RESPONSE)
+}
 EXACT: frozenset[str] = frozenset({COHORT_SUMMARY.name, GWAS.name, PCA.name})
 """Recipes of mode exact: statistics of all patients together, without noise."""
 

@@ -1,0 +1,95 @@
+"""Recipe `cell-response`: how strongly cells of many lines answer to each of many drugs.
+
+Matrices of a line (mutations, copy numbers, tissue) give one embedding; a drug is an embedding, too, and a bias; the
+answer is their product. A line is the unit of privacy: its drugs are one loss, the mean over those that were measured.
+The last matrix is the outcome, in public units near 0 and 1, a feature a drug.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from genopact_shared.published import Published
+from genopact_shared.recipes.network import NetParameters
+from genopact_shared.recipes.protocol import Column, Flag, Floats, MatrixParameters, Model, Prediction, Table
+from genopact_shared.study import Frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+OUTCOME = "response"
+SCHEMA: tuple[Column, ...] = (Flag("held_out"),)
+
+
+class CellResponseParameters(NetParameters, MatrixParameters):
+    """Training settings; `width` of an embedding."""
+
+    width: int = Field(default=32, ge=1, le=256)
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class CellResponseRecipe:
+    """See `protocol.NetRecipe`. The matrix named `response` is the outcome."""
+
+    name: str = "cell-response"
+    version: int = 1
+    outcome: str = OUTCOME
+    measures: tuple[str, ...] = ()
+    schema: tuple[Column, ...] = SCHEMA
+    parameters: type[Frozen] = CellResponseParameters
+
+    def module(self, parameters: Frozen) -> "nn.Module":
+        """(n, features) -> (n, drugs)."""
+        from torch import nn
+
+        from genopact_shared.recipes.attention import begun
+
+        *features, drugs = (each.features for each in _own(parameters).matrices)
+        width = _own(parameters).width
+        module = nn.Sequential()
+        module.add_module("line", nn.Linear(sum(features), width, bias=False))
+        module.add_module("last", nn.Linear(width, drugs))
+        begun(module, _own(parameters).seed)
+        return module
+
+    def tensors(
+        self,
+        table: Table,
+        parameters: Frozen,
+        published: Published,  # noqa: ARG002
+    ) -> "tuple[Tensor, Tensor]":
+        """Inputs (n, features), 0 where missing; targets (n, drugs), NaN where nothing was measured."""
+        import torch
+
+        *features, drugs = (table.matrices[each.name] for each in _own(parameters).matrices)
+        return torch.from_numpy(np.nan_to_num(np.column_stack(features))), torch.from_numpy(drugs)
+
+    def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
+        """(B,) mean squared errors over the drugs of a line, never reduced further."""
+        seen = ~targets.isnan()
+        errors = (module(inputs) - targets.nan_to_num()) ** 2 * seen
+        return errors.sum(1) / seen.sum(1).clamp(min=1)
+
+    def fit_personal(self, outputs: Floats, table: Table) -> Model:
+        """The site's own mean of each drug, shrunk to the shared one."""
+        left = table.matrices[OUTCOME] - outputs
+        return {"drugs": np.nansum(left, axis=0) / ((~np.isnan(left)).sum(axis=0) + 10.0)}
+
+    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
+        """(n, drugs), without an interval."""
+        found = outputs if personal is None else outputs + personal["drugs"]
+        return Prediction(found, found, found)
+
+
+def _own(parameters: Frozen) -> CellResponseParameters:
+    if not isinstance(parameters, CellResponseParameters):
+        raise ValueError("Expected CellResponseParameters")
+    if parameters.matrices[-1].name != OUTCOME:
+        raise ValueError("The last matrix is the response")
+    return parameters
+
+
+CELL_RESPONSE = CellResponseRecipe()

@@ -1,0 +1,78 @@
+"""Recipes `sequence-cnn`, `sequence-rnn`, `sequence-transformer`: classes of DNA sequences of one length.
+
+A person's sequence is a sealed matrix of letters, A 0, C 1, G 2, T 3, anything else 4: splice sites, promoters, or a
+window of a haplotype. All three networks keep where in the window a letter stands. Explanations: `genopact model
+explain` shows what each letter, and each change of one, does to a prediction.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field
+
+from genopact_shared.published import Published
+from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
+from genopact_shared.recipes.protocol import Column, MatrixParameters, Table
+from genopact_shared.study import Frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+LETTERS = 4
+
+
+class SequenceParameters(ClassParameters, MatrixParameters):
+    """And the network's sizes; the one matrix is the sequence.
+
+    `width`: channels, hidden units or numbers of a token. `kernel`: letters that a convolution sees. `depth`: of
+    convolutions or layers of attention.
+    """
+
+    width: int = Field(default=16, ge=1, le=256)
+    kernel: int = Field(default=7, ge=1, le=63)
+    depth: int = Field(default=1, ge=1, le=4)
+
+
+@dataclass(frozen=True)
+class SequenceRecipe(Classes):
+    """See `protocol.NetRecipe`."""
+
+    name: str
+    architecture: Literal["cnn", "rnn", "transformer"]
+    version: int = 1
+    outcome: str = OUTCOME
+    measures: tuple[str, ...] = ()
+    schema: tuple[Column, ...] = SCHEMA
+    parameters: type[Frozen] = SequenceParameters
+
+    def module(self, parameters: Frozen) -> "nn.Module":
+        """(n, length, 4) -> (n, classes)."""
+        from genopact_shared.recipes.sequence_module import SequenceModule
+
+        return SequenceModule(self.architecture, _own(parameters))
+
+    def tensors(
+        self,
+        table: Table,
+        parameters: Frozen,
+        published: Published,  # noqa: ARG002 - the sequences are enough
+    ) -> "tuple[Tensor, Tensor]":
+        """Inputs (n, length, 4) float32, one letter in four, zeros for none of them; classes (n,) int64."""
+        import torch
+
+        of = _own(parameters)
+        letters = table.matrices[of.matrices[0].name]
+        known = letters[:, :, None] == np.arange(LETTERS)
+        return torch.from_numpy(known.astype(np.float32)), class_of(table, of.classes)
+
+
+def _own(parameters: Frozen) -> SequenceParameters:
+    if not isinstance(parameters, SequenceParameters):
+        raise ValueError("Expected SequenceParameters")
+    return parameters
+
+
+SEQUENCE_CNN = SequenceRecipe("sequence-cnn", "cnn")
+SEQUENCE_RNN = SequenceRecipe("sequence-rnn", "rnn")
+SEQUENCE_TRANSFORMER = SequenceRecipe("sequence-transformer", "transformer")

@@ -1,0 +1,108 @@
+"""Recipe `survival`: time to an event, by a hazard in each of several intervals of time.
+
+Cox' partial likelihood couples records, so that no patient's part of it can be clipped. A hazard in discrete time has
+a likelihood a patient: in every interval that a patient entered, whether the event came in it. An interval in which
+somebody was censored does not count. Source: Gensheimer and Narasimhan, "A scalable discrete-time survival model for
+neural networks", 2019.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from genopact_shared.published import Published
+from genopact_shared.recipes.network import NetParameters
+from genopact_shared.recipes.protocol import Column, Flag, Floats, MatrixParameters, Model, Number, Prediction, Table
+from genopact_shared.study import Frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+OUTCOME = "time"
+SCHEMA: tuple[Column, ...] = (
+    Flag("held_out"), Number(OUTCOME, "days to the event or the last contact", 0, 60_000, "outcome"), Flag("event"),
+)  # fmt: skip
+BOUND = 5.0
+
+
+class SurvivalParameters(NetParameters, MatrixParameters):
+    """Training settings. The one matrix has features in public units, near 0 and 1; `ends_days`: of the intervals.
+
+    `hidden`: units of a hidden layer; 0: hazards are linear. `proportional`: features move all hazards alike.
+    """
+
+    ends_days: tuple[int, ...] = Field(min_length=1, max_length=64)
+    hidden: int = Field(default=0, ge=0, le=256)
+    proportional: bool = True
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if any(after <= before for before, after in pairwise((0, *self.ends_days))):
+            raise ValueError("ends_days ascend from above 0")
+        return self
+
+
+@dataclass(frozen=True)
+class SurvivalRecipe:
+    """See `protocol.NetRecipe`."""
+
+    name: str = "survival"
+    version: int = 1
+    outcome: str = OUTCOME
+    measures: tuple[str, ...] = ()
+    schema: tuple[Column, ...] = SCHEMA
+    parameters: type[Frozen] = SurvivalParameters
+
+    def module(self, parameters: Frozen) -> "nn.Module":
+        """(n, features) -> (n, intervals) logits of the hazards."""
+        from genopact_shared.recipes.survival_module import Hazards
+
+        return Hazards(_own(parameters))
+
+    def tensors(
+        self,
+        table: Table,
+        parameters: Frozen,
+        published: Published,  # noqa: ARG002
+    ) -> "tuple[Tensor, Tensor]":
+        """Inputs (n, features); targets (n, intervals): 1 the event, 0 outlived, NaN not observed to its end."""
+        import torch
+
+        of = _own(parameters)
+        inputs = np.clip(np.nan_to_num(table.matrices[of.matrices[0].name]), -BOUND, BOUND)
+        time, event, ends = table.number(OUTCOME)[:, None], table.codes("event")[:, None] == 1, np.array(of.ends_days)
+        begins = np.concatenate([[0], ends[:-1]])
+        inside = (time > begins) & (time <= ends)
+        inside[:, 0] |= time[:, 0] == 0
+        targets = np.where(time > ends, 0.0, np.where(inside & event, 1.0, np.nan)).astype(np.float32)
+        return torch.from_numpy(inputs.astype(np.float32)), torch.from_numpy(targets)
+
+    def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
+        """(B,) negative log-likelihoods, one per patient, never reduced."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        seen = ~targets.isnan()
+        found = binary_cross_entropy_with_logits(module(inputs), targets.nan_to_num(), reduction="none")
+        return (found * seen).sum(1)
+
+    def fit_personal(self, outputs: Floats, table: Table) -> Model:  # noqa: ARG002 - hazards are shared
+        """Nothing."""
+        return {}
+
+    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:  # noqa: ARG002
+        """(n, intervals) probability to outlive the end of each interval."""
+        alive = np.cumprod(1 / (1 + np.exp(np.atleast_2d(outputs.T).T)), axis=1)
+        return Prediction(alive, alive, alive)
+
+
+def _own(parameters: Frozen) -> SurvivalParameters:
+    if not isinstance(parameters, SurvivalParameters):
+        raise ValueError("Expected SurvivalParameters")
+    return parameters
+
+
+SURVIVAL = SurvivalRecipe()

@@ -1,0 +1,91 @@
+"""Row recipes.splice: splice junctions of the UCI table, ten folds, no sequence in two of them, five sites.
+
+    python -m tests.benchmarks.recipes.splice
+
+The sites train as in a study (`tests.benchmarks.federation`). Settings were chosen on the first fold, which is
+reported apart. Logistic regression on the letters, all sites pooled, is the baseline.
+"""
+
+import csv
+import json
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from genopact_shared.recipes.protocol import Table
+from tests.benchmarks.federation import Mode, matrix, planned, predicted, trained, with_matrices
+
+DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "sequence_tasks" / "uci_splice_3186.csv"
+FOLDS, SITES, LENGTH, SEED = 10, 5, 60, 0
+CLASSES = ("ei", "ie", "n")
+CNN = {"rounds": 30, "local_steps": 4, "sampling_rate_milli": 250, "learning_rate_milli": 500}
+ADAM = {"rounds": 40, "local_steps": 4, "sampling_rate_milli": 250, "learning_rate_milli": 100}
+ADAM |= {"optimiser": "adam", "server_rate_milli": 10}  # type: ignore[dict-item]
+RUNS: tuple[tuple[str, str, Mode, float, int, dict[str, Any]], ...] = (
+    ("cnn", "cnn", "none", 0, FOLDS, CNN),
+    ("rnn", "rnn", "none", 0, 2, ADAM),
+    ("transformer", "transformer", "none", 0, 2, ADAM),
+    ("cnn, epsilon 8, local", "cnn", "local", 8, 3, {"rounds": 20, "local_steps": 2, "learning_rate_milli": 1000}),
+    ("cnn, epsilon 3, local", "cnn", "local", 3, 3, {"rounds": 20, "local_steps": 2, "learning_rate_milli": 500}),
+    ("cnn, epsilon 8, distributed", "cnn", "distributed", 8, 3, {"rounds": 40, "learning_rate_milli": 2000}),
+    ("cnn, epsilon 3, distributed", "cnn", "distributed", 3, 3, {"rounds": 30, "learning_rate_milli": 1500}),
+)
+"""Name, network, mode, epsilon, folds, settings."""
+
+
+class Splice:
+    """Letters (n, 60) 0 to 3, classes, folds by distinct sequence, sites at random."""
+
+    def __init__(self) -> None:
+        with DATA.open(encoding="utf-8") as file:
+            _, *rows = csv.reader(file)
+        self.letters = np.array([["ACGT".index(letter) for letter in row[0]] for row in rows])
+        self.classes = np.array([CLASSES.index(row[1]) for row in rows], np.int8)
+        _, same = np.unique([row[0] for row in rows], return_inverse=True)
+        rng = np.random.default_rng(SEED)
+        self.fold = rng.integers(FOLDS, size=same.max() + 1)[same]
+        self.site = rng.integers(SITES, size=len(rows))
+
+    def table(self, some: NDArray[np.bool_]) -> Table:
+        return with_matrices(int(some.sum()), {"class": self.classes[some]}, {"sequence": self.letters[some]})
+
+    def accuracy(self, fold: int, network: str, mode: Mode, epsilon: float, settings: dict[str, Any]) -> float:
+        """Of a model of the other folds."""
+        sites = {f"site-{s}": self.table((self.fold != fold) & (self.site == s)) for s in range(SITES)}
+        sequence = matrix("sequence", [str(at + 1) for at in range(LENGTH)], "genome")
+        plan = planned(f"sequence-{network}", {"matrices": [sequence], "classes": 3} | settings, sites, mode, epsilon)
+        test = self.table(self.fold == fold)
+        found = predicted(plan, trained(plan, sites), test).value.argmax(axis=1)
+        return float((found == test.codes("class")).mean())
+
+    def logistic(self, fold: int) -> float:
+        """Of a pooled regression on single letters."""
+        rows, own = np.eye(4)[self.letters].reshape(len(self.letters), -1), self.fold == fold
+        fitted = LogisticRegression(C=0.1, max_iter=500).fit(rows[~own], self.classes[~own])
+        return float(fitted.score(rows[own], self.classes[own]))
+
+
+def main() -> dict[str, Any]:
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    splice, note, best = Splice(), dict[str, Any](), 0.0
+    logistic = [splice.logistic(fold) for fold in range(FOLDS)]
+    note["pooled logistic regression"] = f"{np.mean(logistic):.4f}"
+    for name, network, mode, epsilon, folds, settings in RUNS:
+        begun = time.perf_counter()
+        found = [splice.accuracy(fold, network, mode, epsilon, settings) for fold in range(folds)]
+        rest = f", without the first {np.mean(found[1:]):.4f}; logistic there {np.mean(logistic[1:folds]):.4f}"
+        note[name] = f"{np.mean(found):.4f} on {folds} folds{rest}; {time.perf_counter() - begun:.0f} s"
+        if folds == FOLDS:
+            best = max(best, float(np.mean(found)))
+    return {"row": "recipes.splice", "value": round(best, 4), "note": note}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main()))

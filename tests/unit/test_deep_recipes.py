@@ -1,0 +1,257 @@
+"""The networks of deep genomics: what they read, their losses against naive ones, planted signals, missing data."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from genopact_client.train.private_sum import PerRecordLoss
+from genopact_shared.errors import GenopactError
+from genopact_shared.plan import Plan
+from genopact_shared.recipes import NETWORKS
+from genopact_shared.recipes.multiomics import within
+from genopact_shared.recipes.network import Network
+from genopact_shared.recipes.protocol import Prediction, Table, digest_of_features
+from tests.benchmarks.federation import matrix, planned, predicted, trained, with_matrices
+
+LENGTH = 20
+SEQUENCE = {"matrices": [matrix("letters", [str(at) for at in range(LENGTH)], "genome")], "classes": 2, "width": 4}
+OMICS: dict[str, Any] = {
+    "matrices": [matrix(name, list("abcde"), "expression") for name in ("rna", "protein")], "classes": 2, "width": 3,
+}  # fmt: skip
+SURVIVAL = {"matrices": [matrix("clinical", list("ab"), "ehr")], "ends_days": [10, 20, 40]}
+CELLS: dict[str, Any] = {
+    "matrices": [matrix("genome", list("abcd"), "genome"), matrix("response", list("xyz"), "drug")], "width": 3,
+}  # fmt: skip
+STUDIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "cnn": ("sequence-cnn", SEQUENCE), "rnn": ("sequence-rnn", SEQUENCE),
+    "transformer": ("sequence-transformer", SEQUENCE),
+    "late": ("multiomics", OMICS), "attention": ("multiomics", OMICS | {"fusion": "attention"}),
+    "survival": ("survival", SURVIVAL),
+    "survival, hidden": ("survival", SURVIVAL | {"hidden": 4, "proportional": False}),
+    "cells": ("cell-response", CELLS),
+}  # fmt: skip
+
+
+def table(name: str, n: int, seed: int = 0) -> Table:
+    """Made-up patients of one of STUDIES, some of them with missing data."""
+    rng = np.random.default_rng(seed)
+    labels = {"class": rng.integers(-1, 2, n).astype(np.int8)}
+    if name in {"cnn", "rnn", "transformer"}:
+        return with_matrices(n, labels, {"letters": rng.integers(5, size=(n, LENGTH))})
+    if name in {"late", "attention"}:
+        values = {kind: rng.normal(size=(n, 5)) for kind in ("rna", "protein")}
+        values["protein"][::3] = np.nan
+        return with_matrices(n, labels, values)
+    if name == "cells":
+        response = np.where(rng.random((n, 3)) < 0.3, np.nan, rng.normal(size=(n, 3)))
+        return with_matrices(n, {}, {"genome": rng.integers(2, size=(n, 4)), "response": response})
+    time = np.where(rng.random(n) < 0.1, np.nan, rng.uniform(0, 50, n).round())
+    events = {"time": time, "event": rng.integers(2, size=n).astype(np.int8)}
+    return with_matrices(n, events, {"clinical": rng.normal(size=(n, 2))})
+
+
+def course(name: str, **settings: Any) -> Network:
+    recipe, parameters = STUDIES[name]
+    found = planned(recipe, parameters | settings, {"a": table(name, 20)}, "none").course
+    assert isinstance(found, Network)
+    return found
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_losses_and_layers_are_per_patient(name: str) -> None:
+    """The engine's own checks: gradients of single patients by its rules, no patient in another's loss."""
+    found = course(name)
+    inputs, targets = found.tensors(table(name, 12))
+    inputs, targets = (each.double() if each.is_floating_point() else each for each in (inputs, targets))
+    assert 0 < len(inputs) == len(targets) <= 12
+    PerRecordLoss(found.module(found.initial()).double(), found.recipe.loss, inputs, targets)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_row_has_the_same_bits_in_any_table(name: str) -> None:
+    found, people = course(name), table(name, 9)
+    rng = np.random.default_rng(1)
+    model = {each: rng.normal(0, 0.2, values.shape) for each, values in found.initial().items()}
+    rows = found.gradients(model, people)
+    some = np.array([7, 2, 4])
+    assert (found.gradients(model, people.take(some)) == rows[some]).all()
+    assert np.isfinite(rows).all()
+    assert rows.any()
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_predictions_have_no_gaps_and_do_not_read_the_outcome(name: str) -> None:
+    found, people = course(name), table(name, 8)
+    model = found.initial()
+    all_ = found.predict(model, None, people)
+    assert all(np.isfinite(each).all() and len(each) == 8 for each in (all_.value, all_.low, all_.high))
+    blind = {k: np.full_like(v, -1 if v.dtype == np.int8 else np.nan) for k, v in people.columns.items()}
+    hidden = {k: np.full_like(v, np.nan) if k == "response" else v for k, v in people.matrices.items()}
+    assert (found.predict(model, None, Table(blind, 8, matrices=hidden)).value == all_.value).all()
+
+
+def test_a_planted_motif_is_learnt_wherever_it_stands() -> None:
+    rng, n = np.random.default_rng(4), 240
+    letters, carries = rng.integers(4, size=(n, LENGTH)), rng.integers(2, size=n).astype(np.int8)
+    for row in np.flatnonzero(carries):
+        at = rng.integers(4, 9)
+        letters[row, at : at + 6] = (0, 2, 0, 2, 0, 2)
+    tables = {
+        site: with_matrices(len(letters[s]), {"class": carries[s]}, {"letters": letters[s]})
+        for site, s in (("a", slice(0, 80)), ("b", slice(80, 160)))
+    }
+    settings = SEQUENCE | {"optimiser": "adam", "server_rate_milli": 50, "learning_rate_milli": 100, "rounds": 25}
+    plan = planned("sequence-cnn", settings, tables, "none")
+    test = with_matrices(80, {"class": carries[160:]}, {"letters": letters[160:]})
+    found = predicted(plan, trained(plan, tables), test).value.argmax(axis=1)
+    assert (found == carries[160:]).mean() > 0.85
+
+
+def test_unknown_letters_are_none_of_the_four() -> None:
+    found = course("cnn")
+    letters = np.full((1, LENGTH), 4.0)
+    letters[0, :3] = (0, 3, np.nan)
+    inputs, _ = found.recipe.tensors(with_matrices(1, {}, {"letters": letters}), found.parameters, found.published)
+    assert inputs[0].sum() == 2
+    assert inputs[0, 0, 0] == inputs[0, 1, 3] == 1
+
+
+# --- several kinds of measurements
+
+
+@pytest.mark.parametrize("name", ["late", "attention"])
+def test_what_is_missing_has_no_part_in_a_prediction(name: str) -> None:
+    """Whatever the weights of a matrix are, nobody who lacks it is touched; and who has it is."""
+    found, people = course(name), table(name, 9)
+    rng = np.random.default_rng(1)
+    model = {each: rng.normal(0, 1.0, values.shape) for each, values in found.initial().items()}
+    other = {each: values + rng.normal(0, 1.0, values.shape) * ("embed.1" in each) for each, values in model.items()}
+    lacks = np.isnan(people.matrices["protein"]).all(axis=1)
+    before, after = (found.predict(each, None, people).value for each in (model, other))
+    assert lacks.any()
+    assert (before[lacks] == after[lacks]).all()
+    assert (before[~lacks] != after[~lacks]).any(axis=1).all()
+
+
+def test_nobody_s_statistics_but_the_patient_s_own_are_used() -> None:
+    values = np.array([[1, 2, 3, np.nan], [5, 5, 5, 5], [np.nan] * 4, [1e9, 0, 0, 0]], np.float32)
+    found = within(values)
+    assert found[0] == pytest.approx([-math.sqrt(1.5), 0, math.sqrt(1.5), 0], abs=1e-6)
+    assert not found[1:3].any()
+    assert np.abs(found).max() <= 5
+    assert (within(values[:1]) == found[:1]).all()
+
+
+def test_the_loss_of_several_kinds_is_the_mean_over_all_and_each_alone() -> None:
+    found, people = course("late"), table("late", 6)
+    model = {name: values + 0.3 for name, values in found.initial().items()}
+    inputs, _ = found.recipe.tensors(people, found.parameters, found.published)
+    module, targets = found.module(model), torch.tensor([0, 1, 0, 1, 0, 1])
+    losses = found.recipe.loss(module, inputs, targets)
+    for at in range(6):
+        has, parts = inputs[at, -2:].tolist(), []
+        for kept in ((1, 1), (1, 0), (0, 1)):
+            if any(h * k for h, k in zip(has, kept, strict=True)):
+                one = inputs[at : at + 1].clone()
+                one[:, -2:] *= torch.tensor(kept)
+                parts.append(-torch.log_softmax(module(one), 1)[0, targets[at]].item())
+        assert losses[at].item() == pytest.approx(np.mean(parts), rel=1e-5)
+
+
+# --- survival
+
+
+@pytest.mark.parametrize(
+    ("time", "event", "expected"),
+    [
+        (5, 1, (1, None, None)), (5, 0, (None, None, None)), (10, 1, (1, None, None)), (15, 1, (0, 1, None)),
+        (15, 0, (0, None, None)), (40, 1, (0, 0, 1)), (41, 0, (0, 0, 0)), (41, 1, (0, 0, 0)), (0, 1, (1, None, None)),
+        (math.nan, 1, (None, None, None)),
+    ],
+)  # fmt: skip
+def test_intervals_count_while_a_patient_was_seen(time: float, event: int, expected: tuple[int | None, ...]) -> None:
+    found = course("survival")
+    columns = {"time": np.array([float(time)]), "event": np.array([event], np.int8)}
+    one = with_matrices(1, columns, {"clinical": np.zeros((1, 2))})
+    _, targets = found.recipe.tensors(one, found.parameters, found.published)
+    assert [None if math.isnan(each) else each for each in targets[0].tolist()] == list(expected)
+
+
+def test_the_likelihood_of_survival_is_the_product_over_intervals() -> None:
+    found, people = course("survival"), table("survival", 30)
+    model = {name: values + 0.1 for name, values in found.initial().items()}
+    inputs, targets = found.tensors(people)
+    hazard = torch.sigmoid(found.module(model)(inputs)).detach().numpy()
+    losses = found.recipe.loss(found.module(model), inputs, targets).tolist()
+    for at, own in enumerate(targets.numpy()):
+        chance = 1.0
+        for p, each in zip(hazard[at], own, strict=True):
+            chance *= 1.0 if math.isnan(each) else p if each else 1 - p
+        assert losses[at] == pytest.approx(-math.log(chance), rel=1e-4, abs=1e-6)
+    alive = found.predict(model, None, people).value
+    assert (np.diff(alive, axis=1) < 0).all()
+    assert alive[0, 1] == pytest.approx(np.prod(1 - _hazards(found, model, people)[0, :2]), rel=1e-5)
+
+
+def _hazards(found: Network, model: Any, people: Table) -> Any:
+    return 1 / (1 + np.exp(-found.outputs(model, people)))
+
+
+def test_intervals_have_to_ascend() -> None:
+    with pytest.raises(GenopactError, match="ends_days"):
+        course("survival", ends_days=[20, 10])
+
+
+# --- cells and drugs
+
+
+def test_the_loss_of_a_line_is_the_mean_over_its_drugs() -> None:
+    found, people = course("cells"), table("cells", 10)
+    model = {name: values + 0.2 for name, values in found.initial().items()}
+    inputs, targets = found.tensors(people)
+    outputs = found.module(model)(inputs).detach().numpy()
+    naive = [np.nanmean((o - t) ** 2) for o, t in zip(outputs, targets.numpy(), strict=True)]
+    assert found.recipe.loss(found.module(model), inputs, targets).tolist() == pytest.approx(naive, rel=1e-5)
+
+
+def test_a_site_s_own_means_of_drugs_are_shrunk() -> None:
+    found, people = course("cells"), table("cells", 40)
+    personal = found.fit_personal(found.initial(), people)
+    before, after = (found.predict(found.initial(), each, people).value for each in (None, personal))
+    left = people.matrices["response"] - before
+    seen = (~np.isnan(left)).sum(axis=0)
+    assert after - before == pytest.approx(np.tile(np.nansum(left, axis=0) / (seen + 10), (40, 1)))
+
+
+def test_the_response_is_the_last_matrix() -> None:
+    with pytest.raises(ValueError, match="last matrix"):
+        course("cells", matrices=CELLS["matrices"][::-1]).initial()
+
+
+# --- the protocol
+
+
+def test_every_network_of_the_catalogue_is_tested_here_or_in_a_file_of_its_own() -> None:
+    assert set(NETWORKS) - {recipe for recipe, _ in STUDIES.values()} <= {"dose-net", "risk-net"}
+
+
+@pytest.mark.parametrize("mode", ["local", "distributed"])
+def test_a_private_run_stays_within_its_budget(mode: Any) -> None:
+    tables = {site: table("survival", 60, seed) for seed, site in enumerate(("a", "b", "c"))}
+    plan: Plan = planned("survival", SURVIVAL | {"rounds": 3, "local_steps": 1}, tables, mode, 3)
+    found: Prediction = predicted(plan, trained(plan, tables), tables["a"])
+    assert 2.5 < plan.epsilon <= 3
+    assert np.isfinite(found.value).all()
+
+
+def test_a_matrix_is_named_by_its_list_of_features() -> None:
+    assert digest_of_features(["a", "b"]) != digest_of_features(["b", "a"]) != digest_of_features(["ab"])
+    people = table("late", 4)
+    assert people.take(np.array([1, 3])).matrices["rna"].shape == (2, 5)
+    assert people.known("rna").all()
+    assert people.known("protein").tolist() == [False, True, True, False]
+    with pytest.raises(GenopactError, match="TABLE_INVALID"):
+        Table({}, 3, matrices={"rna": np.zeros((2, 5), np.float32)})
