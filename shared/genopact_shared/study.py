@@ -6,7 +6,7 @@ import re
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
@@ -15,6 +15,7 @@ from genopact_shared import canonical
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import VerifyKey
 
+M = TypeVar("M", bound=BaseModel)
 MAX_STUDY_BYTES = 1 << 20
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
@@ -231,6 +232,14 @@ def explain(error: ValidationError) -> str:
     return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
 
 
+def read(kind: type[M], data: str | bytes, code: str, place: str = "") -> M:
+    """The model of JSON text; raises `code` with what is wrong, and where, otherwise."""
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise GenopactError(code, place + explain(error)) from error
+
+
 def parse_study(data: bytes) -> Study:
     """A study of canonical or any JSON bytes; the recipe and its parameters must be installed here.
 
@@ -239,10 +248,7 @@ def parse_study(data: bytes) -> Study:
     """
     from genopact_shared.recipes import check_choice
 
-    try:
-        study = Study.model_validate_json(data)
-    except ValidationError as error:
-        raise GenopactError("STUDY_INVALID", explain(error)) from error
+    study = read(Study, data, "STUDY_INVALID")
     check_choice(study)
     return study
 
