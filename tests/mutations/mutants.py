@@ -309,7 +309,7 @@ MASKED = (
     Mutant("a lock that everybody knows", MASKING, "bound, lock = opening.bound(index, active), sharing.draw()",
            "bound, lock = opening.bound(index, active), 0",
            kills("masks", "what_is_revealed_for_different_sets_stays_locked")),
-    Mutant("parts of a lock in clear", MASKING, "(part + token(secret, bound, self._own, site)) % PRIME", "part",
+    Mutant("parts of a lock in clear", MASKING, "(part + token(secret, bound, self._own, site)) % sharing.PRIME", "part",
            kills("masks", "what_is_revealed_for_different_sets_stays_locked")),
     Mutant("a lock that is not bound to the set", MASKING, '"round": index, "active": dict(active)', '"round": index',
            kills("masks", "a_set_is_bound_to_its_uploads_round_and_roster")),
