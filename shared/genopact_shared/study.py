@@ -3,7 +3,7 @@
 import datetime as dt
 import json
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -79,12 +79,8 @@ class Privacy(Frozen):
     @field_validator("delta")
     @classmethod
     def _small_delta(cls, value: str) -> str:
-        try:
-            delta = Decimal(value)
-        except InvalidOperation as error:
-            raise ValueError("delta is a decimal string such as '0.000001'") from error
-        if not 0 < delta <= Decimal("0.0001") or not re.fullmatch(r"0\.[0-9]{1,30}", value):
-            raise ValueError("delta lies above 0 and at or below 0.0001, written without an exponent")
+        if not re.fullmatch(r"0\.[0-9]{1,30}", value) or not 0 < Decimal(value) <= Decimal("0.0001"):
+            raise ValueError("delta lies above 0 and at or below 0.0001, a decimal string such as '0.000001'")
         return value
 
     @model_validator(mode="after")

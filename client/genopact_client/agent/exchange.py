@@ -34,7 +34,6 @@ from genopact_shared.recipes.network import NetPlan
 from genopact_shared.recipes.protocol import Floats, Model, SumPlan, Table
 from genopact_shared.study import Study
 from genopact_shared.tlog.entries import pack as pack_entries
-from genopact_shared.wire import Reply, Request
 
 _log = structlog.get_logger()
 ROWS_BYTES = 1 << 27
@@ -47,7 +46,7 @@ MAX_CLOCK_S = 7 * DAY_S
 class Admitted:
     """A request that passed the checks all operations share."""
 
-    request: Request
+    request: wire.Request
     digest: str
     body: bytes
     approved: Approved
@@ -96,7 +95,7 @@ class Exchange:
     def _answer(self, frame: bytes) -> bytes:
         digest = canonical.digest(wire.split(frame)[0])
         approved = self._site.studies.approved(wire.Peek.of(frame).study)
-        request, body = wire.unseal(Request, frame, approved.study.coordinator_key)
+        request, body = wire.unseal(wire.Request, frame, approved.study.coordinator_key)
         if request.site != self._site.name or request.total_size > len(body):
             raise GenopactError("FRAME_INVALID", "for another site, or a total longer than its body")
         if (sent := self._site.outbox.get(digest)) is not None:
@@ -318,7 +317,7 @@ class Exchange:
     def _seal(self, admitted: Admitted, body: bytes, **extra: str) -> bytes:
         shared = admitted.request.model_dump(include={"op", "study", "run", "round", "attempt", "site"})
         about = {"body": canonical.digest(body), "body_size": len(body), "request": admitted.digest}
-        return wire.seal(Reply.model_validate({**shared, **about, **extra}), body, self._site.identity)
+        return wire.seal(wire.Reply.model_validate({**shared, **about, **extra}), body, self._site.identity)
 
     def _record_refusal(self, frame: bytes, reason: str) -> None:
         _log.warning("refused", code=reason)

@@ -116,13 +116,11 @@ def _record(values: dict[str, str], on: dt.date) -> tuple[ConsentRecord, tuple[s
         return ConsentRecord.silent("withdrawn", Withdrawal(at=on, scope="no_access")), ()
     if status in SILENT:
         return ConsentRecord.silent(SILENT[status]), ()
-    provision = {name: values[name] for name in SINGLE}
+    single = {name: values[name] for name in SINGLE}
     sets = {field: [item.strip() for item in values[name].split(";") if item.strip()] for name, field in SETS.items()}
-    record = ConsentRecord.silent("active").model_dump(mode="json", by_alias=True) | {
-        "status": status if status == "active" else None,
-        "form": values["form"],
-        "provisions": [{"decision": "permit", "origin": "csv", **provision, **sets}],
-    }
+    provisions = [{"decision": "permit", "origin": "csv", **single, **sets}]
+    record = ConsentRecord.silent("active").model_dump(mode="json", by_alias=True)
+    record |= {"status": status if status == "active" else None, "form": values["form"], "provisions": provisions}
     empty = tuple(name for name in SETS if name != "diseases" and not values[name])
     try:
         parsed = ConsentRecord.parse(json.dumps(record).encode())

@@ -66,7 +66,8 @@ class PrivateSgd:
         inputs, targets = (each.double() if each.is_floating_point() else each for each in self.plan.tensors(table))
         losses = PerRecordLoss(module, recipe.loss, inputs, targets)
         stride = settings.learning_rate_milli / 1000 / float(self.plan.planned[self.site] * rate)
-        clip, now, dropped = self._clip, dict(model), 0
+        clip = float(self.fact.clip) if isinstance(self.fact, SampledSgd) else None
+        now, dropped = dict(model), 0
         for _ in range(settings.local_steps):
             chosen = poisson(len(inputs), rate)
             summed = private_sum(losses, inputs[chosen], targets[chosen], clip)
@@ -78,10 +79,6 @@ class PrivateSgd:
         if dropped:
             _log.warning("gradients_not_finite", times=dropped)
         return {name: weights - model[name] for name, weights in now.items()}
-
-    @property
-    def _clip(self) -> float | None:
-        return float(self.fact.clip) if isinstance(self.fact, SampledSgd) else None
 
     def _check(self, rate: Fraction) -> None:
         if self._steps or isinstance(self.fact, NoisedSum):

@@ -8,8 +8,8 @@ import os
 import threading
 from array import array
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Self
 
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError, replacing
@@ -22,7 +22,7 @@ from genopact_shared.tlog.tree import HASH_BYTES, Tree, leaf_hash
 MAX_RECORD_BYTES = LENGTH_BYTES + MAX_ENTRY_BYTES + HASH_BYTES
 
 
-class Log:
+class Log(AbstractContextManager["Log"]):
     """The log of one party; `origin` is its name in checkpoints (no spaces, no plus). Threads may share it.
 
     Guarantees:
@@ -52,9 +52,6 @@ class Log:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
