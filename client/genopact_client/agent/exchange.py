@@ -215,11 +215,12 @@ class Exchange:
 
     def _position(self, admitted: Admitted) -> tuple[RunRecord, Plan]:
         """The run's record and plan, for a round that the plan has; to finish, for the one after them."""
-        record, finish = self._runs.get(admitted.request.run), admitted.request.op == "finish"
+        record = self._runs.get(admitted.request.run)
         if record is None or record.study != admitted.study.hash:
             raise GenopactError("RUN_UNKNOWN")
         plan = self._plan(admitted.study, record.approvals)
-        if not len(plan.steps) * finish <= admitted.request.round < len(plan.steps) + finish:
+        here, end = admitted.request.round, len(plan.steps)
+        if here > end or (here == end) != (admitted.request.op == "finish"):
             raise GenopactError("FRAME_INVALID", "beyond the plan, or before its end")
         return record, plan
 
@@ -287,7 +288,7 @@ class Exchange:
         request, opening = admitted.request, cohort.opening
         name = f"{request.run}-{request.round:04d}-{request.attempt:02d}.json"
         durable.replace(self._site.home / "openings" / name, opening.model_dump_json(by_alias=True).encode())
-        work = self._work(admitted, step) | {"model_in": admitted.model_in, "nonce": request.nonce}
+        work = self._work(admitted, step, model_in=admitted.model_in, nonce=request.nonce)
         intent = statements.Intent(
             **work, decision_root=opening.root(), ledger_root=self._site.ledger.head, mechanism=step.fact
         )
@@ -295,15 +296,15 @@ class Exchange:
         return envelope, self._site.log.proof(self._site.log.append(envelope))
 
     def _log_receipt(self, admitted: Admitted, step: PlannedStep, intent: bytes, released: Released) -> None:
-        work = self._work(admitted, step) | {"intent": canonical.digest(intent), "prev": self._last_receipt}
+        work = self._work(admitted, step, intent=canonical.digest(intent), prev=self._last_receipt)
         receipt = statements.Receipt(**work, update=canonical.digest(released.body), outcome="released")
         envelope = statements.sign(receipt, self._site.identity)
         self._site.log.append(envelope)
         self._last_receipt = canonical.digest(envelope)
 
-    def _work(self, admitted: Admitted, step: PlannedStep) -> dict[str, Any]:
+    def _work(self, admitted: Admitted, step: PlannedStep, **more: str) -> dict[str, Any]:
         shared = admitted.request.model_dump(include={"study", "run", "round", "attempt", "site"})
-        return shared | {"at": int(self._clock()), "step": step.name, "request": admitted.digest}
+        return shared | {"at": int(self._clock()), "step": step.name, "request": admitted.digest} | more
 
     def _newest(self) -> Iterator[tuple[bytes, statements.Statement]]:
         """The site's own entries of its log, the newest first."""

@@ -110,7 +110,7 @@ def log_export(site: Site, folder: NewFolder) -> Answer:
 
 
 @command(app, "open", example="genopact-site open RUN 0 0 --person - < number.txt", room=opened)
-def open_decision(site: Site, run: Run, round: Number, attempt: Number, *, person: Person) -> Answer:  # noqa: A002
+def open_decision(site: Site, run: Run, round: Number, attempt: Number, *, person: Person) -> Answer:  # noqa: A002 - the wire's word
     """Open a round's decision root on site: was this person among the permitted? Checked against the logged intent."""
     path = site.home / "openings" / f"{run}-{round:04d}-{attempt:02d}.json"
     intents = [each for each in logged(site) if isinstance(each, statements.Intent)]
