@@ -94,9 +94,8 @@ class Limits(Frozen):
     @property
     def window(self) -> Window | None:
         """The limit for a time, if there is one."""
-        if self.window_days is None or self.window_epsilon_milli is None:
-            return None
-        return Window(self.window_days, self.window_epsilon_milli)
+        days, most = self.window_days, self.window_epsilon_milli
+        return None if days is None or most is None else Window(days, most)
 
 
 class Example(Frozen):

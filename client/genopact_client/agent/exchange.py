@@ -288,10 +288,8 @@ class Exchange:
         request, opening = admitted.request, cohort.opening
         name = f"{request.run}-{request.round:04d}-{request.attempt:02d}.json"
         durable.replace(self._site.home / "openings" / name, opening.model_dump_json(by_alias=True).encode())
-        work = self._work(admitted, step, model_in=admitted.model_in, nonce=request.nonce)
-        intent = statements.Intent(
-            **work, decision_root=opening.root(), ledger_root=self._site.ledger.head, mechanism=step.fact
-        )
+        work = self._work(admitted, step, decision_root=opening.root(), ledger_root=self._site.ledger.head)
+        intent = statements.Intent(**work, model_in=admitted.model_in, mechanism=step.fact, nonce=request.nonce)
         envelope = statements.sign(intent, self._site.identity)
         return envelope, self._site.log.proof(self._site.log.append(envelope))
 
