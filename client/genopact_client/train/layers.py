@@ -204,7 +204,9 @@ def _group_norm(tape: Tape, x: Tensor, groups: int, *, weight: Any, bias: Any, e
     tape.check(x)
     n, channels, spots = tape.n, x.shape[1], x[0, 0].numel() if tape.n else 0
     source = wide(x).contiguous()
-    y, mean, scale = torch.native_group_norm(source, *map(tape.plain, (weight, bias)), n, channels, spots, groups, eps)
+    y, mean, scale = torch.native_group_norm(
+        source, tape.plain(weight), tape.plain(bias), n, channels, spots, groups, eps
+    )
     mean, scale = mean.detach().reshape(1, -1), scale.detach().reshape(1, -1)
 
     def of_weight(x: Tensor, d: Tensor) -> Use:
