@@ -19,10 +19,8 @@ for group in (decisions.consent, consider.study, records.outbox_app, records.led
 if find_spec("genopact_ingest"):  # the importing room, a wheel of its own
     from genopact_ingest.commands import genotypes, importing, matrices, stars
 
-    app.add_typer(importing.app)
-    app.add_typer(stars.app)
-    app.add_typer(genotypes.app)
-    app.add_typer(matrices.app)
+    for room in (importing, stars, genotypes, matrices):
+        app.add_typer(room.app)
 
 
 def main() -> None:

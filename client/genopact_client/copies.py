@@ -24,11 +24,8 @@ def ledger_copy(site: Site) -> Iterator[Ledger]:
 def log_copy(site: Site, folder: str = "log") -> Iterator[Log]:
     """The same for the exchanged log, or `private-log`."""
     origin = site.origin if folder == "log" else f"{site.origin}/private"
-    # The checkpoint first: entries that are added meanwhile lie above it.
-    with (
-        copied(site.home, f"{folder}/checkpoint", f"{folder}/entries") as path,
-        Log(path.parent, site.log_key, origin) as log,
-    ):
+    files = f"{folder}/checkpoint", f"{folder}/entries"  # in this order: entries that are added meanwhile lie above it
+    with copied(site.home, *files) as path, Log(path.parent, site.log_key, origin) as log:
         yield log
 
 

@@ -25,7 +25,4 @@ def requirements(name: str) -> dict[str, str]:
 
 def version(name: str) -> str:
     """The installed version of a distribution, empty if there is none."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
+    return next((found.version for found in metadata.distributions(name=name)), "")

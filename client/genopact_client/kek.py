@@ -41,6 +41,5 @@ def open_kek(path: Path, passphrase: bytes) -> bytes:
 def _stretch(passphrase: bytes, head: bytes) -> bytes:
     if not passphrase:
         raise GenopactError("KEK_WRONG", "the passphrase is empty")
-    salt = head[len(MAGIC) :]
-    stretch = Argon2id(salt=salt, length=32, iterations=_PASSES, lanes=_LANES, memory_cost=_MEMORY_KIB)
+    stretch = Argon2id(salt=head[len(MAGIC) :], length=32, iterations=_PASSES, lanes=_LANES, memory_cost=_MEMORY_KIB)
     return stretch.derive(passphrase)

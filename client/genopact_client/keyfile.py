@@ -20,9 +20,8 @@ import os
 import struct
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NewType, Self
+from typing import Literal, NamedTuple, NewType, Self
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -40,13 +39,11 @@ MAGIC = b"GENOKEY1"
 PAGE = 4096
 KEY = 32
 _HEAD = struct.Struct(">8sQQ")
-_WRAPPED = 12 + KEY + 16
-_START = _HEAD.size + _WRAPPED
+_START = _HEAD.size + 12 + KEY + 16
 _SEALED_PAGE = PAGE * KEY + 16
 
 
-@dataclass(frozen=True)
-class _State:
+class _State(NamedTuple):
     epoch: int
     slots: int
     keys: bytes  # slots * 32, then zeros to the end of the last page

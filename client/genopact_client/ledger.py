@@ -10,9 +10,8 @@ import struct
 import threading
 import zlib
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +41,7 @@ class Charge(Frozen):
     day: int = Field(ge=0)
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """What may be charged in this many days, today and the days before; epsilon in thousandths."""
 
     days: int
@@ -79,6 +77,8 @@ class Ledger:
         except BaseException:
             self.close()
             raise
+        self.cut = self._file.cut
+        """Bytes of an unacknowledged record that opening removed: an incident to log if not 0."""
 
     @classmethod
     def create(cls, path: Path, key: bytes) -> Self:
@@ -95,11 +95,6 @@ class Ledger:
         """Digest of the last record, 64 hexadecimal digits: the ledger root of intents."""
         return self._file.head
 
-    @property
-    def cut(self) -> int:
-        """Bytes of an unacknowledged record that opening removed: an incident to log if not 0."""
-        return self._file.cut
-
     def extends(self, head: str) -> bool:
         """Whether the ledger holds all that it held when this was its head."""
         return self._file.extends(head)
@@ -109,16 +104,7 @@ class Ledger:
         with self._mutex:
             return Counter(self._studies.get(study, ()))
 
-    def reserve(  # noqa: PLR0917 - the address of a computation, what it does, and to whom
-        self,
-        study: str,
-        run: str,
-        round: int,  # noqa: A002
-        attempt: int,
-        fact: Fact,
-        rows: Rows,
-        day: int,
-    ) -> int:
+    def reserve(self, study: str, run: str, round: int, attempt: int, fact: Fact, rows: Rows, day: int) -> int:  # noqa: A002, PLR0917
         """Charge `fact` to each of `rows`, durably; returns the reservation's number.
 
         `day` counts from 1970, UTC. Never before the newest day of the ledger: a clock set back opens no window.
@@ -130,8 +116,7 @@ class Ledger:
         with self._mutex:
             day = max(day, self._day)
             charge = Charge(study=study, run=run, round=round, attempt=attempt, fact=fact, day=day)
-            body = _body({"reserve": charge.model_dump(mode="json")}, rows)
-            sequence = self._file.append(body)
+            sequence = self._file.append(_body({"reserve": charge.model_dump(mode="json")}, rows))
             self._charge(sequence, charge, rows)
         return sequence
 
@@ -155,28 +140,22 @@ class Ledger:
     def spent(self, row: int, since: int = 0) -> tuple[Fact, ...]:
         """Every fact charged to a row on day `since` or later, as often as it was charged."""
         with self._mutex:
-            known = row < len(self._group)
-            return tuple(_since(self._groups[self._group[row]], since).elements()) if known else ()
+            group = self._group[row] if row < len(self._group) else 0
+            return tuple(_since(self._groups[group], since).elements())
 
     def window_start(self, day: int, window: Window) -> int:
         """The first day of the window that ends on `day`, or on the newest day of the ledger if that is later."""
         return max(day, self._day) - window.days + 1
 
     def affordable(  # noqa: PLR0917 - who, what, and within which limits
-        self,
-        rows: Rows,
-        fact: Fact,
-        lifetime_epsilon_milli: int | Rows,
-        delta: str,
-        day: int,
-        window: Window | None = None,
+        self, rows: Rows, fact: Fact, lifetime_milli: int | Rows, delta: str, day: int, window: Window | None = None
     ) -> NDArray[np.bool_]:
         """Which rows stay within their caps if `fact` is charged once more.
 
         Args:
             rows: (n,) int64.
             fact: what is about to be charged; an unprotected one nobody can afford, at any cap.
-            lifetime_epsilon_milli: cap in thousandths, of all rows or (n,) of each.
+            lifetime_milli: cap of epsilon in thousandths, of all rows or (n,) of each.
             delta: decimal string; the site's, the same for all studies.
             day: today, as in `reserve`.
             window: the site's limit for a time, beside that for life.
@@ -192,18 +171,14 @@ class Ledger:
             Cap, delta and window stay as they are; after a change, the guarantee is that of the largest ones.
         """
         with self._mutex:
-            groups = self._groups_of(rows)
+            groups = np.append(self._group, 0)[np.minimum(rows, len(self._group))]
             charges = {group: self._groups[group] for group in _present(groups)}
-        caps = np.broadcast_to(np.asarray(lifetime_epsilon_milli, np.int64), rows.shape)
+        caps = np.broadcast_to(np.asarray(lifetime_milli, np.int64), rows.shape)
         fits = _within(charges, groups, fact, caps, delta, 0)
         if window:
             caps = np.full(rows.shape, window.epsilon_milli, np.int64)
             fits &= _within(charges, groups, fact, caps, delta, self.window_start(day, window))
         return fits
-
-    def _groups_of(self, rows: Rows) -> Rows:
-        padded = np.append(self._group, 0)
-        return np.asarray(padded[np.where(rows < len(self._group), rows, len(self._group))], np.int64)
 
     def _replay(self, sequence: int, body: bytes) -> None:
         malformed = ValidationError, KeyError, ValueError, struct.error, zlib.error

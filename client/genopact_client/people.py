@@ -5,33 +5,26 @@ sealed under the site's key-encryption key. Row i of a person is slot i of the k
 An erased person keeps the pid as a tombstone, so that a later import cannot bring the person back unnoticed.
 """
 
-import hashlib
 import hmac
 import os
+import sqlite3
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy import event
 
 from genopact_client import aead
 from genopact_client.keyfile import KeyFile
 from genopact_shared.errors import GenopactError
 
-_METADATA = sa.MetaData()
-_PEOPLE = sa.Table(
-    "people",
-    _METADATA,
-    sa.Column("row", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("pid", sa.LargeBinary(32), nullable=False, unique=True),
-)
-_SETTINGS = sa.Table(
-    "settings", _METADATA, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", sa.LargeBinary)
-)
+_OPENING = """
+PRAGMA journal_mode=DELETE; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;
+CREATE TABLE IF NOT EXISTS people (row INTEGER NOT NULL PRIMARY KEY, pid BLOB NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS settings (name TEXT NOT NULL PRIMARY KEY, value BLOB);
+"""
 _CONTEXT = b"genopact.lookup/1"
 
 
@@ -49,28 +42,26 @@ class People:
             GenopactError: KEK_WRONG; KEYFILE_ROLLED_BACK if there are more people than keys; PEOPLE_MISSING if there
                 are keys of people, but the database is new.
         """
-        self._keyfile = keyfile
+        self._path, self._keyfile = path, keyfile
         path.touch(mode=0o600)
-        self._engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
-        event.listen(self._engine, "connect", _pragmas)
-        _METADATA.create_all(self._engine)
         self._lookup = self._lookup_key()
         if len(self) > len(keyfile):
             raise GenopactError("KEYFILE_ROLLED_BACK", "fewer keys than people")
 
     def __len__(self) -> int:
-        with self._engine.connect() as connection:
-            return connection.execute(sa.select(sa.func.count()).select_from(_PEOPLE)).scalar_one()
+        with self._connected() as database:
+            return int(database.execute("SELECT count(*) FROM people").fetchone()[0])
 
     def row(self, mrn: str) -> int | None:
         """The row of a patient number, None if it is not enrolled."""
-        with self._engine.connect() as connection:
-            return connection.execute(sa.select(_PEOPLE.c.row).where(_PEOPLE.c.pid == self._pid(mrn))).scalar()
+        with self._connected() as database:
+            found = database.execute("SELECT row FROM people WHERE pid = ?", (self._pid(mrn),)).fetchone()
+        return found and int(found[0])
 
     def find(self, mrns: Sequence[str]) -> NDArray[np.int64]:
         """The rows of patient numbers in their order, -1 where not enrolled. (n,)"""
-        with self._engine.connect() as connection:
-            known = _rows(connection)
+        with self._connected() as database:
+            known = _rows(database)
         return np.array([known.get(self._pid(mrn), -1) for mrn in mrns], np.int64)
 
     def enrol(self, mrns: Sequence[str]) -> NDArray[np.int64]:
@@ -79,41 +70,43 @@ class People:
         Keys are issued before people are written: a crash between leaves keys that the next enrolment uses.
         """
         pids = [self._pid(mrn) for mrn in mrns]
-        with self._engine.begin() as connection:
-            known = _rows(connection)
+        with self._connected() as database, database:
+            database.execute("BEGIN IMMEDIATE")
+            known = _rows(database)
             new = [pid for pid in dict.fromkeys(pids) if pid not in known]
-            rows = range(len(known), len(known) + len(new))
-            if rows.stop > len(self._keyfile):
-                self._keyfile.new_many(rows.stop - len(self._keyfile))
-            if new:
-                fresh = dict(zip(new, rows, strict=True))
-                connection.execute(sa.insert(_PEOPLE), [{"row": row, "pid": pid} for pid, row in fresh.items()])
-                known |= fresh
+            fresh = dict(zip(new, range(len(known), len(known) + len(new)), strict=True))
+            known |= fresh
+            if len(known) > len(self._keyfile):
+                self._keyfile.new_many(len(known) - len(self._keyfile))
+            database.executemany("INSERT INTO people (pid, row) VALUES (?, ?)", fresh.items())
         return np.array([known[pid] for pid in pids], np.int64)
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own: threads may share the object."""
+        with closing(sqlite3.connect(self._path, isolation_level=None)) as database:
+            database.executescript(_OPENING)
+            yield database
 
     def _pid(self, mrn: str) -> bytes:
         number = unicodedata.normalize("NFC", mrn.strip())
         if not number:
             raise ValueError("an empty patient number")
-        return hmac.digest(self._lookup, f"local|{number}".encode(), hashlib.sha256)
+        return hmac.digest(self._lookup, f"local|{number}".encode(), "sha256")
 
     def _lookup_key(self) -> bytes:
         key = self._keyfile.site_key("lookup")
-        with self._engine.begin() as connection:
-            sealed = connection.execute(sa.select(_SETTINGS.c.value)).scalar()
-            if sealed is None:
+        with self._connected() as database, database:
+            database.execute("BEGIN IMMEDIATE")
+            found = database.execute("SELECT value FROM settings WHERE name = 'lookup'").fetchone()
+            if found is None:
                 if len(self._keyfile):
                     # New people would get the rows, and with them the consents and charges, of those forgotten.
                     raise GenopactError("PEOPLE_MISSING")
-                sealed = aead.seal(key, os.urandom(32), _CONTEXT)
-                connection.execute(sa.insert(_SETTINGS).values(name="lookup", value=sealed))
-        return aead.unseal(key, sealed, _CONTEXT, "KEK_WRONG", "the lookup key does not open")
+                found = (aead.seal(key, os.urandom(32), _CONTEXT),)
+                database.execute("INSERT INTO settings VALUES ('lookup', ?)", found)
+        return aead.unseal(key, found[0], _CONTEXT, "KEK_WRONG", "the lookup key does not open")
 
 
-def _rows(connection: sa.Connection) -> dict[bytes, int]:
-    return {pid: row for row, pid in connection.execute(sa.select(_PEOPLE))}
-
-
-def _pragmas(connection: Any, _record: Any) -> None:
-    for pragma in ("journal_mode=DELETE", "synchronous=FULL", "secure_delete=ON"):
-        connection.execute(f"PRAGMA {pragma}").close()
+def _rows(database: sqlite3.Connection) -> dict[bytes, int]:
+    return dict(database.execute("SELECT pid, row FROM people"))

@@ -6,33 +6,19 @@ decides one of them otherwise does not load.
 
 import json
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from genopact_client.consent.match import Outcome, disease_within, regions_within
+from genopact_client.consent.match import Outcome, disease_within, inside, regions_within
 from genopact_client.ledger import Window
 from genopact_shared import canonical
 from genopact_shared.errors import GenopactError
-from genopact_shared.study import (
-    Frozen,
-    Modality,
-    Mode,
-    Mondo,
-    Name,
-    Organisation,
-    Region,
-    Study,
-    Use,
-    explain,
-    read_yaml,
-)
+from genopact_shared.study import Frozen, Modality, Mode, Mondo, Name, Organisation, Region, Study, Use, read, read_yaml
 
 Permission = Literal["GRU", "HMB", "DS", "POA"]
 SmallDelta = Annotated[str, StringConstraints(pattern=r"^0\.[0-9]{1,30}$")]
@@ -63,17 +49,10 @@ class Request(Frozen):
     @classmethod
     def of(cls, study: Study) -> Self:
         """`sites` is the quorum: the least number of sites that a round goes on with."""
-        return cls(
-            **study.purpose.model_dump(),
-            recipe=f"{study.recipe.name}/{study.recipe.version}",
-            mode=study.privacy.mode,
-            release=study.release,
-            epsilon_milli=study.privacy.epsilon_milli,
-            delta=format(Decimal(study.privacy.delta), "f"),
-            minimum_cohort=study.minimum_cohort,
-            honest_minimum=study.privacy.honest_minimum,
-            sites=study.schedule.quorum,
-        )
+        named = study.purpose.model_dump() | study.model_dump(include={"release", "minimum_cohort"})
+        named |= study.privacy.model_dump(include={"mode", "epsilon_milli", "honest_minimum"})
+        recipe, delta = f"{study.recipe.name}/{study.recipe.version}", format(Decimal(study.privacy.delta), "f")
+        return cls(**named, recipe=recipe, delta=delta, sites=study.schedule.quorum)
 
 
 class Allow(Frozen):
@@ -115,9 +94,8 @@ class Limits(Frozen):
     @property
     def window(self) -> Window | None:
         """The limit for a time, if there is one."""
-        if self.window_days is None or self.window_epsilon_milli is None:
-            return None
-        return Window(self.window_days, self.window_epsilon_milli)
+        days, most = self.window_days, self.window_epsilon_milli
+        return None if days is None or most is None else Window(days, most)
 
 
 class Example(Frozen):
@@ -135,8 +113,7 @@ class Examples(Frozen):
     cases: tuple[Example, ...] = Field(min_length=1)
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The answer to a study; `reasons` maps stable codes to sentences and is empty for a permit."""
 
     outcome: Outcome
@@ -159,10 +136,7 @@ class SitePolicy(Frozen):
         Raises:
             GenopactError: POLICY_UNREADABLE, POLICY_INVALID, POLICY_EXAMPLE_FAILS.
         """
-        try:
-            policy = cls.model_validate_json(json.dumps(read_yaml(path, "POLICY_UNREADABLE")))
-        except ValidationError as error:
-            raise GenopactError("POLICY_INVALID", explain(error)) from error
+        policy = read(cls, json.dumps(read_yaml(path, "POLICY_UNREADABLE")), "POLICY_INVALID")
         policy.try_examples()
         return policy
 
@@ -192,7 +166,8 @@ class SitePolicy(Frozen):
         """
         outcomes = set()
         for number, case in enumerate(self.examples.cases, 1):
-            verdict = self.judge_request(_changed(self.examples.base, case.change, number))
+            request = json.dumps(self.examples.base.model_dump(mode="json") | case.change)
+            verdict = self.judge_request(read(Request, request, "POLICY_INVALID", f"example {number}: "))
             outcomes.add(verdict.outcome)
             if verdict.outcome.name != case.expect or (case.because and case.because not in verdict.reasons):
                 said = f"{verdict.outcome.name} {', '.join(verdict.reasons)}".strip()
@@ -201,17 +176,16 @@ class SitePolicy(Frozen):
             raise GenopactError("POLICY_EXAMPLE_FAILS", "no example is denied")
 
     def _scope(self, request: Request) -> dict[str, bool | None]:
-        allow = self.allow
-        anything = "*" in allow.diseases
-        disease = anything or (bool(request.diseases) and disease_within(request.diseases, allow.diseases))
+        allow, wanted = self.allow, request.diseases
+        disease = "*" in allow.diseases or (bool(wanted) and disease_within(wanted, allow.diseases))
         return {
             "permission": request.permission in allow.permissions,
             "disease": disease,
-            "use": _inside(request.uses, allow.uses),
-            "organisation": _inside(request.organisations, allow.organisations),
+            "use": inside(request.uses, allow.uses),
+            "organisation": inside(request.organisations, allow.organisations),
             "commercial": not request.commercial or allow.commercial == "allowed",
             "region": bool(request.regions) and regions_within(request.regions, allow.regions),
-            "data": _inside(request.data, allow.data),
+            "data": inside(request.data, allow.data),
             "recipe": request.recipe in allow.recipes,
             "mode": request.mode in allow.modes,
             "release": request.release in allow.releases,
@@ -236,14 +210,3 @@ class SitePolicy(Frozen):
         """A closed policy to start from: it denies every study."""
         text = files("genopact_client").joinpath("site_policy.yaml").read_text("utf-8")
         return text.replace("site: my-hospital", f"site: {site}")
-
-
-def _inside(wanted: tuple[str, ...], allowed: tuple[str, ...]) -> bool:
-    return bool(wanted) and set(wanted) <= set(allowed)
-
-
-def _changed(base: Request, change: Mapping[str, Any], number: int) -> Request:
-    try:
-        return Request.model_validate_json(json.dumps(base.model_dump(mode="json") | dict(change)))
-    except ValidationError as error:
-        raise GenopactError("POLICY_INVALID", f"example {number}: {explain(error)}") from error

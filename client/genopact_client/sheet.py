@@ -1,8 +1,7 @@
 """The sheet of a study for one site: what it asks in plain words, and what the site's own policy says to it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from genopact_client.consent.match import Outcome
 from genopact_client.policy import SitePolicy, Verdict
@@ -14,8 +13,7 @@ from genopact_shared.study import Study
 VERDICTS = {Outcome.permit: "permits it", Outcome.deny: "does not permit it", Outcome.needs_human: "cannot decide it"}
 
 
-@dataclass(frozen=True)
-class Sheet:
+class Sheet(NamedTuple):
     """A study that names this site, and the policy's verdict."""
 
     study: Study
@@ -29,16 +27,9 @@ class Sheet:
 
     def data(self) -> dict[str, Any]:
         """The sheet for programs."""
-        privacy = self.study.privacy
-        return {
-            "study": self.study.name,
-            "hash": self.study.hash,
-            "site": self.site,
-            "epsilon_milli": privacy.epsilon_milli,
-            "delta": privacy.delta,
-            "verdict": self.verdict.outcome.name,
-            "reasons": self.verdict.reasons,
-        }
+        about = {"study": self.study.name, "hash": self.study.hash, "site": self.site}
+        cost = self.study.privacy.model_dump(include={"epsilon_milli", "delta"})
+        return about | cost | {"verdict": self.verdict.outcome.name, "reasons": self.verdict.reasons}
 
     def lines(self) -> list[str]:
         """The sheet for people."""

@@ -24,6 +24,7 @@ import numpy as np
 from genopact_client import aead
 from genopact_client.consent.registry import Registry
 from genopact_client.genotypes import Genotypes
+from genopact_client.genotypes.records import Manifest
 from genopact_client.kek import create_kek, open_kek
 from genopact_client.keyfile import KeyFile
 from genopact_client.ledger import Ledger
@@ -147,10 +148,7 @@ class Site:
 
     def genotypes_of(self, variants: str) -> Genotypes:
         """The store of that variant manifest's digest. GENOTYPES_MISSING."""
-        for name in self.genotype_names():
-            if Genotypes.told(self.home / "genotypes" / name, self.keyfile).variants == variants:
-                return self.genotypes(name)
-        raise GenopactError("GENOTYPES_MISSING", variants)
+        return self.genotypes(self._genotypes_named(variants))
 
     def matrix(self, wanted: Matrix, rows: Rows) -> Values:
         """(n, F) of the people of these rows, NaN for whoever the matrix has not. MATRIX_MISSING."""
@@ -172,14 +170,16 @@ class Site:
         if isinstance(parameters, MatrixParameters):
             for each in parameters.matrices:
                 self.matrix(each, np.empty(0, np.int64))
-        if not isinstance(parameters, GenotypeParameters):
-            return
-        stores = (self.home / "genotypes" / name for name in self.genotype_names())
-        if parameters.variants not in {Genotypes.told(path, self.keyfile).variants for path in stores}:
-            raise GenopactError("GENOTYPES_MISSING", parameters.variants)
-        design = getattr(parameters, "design", None)
-        if design is not None and not self.published.has(design):
-            raise GenopactError("PUBLISHED_MISSING", design)
+        if isinstance(parameters, GenotypeParameters):
+            self._genotypes_named(parameters.variants)
+            if (design := getattr(parameters, "design", None)) is not None and not self.published.has(design):
+                raise GenopactError("PUBLISHED_MISSING", design)
+
+    def _genotypes_named(self, variants: str) -> str:
+        for name in self.genotype_names():
+            if Manifest.load(self.home / "genotypes" / name, self.keyfile).variants == variants:
+                return name
+        raise GenopactError("GENOTYPES_MISSING", variants)
 
     def genotype_names(self) -> list[str]:
         """The stores of genotypes."""

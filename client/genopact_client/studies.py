@@ -1,8 +1,8 @@
 """The studies that this site has read and approved."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from genopact_shared import canonical, durable
 from genopact_shared.approval import check_approval
@@ -11,8 +11,7 @@ from genopact_shared.statements import Approval
 from genopact_shared.study import Study, parse_study
 
 
-@dataclass(frozen=True)
-class Approved:
+class Approved(NamedTuple):
     """A study, the approval of this site, and its envelope."""
 
     study: Study

@@ -30,8 +30,8 @@ def verify(envelope: bytes, payload_type: str, keys: Iterable[VerifyKey], thresh
     outer = canonical.decode(envelope)
     odd = KeyError, TypeError, AttributeError, ValueError
     with replacing(odd, GenopactError("ENVELOPE_INVALID", "not a DSSE envelope")):
-        payload, kind = _unb64(outer["payload"]), outer["payloadType"]
-        signatures = [_unb64(entry["sig"]) for entry in outer["signatures"]]
+        payload, kind = unbase64(outer["payload"]), outer["payloadType"]
+        signatures = [unbase64(entry["sig"]) for entry in outer["signatures"]]
     if kind != payload_type or set(outer) != {"payload", "payloadType", "signatures"}:
         raise GenopactError("ENVELOPE_INVALID", "another payload type")
     if any(set(entry) != {"keyid", "sig"} for entry in outer["signatures"]):
@@ -56,8 +56,12 @@ def signer_ids(envelope: bytes) -> list[str]:
     return [str(entry["keyid"]) for entry in canonical.decode(envelope)["signatures"]]
 
 
-def _unb64(text: str) -> bytes:
-    """Decode base64 in its one canonical spelling: another spelling would be another digest of the same message."""
+def unbase64(text: str) -> bytes:
+    """Decode base64 in its one canonical spelling: another spelling would be another digest of the same message.
+
+    Raises:
+        ValueError: any other text.
+    """
     data = base64.b64decode(text, validate=True)
     if _b64(data) != text:
         raise ValueError("not canonical base64")

@@ -51,14 +51,9 @@ class Statement(Frozen):
     def payload(self) -> bytes:
         """The canonical bytes that are signed."""
         name, digest = self.subject()
-        return canonical.encode(
-            {
-                "_type": STATEMENT_TYPE,
-                "subject": [{"name": name, "digest": {"sha256": digest}}],
-                "predicateType": PREDICATE.format(self.kind),
-                "predicate": self.model_dump(mode="json"),
-            }
-        )
+        subject = [{"name": name, "digest": {"sha256": digest}}]
+        predicate = {"predicateType": PREDICATE.format(self.kind), "predicate": self.model_dump(mode="json")}
+        return canonical.encode({"_type": STATEMENT_TYPE, "subject": subject, **predicate})
 
 
 class Approval(Statement, kind="approval", about=("study", "study")):

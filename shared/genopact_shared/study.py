@@ -3,10 +3,10 @@
 import datetime as dt
 import json
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
@@ -15,6 +15,7 @@ from genopact_shared import canonical
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import VerifyKey
 
+M = TypeVar("M", bound=BaseModel)
 MAX_STUDY_BYTES = 1 << 20
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
@@ -78,12 +79,8 @@ class Privacy(Frozen):
     @field_validator("delta")
     @classmethod
     def _small_delta(cls, value: str) -> str:
-        try:
-            delta = Decimal(value)
-        except InvalidOperation as error:
-            raise ValueError("delta is a decimal string such as '0.000001'") from error
-        if not 0 < delta <= Decimal("0.0001") or not re.fullmatch(r"0\.[0-9]{1,30}", value):
-            raise ValueError("delta lies above 0 and at or below 0.0001, written without an exponent")
+        if not re.fullmatch(r"0\.[0-9]{1,30}", value) or not 0 < Decimal(value) <= Decimal("0.0001"):
+            raise ValueError("delta lies above 0 and at or below 0.0001, a decimal string such as '0.000001'")
         return value
 
     @model_validator(mode="after")
@@ -231,6 +228,14 @@ def explain(error: ValidationError) -> str:
     return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
 
 
+def read(kind: type[M], data: str | bytes, code: str, place: str = "") -> M:
+    """The model of JSON text; raises `code` with what is wrong, and where, otherwise."""
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise GenopactError(code, place + explain(error)) from error
+
+
 def parse_study(data: bytes) -> Study:
     """A study of canonical or any JSON bytes; the recipe and its parameters must be installed here.
 
@@ -239,10 +244,7 @@ def parse_study(data: bytes) -> Study:
     """
     from genopact_shared.recipes import check_choice
 
-    try:
-        study = Study.model_validate_json(data)
-    except ValidationError as error:
-        raise GenopactError("STUDY_INVALID", explain(error)) from error
+    study = read(Study, data, "STUDY_INVALID")
     check_choice(study)
     return study
 

@@ -23,13 +23,12 @@ import structlog
 import typer
 from rich.console import Console
 from rich.progress import Progress
+from structlog.processors import JSONRenderer, TimeStamper, add_log_level
 
 from genopact_shared.errors import CATALOGUE, GenopactError
 
 SCHEMA = "genopact.cli/1"
-LOGGED = frozenset(
-    {"event", "level", "timestamp", "code", "round", "attempt", "seconds", "site", "study", "run", "step"}
-)
+LOGGED = ("event", "level", "timestamp", "code", "round", "attempt", "seconds", "site", "study", "run", "step")
 """Keys that a log line may have; any other is dropped, whoever wrote it."""
 
 Format = Annotated[
@@ -101,10 +100,9 @@ def main(app: typer.Typer, program: str) -> None:
         app(prog_name=program)
     try:
         sys.exit(app(prog_name=program, standalone_mode=False))
-    except click.ClickException as error:
-        sys.exit(_fail(GenopactError("USAGE", error.format_message()), "json", ""))
-    except click.Abort:
-        sys.exit(_fail(GenopactError("USAGE", "nobody agreed"), "json", ""))
+    except (click.ClickException, click.Abort) as error:
+        detail = error.format_message() if isinstance(error, click.ClickException) else "nobody agreed"
+        sys.exit(_fail(GenopactError("USAGE", detail), "json", ""))
 
 
 def human() -> Console:
@@ -176,15 +174,8 @@ def only_allowed(_logger: Any, _method: str, event: Mapping[str, Any]) -> dict[s
 
 def configure_logging() -> None:
     """Send structlog's lines to stderr, one JSON object each, with allowed keys alone."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            only_allowed,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
-    )
+    processors: Sequence[Any] = [add_log_level, TimeStamper(fmt="iso", utc=True), only_allowed, JSONRenderer()]
+    structlog.configure(processors=processors, logger_factory=lambda *_: structlog.WriteLogger(sys.stderr))
 
 
 def _plain(value: Any) -> bool:

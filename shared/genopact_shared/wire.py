@@ -81,10 +81,8 @@ class Reply(Message):
 
 M = TypeVar("M", Request, Reply)
 S = TypeVar("S", bound=np.generic)
-TYPES: dict[type[Message], str] = {
-    Request: "application/vnd.genopact.request+json",
-    Reply: "application/vnd.genopact.reply+json",
-}
+TYPE = "application/vnd.genopact.{}+json"
+TYPES: dict[type[Message], str] = {Request: TYPE.format("request"), Reply: TYPE.format("reply")}
 
 
 def seal(message: Request | Reply, body: bytes, key: SigningKey) -> bytes:

@@ -36,7 +36,7 @@ HEAVY = (
     "dp_accounting.pld.privacy_loss_distribution", "cryptography.hazmat.primitives.asymmetric.x25519",
     "cryptography.hazmat.primitives.ciphers.aead", "cryptography.hazmat.primitives.asymmetric.ed25519",
     "cryptography.hazmat.primitives.kdf.argon2", "cryptography.hazmat.primitives.kdf.hkdf", "rfc8785", "sqlite3",
-    "pydantic", "pydantic_settings", "sqlalchemy.orm", "structlog", "yaml", "safetensors.numpy", "pytest",
+    "pydantic", "pydantic_settings", "structlog", "yaml", "safetensors.numpy", "pytest",
     "_pytest.assertion.rewrite", "pytest_timeout", "hypothesis", "hypothesis.extra.numpy",
 )  # fmt: skip
 TOGETHER, SECONDS = 2, 60

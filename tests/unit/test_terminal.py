@@ -186,7 +186,7 @@ def test_a_log_line_has_allowed_keys_alone(logging: Callable[[], dict[str, Any]]
         "refused", code="STORE_LOCKED", round=3, seconds=0.5, site="site-a", person="4711", path="/srv", error="no"
     )
     line = logging()
-    assert set(line) <= terminal.LOGGED
+    assert set(line) <= set(terminal.LOGGED)
     assert {key: line[key] for key in ("event", "level", "code", "round", "seconds", "site")} == {
         "event": "refused", "level": "warning", "code": "STORE_LOCKED", "round": 3, "seconds": 0.5, "site": "site-a",
     }  # fmt: skip

@@ -29,13 +29,11 @@ from genopact_shared import canonical, durable, statements, wire
 from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import COHORT_SLACK, Plan, PlannedStep, plan_of
-from genopact_shared.privacy import accounting
-from genopact_shared.privacy.accounting import Fact
+from genopact_shared.privacy.accounting import Fact, epsilon
 from genopact_shared.recipes.network import NetPlan
 from genopact_shared.recipes.protocol import Floats, Model, SumPlan, Table
 from genopact_shared.study import Study
 from genopact_shared.tlog.entries import pack as pack_entries
-from genopact_shared.wire import Reply, Request
 
 _log = structlog.get_logger()
 ROWS_BYTES = 1 << 27
@@ -48,7 +46,7 @@ MAX_CLOCK_S = 7 * DAY_S
 class Admitted:
     """A request that passed the checks all operations share."""
 
-    request: Request
+    request: wire.Request
     digest: str
     body: bytes
     approved: Approved
@@ -77,8 +75,11 @@ class Exchange:
         self._site, self._clock = site, clock
         self._runs = Runs(site.home / "runs")
         self._masks = Masks(site.name)
-        self._check_ledger()
-        self._last_receipt = self._find_last_receipt()
+        newest = (each.ledger_root for _, each in self._newest() if isinstance(each, statements.Intent))
+        if (root := next(newest, None)) is not None and not self._site.ledger.extends(root):
+            raise GenopactError("LEDGER_ROLLED_BACK")  # it has forgotten what patients have spent
+        receipts = (canonical.digest(entry) for entry, each in self._newest() if isinstance(each, statements.Receipt))
+        self._last_receipt = next(receipts, statements.FIRST)
 
     def __call__(self, frame: bytes) -> bytes:
         """The reply to a frame; empty (SITE_UNAVAILABLE) for anything that is refused or fails. Never raises."""
@@ -94,7 +95,7 @@ class Exchange:
     def _answer(self, frame: bytes) -> bytes:
         digest = canonical.digest(wire.split(frame)[0])
         approved = self._site.studies.approved(wire.Peek.of(frame).study)
-        request, body = wire.unseal(Request, frame, approved.study.coordinator_key)
+        request, body = wire.unseal(wire.Request, frame, approved.study.coordinator_key)
         if request.site != self._site.name or request.total_size > len(body):
             raise GenopactError("FRAME_INVALID", "for another site, or a total longer than its body")
         if (sent := self._site.outbox.get(digest)) is not None:
@@ -170,12 +171,7 @@ class Exchange:
                 raise GenopactError("RANGE_EXCEEDED", "far more patients than this site planned with")
             seen = self._seen(record.run, admitted.model_in)
             durable.replace(seen, admitted.model)
-            position = {
-                "round": request.round,
-                "attempt": request.attempt,
-                "model_in": admitted.model_in,
-                "reply": None,
-            }
+            position = request.model_dump(include={"round", "attempt"}) | {"model_in": admitted.model_in, "reply": None}
             record = self._runs.put(record.model_copy(update=position | {"taken": (*record.taken, step.index)}))
             for old in self._runs.folder(record.run).glob("seen-*"):
                 if old != seen:
@@ -203,16 +199,13 @@ class Exchange:
 
     def _finish(self, admitted: Admitted) -> bytes:
         """Keep the final model, fit the site's own term on it, and hand over the exchanged log."""
-        record = self._record(admitted)
-        plan = self._plan(admitted.study, record.approvals)
-        if admitted.request.round != len(plan.steps):
-            raise GenopactError("FRAME_INVALID", "before the end of the plan")
+        record, plan = self._position(admitted)
         self._check_model(admitted, record, plan)
         folder, model = self._runs.folder(record.run), _model(admitted.model)
         durable.replace(folder / "model.safetensors", admitted.model)
         try:
             with eligible(self._site, admitted.study, None, int(self._clock())) as cohort:
-                personal = cohort.table.derive(lambda table: _site_term(plan, model, table))
+                personal = cohort.table.derive(lambda table: wire.pack(plan.recipe.fit_personal(model, table)))
                 kernel.keep(personal, folder / "personal.safetensors")
         except GenopactError as none_left:
             if none_left.code != "COHORT_EMPTY":
@@ -221,11 +214,14 @@ class Exchange:
         return self._seal(admitted, pack_entries([checkpoint]) + entries)
 
     def _position(self, admitted: Admitted) -> tuple[RunRecord, Plan]:
-        """The run's record and plan, for a round that the plan has."""
-        record = self._record(admitted)
+        """The run's record and plan, for a round that the plan has; to finish, for the one after them."""
+        record = self._runs.get(admitted.request.run)
+        if record is None or record.study != admitted.study.hash:
+            raise GenopactError("RUN_UNKNOWN")
         plan = self._plan(admitted.study, record.approvals)
-        if admitted.request.round >= len(plan.steps):
-            raise GenopactError("FRAME_INVALID", "beyond the plan")
+        here, end = admitted.request.round, len(plan.steps)
+        if here > end or (here == end) != (admitted.request.op == "finish"):
+            raise GenopactError("FRAME_INVALID", "beyond the plan, or before its end")
         return record, plan
 
     def _plan(self, study: Study, approvals: tuple[str, ...]) -> Plan:
@@ -234,12 +230,6 @@ class Exchange:
         if len(planned) != len(checked):
             raise GenopactError("APPROVAL_INVALID", "two approvals of one site")
         return plan_of(study, planned, self._site.published)
-
-    def _record(self, admitted: Admitted) -> RunRecord:
-        record = self._runs.get(admitted.request.run)
-        if record is None or record.study != admitted.study.hash:
-            raise GenopactError("RUN_UNKNOWN")
-        return record
 
     def _check_budget(self, study: Study, step: PlannedStep) -> None:
         """The study's epsilon holds for all its runs and attempts at this site. Raises STUDY_BUDGET_SPENT."""
@@ -251,7 +241,7 @@ class Exchange:
             facts.update(steps[index].fact for index in record.taken)
         facts |= self._site.ledger.of_study(study.hash)  # files of runs can be lost; the ledger cannot, unnoticed
         facts[step.fact] += 1
-        if accounting.epsilon(facts, study.privacy.delta) > study.privacy.epsilon_milli / 1000:
+        if epsilon(facts, study.privacy.delta) > study.privacy.epsilon_milli / 1000:
             raise GenopactError("STUDY_BUDGET_SPENT")
 
     def _check_model(self, admitted: Admitted, record: RunRecord, plan: Plan) -> None:
@@ -265,9 +255,8 @@ class Exchange:
                 isinstance(last, statements.Aggregate)
                 and (last.study, last.run, last.round) == (request.study, request.run, request.round - 1)
                 and last.model_out == admitted.model_in
+                and self._follows(admitted, record, plan, last)
             )
-            if linked and isinstance(last, statements.Aggregate):
-                linked = self._follows(admitted, record, plan, last)
         if not linked:
             raise GenopactError("MODEL_NOT_LINKED")
 
@@ -299,43 +288,21 @@ class Exchange:
         request, opening = admitted.request, cohort.opening
         name = f"{request.run}-{request.round:04d}-{request.attempt:02d}.json"
         durable.replace(self._site.home / "openings" / name, opening.model_dump_json(by_alias=True).encode())
-        intent = statements.Intent(
-            **self._work(admitted, step),
-            decision_root=opening.root(),
-            ledger_root=self._site.ledger.head,
-            model_in=admitted.model_in,
-            mechanism=step.fact,
-            nonce=request.nonce,
-        )
+        work = self._work(admitted, step, decision_root=opening.root(), ledger_root=self._site.ledger.head)
+        intent = statements.Intent(**work, model_in=admitted.model_in, mechanism=step.fact, nonce=request.nonce)
         envelope = statements.sign(intent, self._site.identity)
         return envelope, self._site.log.proof(self._site.log.append(envelope))
 
     def _log_receipt(self, admitted: Admitted, step: PlannedStep, intent: bytes, released: Released) -> None:
-        receipt = statements.Receipt(
-            **self._work(admitted, step),
-            intent=canonical.digest(intent),
-            update=canonical.digest(released.body),
-            outcome="released",
-            prev=self._last_receipt,
-        )
+        work = self._work(admitted, step, intent=canonical.digest(intent), prev=self._last_receipt)
+        receipt = statements.Receipt(**work, update=canonical.digest(released.body), outcome="released")
         envelope = statements.sign(receipt, self._site.identity)
         self._site.log.append(envelope)
         self._last_receipt = canonical.digest(envelope)
 
-    def _work(self, admitted: Admitted, step: PlannedStep) -> dict[str, Any]:
+    def _work(self, admitted: Admitted, step: PlannedStep, **more: str) -> dict[str, Any]:
         shared = admitted.request.model_dump(include={"study", "run", "round", "attempt", "site"})
-        return shared | {"at": int(self._clock()), "step": step.name, "request": admitted.digest}
-
-    def _check_ledger(self) -> None:
-        """An older ledger has forgotten what patients have spent."""
-        newest = (each.ledger_root for _, each in self._newest() if isinstance(each, statements.Intent))
-        if (root := next(newest, None)) is not None and not self._site.ledger.extends(root):
-            raise GenopactError("LEDGER_ROLLED_BACK")
-
-    def _find_last_receipt(self) -> str:
-        receipts = (entry for entry, each in self._newest() if isinstance(each, statements.Receipt))
-        last = next(receipts, None)
-        return statements.FIRST if last is None else canonical.digest(last)
+        return shared | {"at": int(self._clock()), "step": step.name, "request": admitted.digest} | more
 
     def _newest(self) -> Iterator[tuple[bytes, statements.Statement]]:
         """The site's own entries of its log, the newest first."""
@@ -349,7 +316,7 @@ class Exchange:
     def _seal(self, admitted: Admitted, body: bytes, **extra: str) -> bytes:
         shared = admitted.request.model_dump(include={"op", "study", "run", "round", "attempt", "site"})
         about = {"body": canonical.digest(body), "body_size": len(body), "request": admitted.digest}
-        return wire.seal(Reply.model_validate({**shared, **about, **extra}), body, self._site.identity)
+        return wire.seal(wire.Reply.model_validate({**shared, **about, **extra}), body, self._site.identity)
 
     def _record_refusal(self, frame: bytes, reason: str) -> None:
         _log.warning("refused", code=reason)
@@ -366,7 +333,3 @@ def _rows(course: SumPlan, step: PlannedStep, model: Model, table: Table) -> Ite
 
 def _model(body: bytes) -> Model:
     return wire.unpack(body, np.float64)
-
-
-def _site_term(plan: Plan, model: Model, table: Table) -> bytes:
-    return wire.pack(plan.recipe.fit_personal(model, table))

@@ -4,7 +4,7 @@ What `deal` and `reveal` give is made of random secrets alone, never of patients
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +15,11 @@ from genopact_shared import canonical, statements, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import VerifyKey
 from genopact_shared.plan import Plan
-from genopact_shared.secagg.masking import Masked, Masking, Opening
-from genopact_shared.statements import Aggregate
+from genopact_shared.secagg.masking import Masked, Masking
 from genopact_shared.study import Study
 from genopact_shared.wire import Op, Reply, Request
 
 Seats = Mapping[str, Reply]
-
-
-@dataclass
-class Held:
-    """One opening of one run."""
-
-    masking: Masking = field(default_factory=Masking)
-    opening: Opening | None = None
 
 
 @dataclass
@@ -45,27 +36,25 @@ class Masks:
 
     def __init__(self, own: str) -> None:
         self._own = own
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, Masking] = {}
         self._uploads: dict[str, Upload] = {}
 
     def open(self, run: str) -> str:
         """A fresh mask key. What the one before could still open is gone; what it was asked for last can be checked."""
-        self._held[run] = held = Held()
-        return held.masking.public
+        self._held[run] = Masking()
+        return self._held[run].public
 
     def check_seat(self, run: str, seats: Seats) -> None:
         """Raise MASK_KEY_LOST unless this site's seat has the key that it holds."""
         held, seat = self._held.get(run), seats.get(self._own)
-        if held is None or seat is None or seat.mask_key != held.masking.public:
+        if held is None or seat is None or seat.mask_key != held.public:
             raise GenopactError("MASK_KEY_LOST")
 
     def deal(self, study: Study, plan: Plan, seats: Seats) -> bytes:
         """This site's deal to the roster. Raises MASK_KEY_LOST, ROSTER_INVALID."""
         opening, run = plan.opening(study, seats), next(iter(seats.values())).run
         self.check_seat(run, seats)
-        deal = self._held[run].masking.deal(self._own, opening)
-        self._held[run].opening = opening
-        return deal
+        return self._held[run].deal(self._own, opening)
 
     def join(self, request: Request, study: Study, body: bytes) -> None:
         """Take everybody's deal. Raises MASK_KEY_LOST, ROSTER_INVALID, DEAL_INVALID."""
@@ -76,11 +65,11 @@ class Masks:
             if reply.site in deals or (reply.body, reply.body_size) != (canonical.digest(deal), len(deal)):
                 raise GenopactError("DEAL_INVALID")
             deals[reply.site] = deal
-        self._of(request).masking.join(deals)
+        self._of(request).join(deals)
 
     def mask(self, request: Request) -> Mask:
         """The mask of this round's integers. Raises MASK_KEY_LOST, so that nothing is drawn or charged."""
-        masking = self._of(request).masking
+        masking = self._of(request)
         masking.check_ready(request.round)
 
         def mask(values: NDArray[np.int64], bits: int) -> Masked:
@@ -95,7 +84,7 @@ class Masks:
         They are of this round and attempt, by sites of the roster that were shown the model that this site saw, and
         its own is among them. Raises UNMASK_REFUSED, MASK_KEY_LOST.
         """
-        masking, active = self._of(request).masking, dict[str, str]()
+        masking, active = self._of(request), dict[str, str]()
         for envelope in wire.cut(body):
             reply = signed(envelope, study, request, "step")
             intent = statements.parse((reply.intent or "").encode(), [_identity(study, reply.site)])
@@ -109,7 +98,7 @@ class Masks:
         self._uploads[request.run].active = active
         return message
 
-    def check_total(self, last: Aggregate, record: RunRecord, body: bytes) -> None:
+    def check_total(self, last: statements.Aggregate, record: RunRecord, body: bytes) -> None:
         """Raise TOTAL_FORGED unless a total is that of the uploads that the aggregate names.
 
         If this site helped to open it, of just these; if it uploaded only, its own is named or the site is not. A site
@@ -126,9 +115,8 @@ class Masks:
             raise GenopactError("TOTAL_FORGED", "no sum and tag")
         seen.masking.check_total(last.round, found["sum"], int(found["tag"][0]), named)
 
-    def _of(self, request: Request) -> Held:
-        held = self._held.get(request.run)
-        if held is None or held.opening is None:
+    def _of(self, request: Request) -> Masking:
+        if (held := self._held.get(request.run)) is None or not held.dealt:
             raise GenopactError("MASK_KEY_LOST")
         return held
 
@@ -154,10 +142,8 @@ def signed(envelope: bytes, study: Study, request: Request, op: Op) -> Reply:
     """
     reply = wire.parse_envelope(Reply, envelope, *(_identity(study, party.name) for party in study.parties))
     wire.parse_envelope(Reply, envelope, _identity(study, reply.site))
-    here = (request.round, request.attempt)
-    if (reply.op, reply.study, reply.run) != (op, request.study, request.run) or (
-        op != "open" and (reply.round, reply.attempt) != here
-    ):
+    moved = op != "open" and (reply.round, reply.attempt) != (request.round, request.attempt)
+    if moved or (reply.op, reply.study, reply.run) != (op, request.study, request.run):
         raise GenopactError("ROSTER_INVALID", "a reply from elsewhere")
     return reply
 

@@ -36,8 +36,7 @@ def run(site: Site, socket: Path, stop: threading.Event) -> None:
 
 def _open_rooms(site: Site) -> None:
     """Open everything now, so that a fault shows at the start; put on record what opening had to cut off."""
-    for room in ("store", "policy", "registry"):
-        getattr(site, room)
+    _ = site.store, site.policy, site.registry
     cut = {"LEDGER_CUT": site.ledger.cut, "LOG_CUT": site.log.cut, "PRIVATE_LOG_CUT": site.private_log.cut}
     for code, size in cut.items():
         if size:

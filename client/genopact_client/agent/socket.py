@@ -36,29 +36,22 @@ def serve(path: Path, exchange: Callable[[bytes], bytes], about: bytes, *, limit
                 reply = b""
         yield from split(reply)
 
-    server = grpc.server(
-        ThreadPoolExecutor(max_workers=4, thread_name_prefix="agent"),
-        maximum_concurrent_rpcs=4,
-        options=[("grpc.max_receive_message_length", CHUNK + 64), ("grpc.so_reuseport", 0)],
-    )
+    workers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="agent")
+    options = [("grpc.max_receive_message_length", CHUNK + 64), ("grpc.so_reuseport", 0)]
+    server = grpc.server(workers, maximum_concurrent_rpcs=4, options=options)
     service, method = EXCHANGE[1:].split("/")
     handlers = {
         method: grpc.stream_stream_rpc_method_handler(on_exchange),
         HEALTH.rpartition("/")[2]: grpc.unary_unary_rpc_method_handler(lambda _request, _: about),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-    _bind(server, path)
-    server.start()
-    return server
-
-
-def _bind(server: grpc.Server, path: Path) -> None:
-    """Bind in a directory that only the owner writes and the link's group may enter."""
     with replacing((OSError, RuntimeError), GenopactError("AGENT_SOCKET", str(path))):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.parent.chmod(0o710)
+        path.parent.chmod(0o710)  # only the owner writes there, and the link's group may enter
         # A socket that a killed agent left behind; anything else at this path is not ours to remove.
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
             path.unlink()
         server.add_insecure_port(f"unix:{path}")
         path.chmod(0o660)
+    server.start()
+    return server

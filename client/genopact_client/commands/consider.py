@@ -9,7 +9,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from genopact_client.commands.opening import HOME, Home, confirmed, opened
+from genopact_client.commands.opening import HOME, Home, Yes, confirmed, opened
 from genopact_client.sheet import sheet
 from genopact_client.site import Site
 from genopact_client.store.manifest import Manifest
@@ -20,6 +20,7 @@ from genopact_shared.study import Study, load_study
 from genopact_shared.terminal import Answer, Exit, command, human, working
 
 StudyFile = Annotated[Path, typer.Argument(help="The study file.")]
+PublicFile = Annotated[Path, typer.Argument(help="A public file that a study names by its digest.")]
 
 app = typer.Typer()
 study = typer.Typer(name="study", help="What studies ask of this site.", no_args_is_help=True)
@@ -45,7 +46,7 @@ def approve(
     approver_key: Annotated[Path, typer.Option(help="The approver's key, kept offline until now.")],
     planned_cohort: Annotated[int | None, typer.Option(min=10, help="In tens; default: who permits it now.")] = None,
     out: Annotated[Path, typer.Option(help="The folder for the approval file.", file_okay=False)] = Path(),
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> Answer:
     """Agree to a study: sign its hash with the approver's key and write the approval for the coordinator."""
     study = load_study(file)
@@ -59,9 +60,8 @@ def approve(
     site.check_inputs(study)
     planned = _planned(site, study, planned_cohort)
     confirmed(f"Approve {study.name} with a planned cohort of {planned}?", yes=yes)
-    statement = statements.Approval(
-        at=int(time.time()), study=study.hash, site=site.name, planned_cohort=planned, policy=site.policy.digest
-    )
+    about = {"study": study.hash, "site": site.name, "policy": site.policy.digest}
+    statement = statements.Approval(at=int(time.time()), planned_cohort=planned, **about)
     envelope = statements.sign(statement, SigningKey.load(approver_key))
     site.studies.approve(study, envelope)
     path = out / f"approval-{study.name}-{site.name}.json"
@@ -73,9 +73,7 @@ def approve(
 
 
 @command(app, "design", example="genopact-site design risk-1.design")
-def design(
-    file: Annotated[Path, typer.Argument(help="A public file that a study names by its digest.")], *, home: Home = HOME
-) -> Answer:
+def design(file: PublicFile, *, home: Home = HOME) -> Answer:
     """Take in a public file that a study names, such as the design of a risk model. It is checked against its name."""
     data = durable.read(file, "PUBLISHED_MISSING")
     digest = Site.keyless(home).published.add(data)

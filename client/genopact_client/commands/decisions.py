@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genopact_client.commands.opening import confirmed, opened
+from genopact_client.commands.opening import OneStudy, Yes, confirmed, opened
 from genopact_client.consent.importers import import_csv
 from genopact_client.consent.match import REASONS
 from genopact_client.consent.record import Scope
@@ -52,9 +52,7 @@ def withdraw(
 
 
 @command(consent, "erase", example="genopact-site consent erase - < number.txt", room=opened)
-def erase(
-    site: Site, person: Person, *, yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
-) -> Answer:
+def erase(site: Site, person: Person, *, yes: Yes = False) -> Answer:
     """Destroy a person's consent record and all keys of the person; the sealed data can never be read again."""
     confirmed("Destroy this person's keys for good?", yes=yes)
     row = row_of(site, person)
@@ -65,17 +63,12 @@ def erase(
         except GenopactError as error:
             if error.code not in {"STORE_LOCKED", "ROW_UNKNOWN"}:
                 raise
-    return Answer(
-        {"scope": "erase"}, ["Erased: the keys are destroyed here. Destroy older copies of the key file, too."]
-    )
+    text = "Erased: the keys are destroyed here. Destroy older copies of the key file, too."
+    return Answer({"scope": "erase"}, [text])
 
 
 @command(consent, "status", example="genopact-site consent status --study warfarin.yaml", room=opened)
-def status(
-    site: Site,
-    *,
-    study: Annotated[Path | None, typer.Option(help="A study file; default: each approved study.")] = None,
-) -> Answer:
+def status(site: Site, *, study: OneStudy = None) -> Answer:
     """Count who permits a study today, and why the others do not."""
     studies = [load_study(study)] if study else [approved.study for approved in site.studies]
     if not studies:

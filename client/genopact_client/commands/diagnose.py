@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from genopact_client.commands.opening import opened
+from genopact_client.commands.opening import OneStudy, opened
 from genopact_client.doctor import Subject, examine
 from genopact_client.site import Site
 from genopact_shared.study import load_study
@@ -18,7 +18,7 @@ app = typer.Typer()
 def doctor(
     site: Site,
     *,
-    study: Annotated[Path | None, typer.Option(help="A study file; default: each approved study.")] = None,
+    study: OneStudy = None,
     address: Annotated[str | None, typer.Option(help="host:port of the coordinator; default: of the studies.")] = None,
     ca: Annotated[Path | None, typer.Option(help="The coordinator's authority, PEM.", envvar="GENOPACT_CA")] = None,
 ) -> Answer:
@@ -30,5 +30,5 @@ def doctor(
         text.append(f"{each.state:8} {each.name:14} {each.detail}")
         text += [f"{'':23} -> {each.remedy}"] if each.remedy else []
     problems = [each.name for each in checks if each.state == "problem"]
-    data = {"checks": [vars(each) for each in checks], "problems": problems}
+    data = {"checks": [each._asdict() for each in checks], "problems": problems}
     return Answer(data, text, exit=Exit.REFUSED if problems else Exit.OK)

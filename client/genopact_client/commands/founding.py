@@ -1,6 +1,6 @@
 """init, card, vet: what a hospital does before anything else."""
 
-import hashlib
+from collections.abc import Iterator
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,8 @@ from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.keys import SigningKey, VerifyKey
 from genopact_shared.study import Name
 from genopact_shared.terminal import Answer, command, working
+
+Fingerprints = Annotated[bool, typer.Option("--fingerprints", help="Print these instead of the keys.")]
 
 app = typer.Typer()
 
@@ -63,11 +65,7 @@ def init(
 
 
 @command(app, "card", example="genopact-site card --home /srv/genopact > northgate.json")
-def show_card(
-    *,
-    fingerprints: Annotated[bool, typer.Option("--fingerprints", help="Print these instead of the keys.")] = False,
-    home: Home = HOME,
-) -> Answer:
+def show_card(*, fingerprints: Fingerprints = False, home: Home = HOME) -> Answer:
     """Print what the coordinator needs of this site, as JSON: its name and public keys."""
     public = Site.keyless(home).party
     return Answer({"card": public}, _card_lines(public) if fingerprints else [canonical.encode(public).decode()])
@@ -99,18 +97,13 @@ def _check(name: str, recipe: str, approver: Path) -> None:
 
 def _card_lines(public: dict[str, str]) -> list[str]:
     prints = [f"  {use:9}{VerifyKey.from_hex(public[use]).key_id}" for use in ("identity", "log", "approver")]
-    node = hashlib.sha256(public["node"].encode()).hexdigest()[:16]
+    node = canonical.digest(public["node"].encode())[:16]
     return [f"Key fingerprints of {public['name']}, to be compared by telephone:", *prints, f"  {'node':9}{node}"]
 
 
-def _sources(package: str) -> list[dict[str, Any]]:
+def _sources(package: str) -> Iterator[dict[str, Any]]:
     root = Path(str(files(package)))
-    return [
-        {
-            "path": f"{package}/{path.relative_to(root).as_posix()}",
-            "lines": len(path.read_bytes().splitlines()),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and path.suffix != ".pyc"
-    ]
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":
+            name, data = f"{package}/{path.relative_to(root).as_posix()}", path.read_bytes()
+            yield {"path": name, "lines": len(data.splitlines()), "sha256": canonical.digest(data)}

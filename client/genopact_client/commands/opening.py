@@ -17,14 +17,10 @@ from genopact_shared.recipes.protocol import Column
 
 HOME = Path("site")
 Home = Annotated[Path, typer.Option("--home", envvar="GENOPACT_SITE_HOME", help="The site's folder.")]
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--passphrase-file",
-        envvar="GENOPACT_PASSPHRASE_FILE",
-        help="Default: the systemd credential `passphrase`, else asked on the terminal.",
-    ),
-]
+_DEFAULT = "Default: the systemd credential `passphrase`, else asked on the terminal."
+PassphraseFile = Annotated[Path | None, typer.Option(envvar="GENOPACT_PASSPHRASE_FILE", help=_DEFAULT)]
+OneStudy = Annotated[Path | None, typer.Option(help="A study file; default: each approved study.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 _ROOMS = ("store", "ledger", "log", "private_log", "registry")
 
 

@@ -20,7 +20,12 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.keys import VerifyKey
 from genopact_shared.terminal import Answer, command
 
+Digest = Annotated[str, typer.Argument(help="The request's digest, or its beginning.")]
+NewFolder = Annotated[Path, typer.Argument(help="A new folder; logs/SITE of an audit bundle.")]
+Number = Annotated[int, typer.Argument(min=0)]
 Person = Annotated[str, typer.Option(help="The hospital's patient number; - reads it from standard input.")]
+Private = Annotated[bool, typer.Option("--private", help="The site's own log instead of the exchanged one.")]
+Run = Annotated[str, typer.Argument(help="The run, 32 hexadecimal digits.")]
 
 app = typer.Typer()
 outbox_app = typer.Typer(name="outbox", help="All that left.", no_args_is_help=True)
@@ -41,9 +46,7 @@ def outbox_list(*, home: Home = HOME) -> Answer:
 
 
 @command(outbox_app, "show", example="genopact-site outbox show 3f9a")
-def outbox_show(
-    request: Annotated[str, typer.Argument(help="The request's digest, or its beginning.")], *, home: Home = HOME
-) -> Answer:
+def outbox_show(request: Digest, *, home: Home = HOME) -> Answer:
     """Show one reply as it left, with the mechanism of its intent; the numbers themselves stay in the file."""
     site = Site.keyless(home)
     found = [(about, reply) for about, reply in _sent(site) if about["request"].startswith(request)]
@@ -85,16 +88,9 @@ def ledger_show(site: Site) -> Answer:
 
 
 @command(log_app, "show", example="genopact-site log show --private", room=opened)
-def log_show(
-    site: Site,
-    *,
-    private: Annotated[
-        bool, typer.Option("--private", help="The site's own log instead of the exchanged one.")
-    ] = False,
-) -> Answer:
+def log_show(site: Site, *, private: Private = False) -> Answer:
     """List a log's entries in order."""
-    listed = logged(site, "private-log" if private else "log")
-    entries = [_entry(number, statement) for number, statement in enumerate(listed)]
+    entries = [_entry(*numbered) for numbered in enumerate(logged(site, "private-log" if private else "log"))]
     text = [
         f"{each['number']:5}  {each['time']}  {each['kind']:12}  " + " ".join(f"{k} {v}" for k, v in _position(each))
         for each in entries
@@ -103,13 +99,10 @@ def log_show(
 
 
 @command(log_app, "export", example="genopact-site log export bundle/logs/northgate", room=opened)
-def log_export(
-    site: Site, folder: Annotated[Path, typer.Argument(help="A new folder; logs/SITE of an audit bundle.")]
-) -> Answer:
+def log_export(site: Site, folder: NewFolder) -> Answer:
     """Write the exchanged log and a signed checkpoint of it, as an audit bundle holds them."""
     with log_copy(site) as log:
-        entries, checkpoint = log.export()
-        size = log.size
+        (entries, checkpoint), size = log.export(), log.size
     folder.mkdir(parents=True, exist_ok=True)
     durable.replace(folder / "entries", entries)
     durable.replace(folder / "checkpoint", checkpoint)
@@ -117,21 +110,11 @@ def log_export(
 
 
 @command(app, "open", example="genopact-site open RUN 0 0 --person - < number.txt", room=opened)
-def open_decision(
-    site: Site,
-    run: Annotated[str, typer.Argument(help="The run, 32 hexadecimal digits.")],
-    round: Annotated[int, typer.Argument(min=0)],  # noqa: A002 - the wire's word
-    attempt: Annotated[int, typer.Argument(min=0)],
-    *,
-    person: Person,
-) -> Answer:
+def open_decision(site: Site, run: Run, round: Number, attempt: Number, *, person: Person) -> Answer:  # noqa: A002 - the wire's word
     """Open a round's decision root on site: was this person among the permitted? Checked against the logged intent."""
     path = site.home / "openings" / f"{run}-{round:04d}-{attempt:02d}.json"
-    intents = [
-        each
-        for each in logged(site)
-        if isinstance(each, statements.Intent) and (each.run, each.round, each.attempt) == (run, round, attempt)
-    ]
+    intents = [each for each in logged(site) if isinstance(each, statements.Intent)]
+    intents = [each for each in intents if (each.run, each.round, each.attempt) == (run, round, attempt)]
     if len(intents) != 1 or not path.is_file():
         raise GenopactError("OPENING_MISSING")
     opening = Opening.model_validate_json(path.read_bytes())
@@ -160,8 +143,7 @@ def _entry(number: int, statement: statements.Statement) -> dict[str, Any]:
 
 def _position(entry: dict[str, Any]) -> list[tuple[str, Any]]:
     shown = ("study", "run", "round", "attempt", "step", "outcome", "reasons", "code")
-    short = {"study": 8}
-    return [(key, str(entry[key])[: short.get(key)]) for key in shown if key in entry]
+    return [(key, str(entry[key])[: 8 if key == "study" else None]) for key in shown if key in entry]
 
 
 def _facts(facts: Any) -> str:

@@ -19,7 +19,7 @@ from genopact_shared.supervise import stopping, supervise
 from genopact_shared.terminal import Answer, command, configure_logging
 
 Address = Annotated[str, typer.Option("--address", envvar="GENOPACT_ADDRESS", help="host:port of the coordinator.")]
-Certificates = Annotated[Path, typer.Option("--ca", envvar="GENOPACT_CA", help="The coordinator's authority, PEM.")]
+Roots = Annotated[Path, typer.Option("--ca", envvar="GENOPACT_CA", help="The coordinator's authority, PEM.")]
 NodeKey = Annotated[Path | None, typer.Option(help="Default: link/node.key in the site's folder.")]
 Socket = Annotated[Path | None, typer.Option(help="Default: run/agent.sock in the site's folder.")]
 
@@ -40,9 +40,7 @@ def agent(site: Site, *, socket: Socket = None) -> Answer:
 
 
 @command(app, "link", example="genopact-site link --address coordinator.example:9443 --ca ca.pem")
-def link(
-    *, address: Address, ca: Certificates, node_key: NodeKey = None, socket: Socket = None, home: Home = HOME
-) -> Answer:
+def link(*, address: Address, ca: Roots, node_key: NodeKey = None, socket: Socket = None, home: Home = HOME) -> Answer:
     """Run the link in the foreground: network, and no data. SIGTERM ends it."""
     from genopact_client.link.node import NodeConfig, run
 
@@ -55,7 +53,7 @@ def link(
 
 
 @command(app, "start", example="genopact-site start --address coordinator.example:9443 --ca ca.pem")
-def start(*, address: Address, ca: Certificates, home: Home = HOME, passphrase_file: PassphraseFile = None) -> Answer:
+def start(*, address: Address, ca: Roots, home: Home = HOME, passphrase_file: PassphraseFile = None) -> Answer:
     """Run agent and link as two processes that are started again when they die. SIGTERM ends both.
 
     Both run under this account. Where the system allows it, the agent starts in a network namespace of its own, without

@@ -18,9 +18,8 @@ import csv
 import datetime as dt
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from genopact_client.consent.record import ConsentRecord, Status, Withdrawal
 from genopact_client.consent.registry import Registry
@@ -33,8 +32,7 @@ SINGLE = ("permission", "commercial_use", "valid_from", "valid_until")
 COLUMNS = ("person", "status", *SINGLE, *SETS, "form")
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What is wrong at a line of the file; it never holds a patient number or a value."""
 
     line: int
@@ -42,8 +40,7 @@ class Finding:
     fields: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ImportReport:
+class ImportReport(NamedTuple):
     """`changed`: records that are new or different. A person with a finding is denied until it is corrected."""
 
     changed: int
@@ -119,13 +116,11 @@ def _record(values: dict[str, str], on: dt.date) -> tuple[ConsentRecord, tuple[s
         return ConsentRecord.silent("withdrawn", Withdrawal(at=on, scope="no_access")), ()
     if status in SILENT:
         return ConsentRecord.silent(SILENT[status]), ()
-    provision = {name: values[name] for name in SINGLE}
+    single = {name: values[name] for name in SINGLE}
     sets = {field: [item.strip() for item in values[name].split(";") if item.strip()] for name, field in SETS.items()}
-    record = ConsentRecord.silent("active").model_dump(mode="json", by_alias=True) | {
-        "status": status if status == "active" else None,
-        "form": values["form"],
-        "provisions": [{"decision": "permit", "origin": "csv", **provision, **sets}],
-    }
+    provisions = [{"decision": "permit", "origin": "csv", **single, **sets}]
+    record = ConsentRecord.silent("active").model_dump(mode="json", by_alias=True)
+    record |= {"status": status if status == "active" else None, "form": values["form"], "provisions": provisions}
     empty = tuple(name for name in SETS if name != "diseases" and not values[name])
     try:
         parsed = ConsentRecord.parse(json.dumps(record).encode())

@@ -83,10 +83,9 @@ class ColumnIndex:
     def _rebuilt(self, row: int) -> ConsentRecord:
         """The profile's record with this row's dates."""
         record, withdrawn = self._records[int(self.profile[row])], int(self.withdrawn[row])
-        periods = [(_day(first), _day(last)) for first, last in zip(self.start[row], self.stop[row], strict=True)]
         dated = tuple(
-            provision.model_copy(update={"valid_from": first, "valid_until": last})
-            for provision, (first, last) in zip(record.provisions, periods, strict=False)
+            provision.model_copy(update={"valid_from": _day(first), "valid_until": _day(last)})
+            for provision, first, last in zip(record.provisions, self.start[row], self.stop[row], strict=False)
         )
         withdrawal = Withdrawal(at=_day(withdrawn), scope="no_access") if withdrawn else None
         return record.model_copy(update={"provisions": dated, "withdrawal": withdrawal})

@@ -9,9 +9,9 @@ Source: DUO 2022-09-21; three-valued matching after REMS' architecture decision 
 import datetime as dt
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from genopact_client.consent import diseases
 from genopact_client.consent.record import ConsentRecord, Provision, Withdrawal
@@ -27,8 +27,7 @@ class Outcome(IntEnum):
     permit = 2
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """An outcome and the sorted codes (keys of REASONS) that led to it."""
 
     outcome: Outcome
@@ -41,14 +40,8 @@ WITHIN: dict[str, frozenset[str]] = {permission: frozenset(inner) for permission
 """Which purposes a permission includes; HMB leaves out ancestry (POA)."""
 
 BLOCS: dict[str, frozenset[str]] = {bloc: frozenset(members) for bloc, members in _RULES["blocs"].items()}
-DIGEST = canonical.digest_of(
-    {
-        "matcher": "genopact.match/1",
-        "diseases": diseases.DIGEST,
-        "within": {permission: sorted(inner) for permission, inner in WITHIN.items()},
-        "blocs": {bloc: sorted(members) for bloc, members in BLOCS.items()},
-    }
-)
+_SETS = {part: {name: sorted(each) for name, each in _RULES[part].items()} for part in ("within", "blocs")}
+DIGEST = canonical.digest_of({"matcher": "genopact.match/1", "diseases": diseases.DIGEST, **_SETS})
 """Which rules decided: goes into every decision root."""
 
 
@@ -99,11 +92,11 @@ def _permit(provision: Provision, purpose: Purpose, withdrawal: Withdrawal | Non
         "withdrawn_before": withdrawal is None or provision.valid_from > withdrawal.at,
         "permission": not known or purpose.permission in WITHIN[provision.permission],
         "disease": disease is not False,
-        "use": _inside(purpose.uses, provision.uses),
-        "organisation": _inside(purpose.organisations, provision.organisations),
+        "use": inside(purpose.uses, provision.uses),
+        "organisation": inside(purpose.organisations, provision.organisations),
         "commercial": purpose.commercial is False or provision.commercial_use == "allowed",
         "region": bool(purpose.regions) and regions_within(purpose.regions, provision.regions),
-        "data": _inside(purpose.data, provision.data),
+        "data": inside(purpose.data, provision.data),
     }
     if failed := [code for code, holds in checks.items() if not holds]:
         return Decision(Outcome.deny, _codes(failed))
@@ -136,7 +129,8 @@ def _countries(regions: Iterable[str]) -> set[str]:
     return {country for region in regions for country in BLOCS.get(region, (region,))}
 
 
-def _inside(wanted: tuple[str, ...], permitted: tuple[str, ...]) -> bool:
+def inside(wanted: tuple[str, ...], permitted: tuple[str, ...]) -> bool:
+    """Whether something is wanted, and all of it permitted."""
     return bool(wanted) and set(wanted) <= set(permitted)
 
 

@@ -5,7 +5,7 @@ answers have equal bytes.
 """
 
 import datetime as dt
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
@@ -82,16 +82,8 @@ class ConsentRecord(Frozen):
     @classmethod
     def silent(cls, status: Status, withdrawal: Withdrawal | None = None) -> Self:
         """A record that permits nothing."""
-        return cls(
-            schema="genopact.consent/1",
-            regime="opt_in",
-            status=status,
-            provisions=(),
-            modifiers=(),
-            form=None,
-            withdrawal=withdrawal,
-            max_epsilon_milli=None,
-        )
+        nothing: dict[str, Any] = {"provisions": (), "modifiers": (), "form": None, "max_epsilon_milli": None}
+        return cls(schema="genopact.consent/1", regime="opt_in", status=status, withdrawal=withdrawal, **nothing)
 
     def encode(self) -> bytes:
         """Canonical JSON."""

@@ -4,23 +4,23 @@ import datetime as dt
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genopact_client.consent.index import ERASED, ColumnIndex
 from genopact_client.consent.record import ConsentRecord, Scope, Withdrawal
-from genopact_client.consent.vault import Head, Vault, silent_leaf, tree_root
+from genopact_client.consent.vault import Head, Vault, silent_leaf
 from genopact_client.keyfile import KeyFile
 from genopact_client.people import People
 from genopact_shared.errors import GenopactError
 from genopact_shared.study import Purpose
+from genopact_shared.tlog.tree import Tree
 
 
-@dataclass(frozen=True)
-class Permission:
+class Permission(NamedTuple):
     """Who permits a purpose on one day.
 
     `rows` (n,) bool; n = `size` = number of enrolled people = number of leaves under `registry_root`. `cap` (n,)
@@ -52,10 +52,13 @@ class Registry:
         self._keys, self._people, self._mutex = keyfile, people, threading.RLock()
         self._vault = Vault(path, keyfile)
         self._head: Head | None = None
+        self._published: Head = 0, b""
         with self._mutex:
             self._refresh()
-            for row in self._half_erased():
-                self.erase(row)
+            for row in np.flatnonzero(self._index.profile == ERASED).tolist():
+                entry = self._vault.entry(row)
+                if entry and (entry.sealed or not self.erased(row)):  # the record or the key is still there
+                    self.erase(row)
 
     def close(self) -> None:
         """Close the database."""
@@ -65,10 +68,14 @@ class Registry:
         """Who permits the purpose on that day: decided anew at each call."""
         with self._mutex:
             self._refresh()
-            size = self._grow()
+            size = max(len(self._people), len(self._leaves))  # with those who were enrolled since the last write
+            self._index.resize(size)
+            self._leaves += [silent_leaf(b"none", row) for row in range(len(self._leaves), size)]
             rows, reasons = self._index.evaluate(purpose, on)
             rows &= self._keys.alive(np.arange(size))
-            return Permission(rows, self._index.cap.copy(), self._published_root().hex(), size, dict(reasons))
+            if self._published[0] != size or not size:
+                self._published = Tree(self._leaves).head()
+            return Permission(rows, self._index.cap.copy(), self._published[1].hex(), size, dict(reasons))
 
     def get(self, row: int) -> ConsentRecord | None:
         """A person's newest record; None if there is none or it was erased."""
@@ -99,7 +106,7 @@ class Registry:
                 old = self._vault.entry(row)
                 new = ConsentRecord.parse(_after(old.record if old else None, record).encode())
                 if old is None or new != old.record:
-                    self._put(row, old.version + 1 if old else 1, new)
+                    self._place(row, self._vault.put(row, old.version + 1 if old else 1, new), new)
                     changed += 1
         return changed
 
@@ -124,7 +131,7 @@ class Registry:
                 self._check(row)
                 old = self._vault.entry(row)
                 if old is None or old.sealed:
-                    self._put(row, old.version + 1 if old else 1, None)
+                    self._place(row, self._vault.put(row, old.version + 1 if old else 1, None), None)
             clean = self._vault.scrub()
             if not self.erased(row):
                 self._keys.erase([row])
@@ -134,10 +141,6 @@ class Registry:
     def _check(self, row: int) -> None:
         if not 0 <= row < len(self._people):
             raise GenopactError("CONSENT_UNKNOWN_PERSON")
-
-    def _put(self, row: int, version: int, record: ConsentRecord | None) -> None:
-        leaf = self._vault.put(row, version, record)
-        self._place(row, leaf, record)
 
     def _place(self, row: int, leaf: bytes, record: ConsentRecord | None) -> None:
         self._index.put(row, record)
@@ -152,7 +155,7 @@ class Registry:
                 with self._vault.writing():
                     self._refresh()
                     yield
-                    head = (len(self._leaves), tree_root(self._leaves))
+                    head = Tree(self._leaves).head()
                     self._vault.set_head(head)
             except BaseException:
                 self._head = None
@@ -174,26 +177,9 @@ class Registry:
             for entry in self._vault.entries():
                 self._place(entry.row, entry.leaf, entry.record)
         self._leaves += [silent_leaf(b"none", missing) for missing in range(len(self._leaves), head[0])]
-        if head != ((len(self._leaves), tree_root(self._leaves)) if self._leaves else (0, b"")):
+        if head != (Tree(self._leaves).head() if self._leaves else (0, b"")):
             raise GenopactError("CONSENT_BROKEN", "the records are not those of the last write")
         self._head = self._published = head
-
-    def _grow(self) -> int:
-        """Give people who were enrolled since the last write a row and a leaf; returns the number of rows."""
-        size = max(len(self._people), len(self._leaves))
-        self._index.resize(size)
-        self._leaves += [silent_leaf(b"none", row) for row in range(len(self._leaves), size)]
-        return size
-
-    def _published_root(self) -> bytes:
-        if self._published[0] != len(self._leaves) or not self._leaves:
-            self._published = (len(self._leaves), tree_root(self._leaves))
-        return self._published[1]
-
-    def _half_erased(self) -> list[int]:
-        """Rows whose record or whose key is still there after the other was destroyed."""
-        entries = [self._vault.entry(int(row)) for row in np.flatnonzero(self._index.profile == ERASED)]
-        return [entry.row for entry in entries if entry and (entry.sealed or not self.erased(entry.row))]
 
 
 def _after(old: ConsentRecord | None, new: ConsentRecord) -> ConsentRecord:

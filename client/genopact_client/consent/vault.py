@@ -15,12 +15,11 @@ Assumptions:
 import os
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from genopact_client import aead
 from genopact_client.consent.record import ConsentRecord, Status
 from genopact_client.keyfile import KeyFile
 from genopact_shared.errors import GenopactError, replacing
-from genopact_shared.tlog.tree import Tree, leaf_hash
+from genopact_shared.tlog.tree import leaf_hash
 
 SCHEMA = "genopact.consent/1"
 SALT = 16
@@ -43,8 +42,7 @@ INSERT OR IGNORE INTO head VALUES (0, 0, x'');
 Head = tuple[int, bytes]
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A row's newest version. `record` is None after an erasure, `sealed` is empty then."""
 
     row: int
@@ -75,24 +73,16 @@ class Vault:
     def writing(self) -> Iterator[None]:
         """One transaction; other writers wait, an exception undoes it."""
         self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._db:
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """One state of the database, whatever others write; also inside `writing`."""
-        if self._db.in_transaction:
+        with nullcontext() if self._db.in_transaction else self._db:
+            if not self._db.in_transaction:
+                self._db.execute("BEGIN")
             yield
-            return
-        self._db.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._db.execute("COMMIT")
 
     def head(self) -> Head:
         """Number of leaves and root at the last write; CONSENT_BROKEN."""
@@ -107,8 +97,7 @@ class Vault:
 
     def entries(self) -> Iterator[Entry]:
         """All entries in the order of rows, opened and checked; CONSENT_BROKEN."""
-        rows = self._db.execute("SELECT row, version, leaf, sealed FROM consent ORDER BY row").fetchall()
-        return self._opened(rows)
+        return self._opened(self._db.execute("SELECT row, version, leaf, sealed FROM consent ORDER BY row").fetchall())
 
     def entry(self, row: int) -> Entry | None:
         """The entry of one row; CONSENT_BROKEN."""
@@ -153,14 +142,6 @@ class Vault:
 def silent_leaf(kind: Literal[b"none", b"erased"], row: int, version: int = 0) -> bytes:
     """The leaf of a row without a record."""
     return leaf_hash(kind + struct.pack(">QQ", row, version))
-
-
-def tree_root(leaves: Iterable[bytes]) -> bytes:
-    """RFC 6962 root over leaf hashes."""
-    tree = Tree()
-    for leaf in leaves:
-        tree.append(leaf)
-    return tree.head().root
 
 
 def _leaf(plain: bytes, row: int, version: int, status: Status) -> bytes:

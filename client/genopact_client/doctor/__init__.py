@@ -25,12 +25,7 @@ def examine(subject: Subject) -> Iterator[Check]:
             yield Check(name, "ok", check(subject))
         except Unsound as found:
             yield Check(name, found.state, found.detail, found.remedy)
-        except GenopactError as error:
-            yield _problem(name, error)
         except Exception as error:  # noqa: BLE001 - a damaged database, for example
-            yield _problem(name, GenopactError("INTERNAL", type(error).__name__))
-
-
-def _problem(name: str, error: GenopactError) -> Check:
-    detail = error.fault.cause + (f" ({error.detail})" if error.detail else "")
-    return Check(name, "problem", detail, error.fault.remedy, error.code)
+            known = error if isinstance(error, GenopactError) else GenopactError("INTERNAL", type(error).__name__)
+            detail = known.fault.cause + (f" ({known.detail})" if known.detail else "")
+            yield Check(name, "problem", detail, known.fault.remedy, known.code)

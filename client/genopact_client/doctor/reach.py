@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from genopact_client.doctor.subject import Subject, Unsound
-from genopact_shared.errors import CATALOGUE, GenopactError
+from genopact_shared.errors import CATALOGUE, GenopactError, replacing
 
 TIMEOUT_S = 5.0
 
@@ -18,11 +18,9 @@ def agent(subject: Subject) -> str:
     path = subject.site.home / "run" / "agent.sock"
     if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
         raise Unsound("unknown", "no agent runs", "Start it with genopact-site start or genopact-site agent.")
-    with AgentChannel(path) as channel:
-        try:
-            return f"answers: {channel.health(TIMEOUT_S).decode()}"
-        except GenopactError as error:
-            raise Unsound("problem", "a socket is there, but nobody answers", CATALOGUE[error.code].remedy) from error
+    silent = Unsound("problem", "a socket is there, but nobody answers", CATALOGUE["AGENT_UNREACHABLE"].remedy)
+    with replacing(GenopactError, silent), AgentChannel(path) as channel:
+        return f"answers: {channel.health(TIMEOUT_S).decode()}"
 
 
 def coordinator(subject: Subject) -> str:
@@ -40,12 +38,9 @@ def coordinator(subject: Subject) -> str:
 
 
 def _context(ca: Path) -> ssl.SSLContext:
-    try:
+    unfit = Unsound("problem", f"{ca} holds no certificate", "Ask the coordinator for its authority's file.")
+    with replacing(OSError, unfit):
         return ssl.create_default_context(cafile=str(ca))
-    except OSError as error:
-        raise Unsound(
-            "problem", f"{ca} holds no certificate", "Ask the coordinator for its authority's file."
-        ) from error
 
 
 def _greet(address: str, context: ssl.SSLContext | None) -> None:

@@ -48,11 +48,8 @@ def ledger(subject: Subject) -> str:
 
 def logs(subject: Subject) -> str:
     """Both logs open."""
-    sizes = []
-    for folder in ("log", "private-log"):
-        with log_copy(subject.site, folder) as log:
-            sizes.append(log.size)
-    return f"exchanged log {sizes[0]} entries, private log {sizes[1]}"
+    with log_copy(subject.site) as log, log_copy(subject.site, "private-log") as private:
+        return f"exchanged log {log.size} entries, private log {private.size}"
 
 
 def roots(subject: Subject) -> str:

@@ -1,8 +1,7 @@
 """What the doctor examines, and what a check says."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from genopact_client.site import Site
 from genopact_shared.study import Study
@@ -10,8 +9,7 @@ from genopact_shared.study import Study
 State = Literal["ok", "problem", "unknown"]
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One line of the doctor; `code` is that of the error, if one was raised."""
 
     name: str
@@ -21,8 +19,7 @@ class Check:
     code: str = ""
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(NamedTuple):
     """What is examined: an opened site, a study instead of the approved ones, where the coordinator is."""
 
     site: Site

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genopact_client.genotypes import loops
-from genopact_client.genotypes.loops import Bytes
 from genopact_client.genotypes.records import Part, People, Plane, Records
 from genopact_client.keyfile import KeyFile
 from genopact_shared.compiled import compiled
@@ -55,7 +54,7 @@ class Opened:
 
         return poisson(len(self), rate)
 
-    def packed(self, indices: NDArray[np.integer], plane: Plane = "calls") -> Bytes:
+    def packed(self, indices: NDArray[np.integer], plane: Plane = "calls") -> loops.Bytes:
         """Packed rows as they were sealed, zeros beyond the last variant: (b, bytes) uint8. Raises as `dosages`."""
         packing = 1 if plane == "expected" else 4
         if plane not in {records.part.plane for records in self._records}:
@@ -124,7 +123,7 @@ class Opened:
             raise ValueError(f"Expected room for ({len(indices)}, {len(self.variants)}), got {tuple(shape)}")
         return len(indices)
 
-    def _pieces(self, indices: NDArray[np.integer], plane: Plane = "calls") -> Iterator[tuple[Part, int, Bytes]]:
+    def _pieces(self, indices: NDArray[np.integer], plane: Plane = "calls") -> Iterator[tuple[Part, int, loops.Bytes]]:
         """Part by part, CHUNK people at a time: the part, the place in `indices`, packed rows (k, part.plain)."""
         self._require_open()
         for records in self._records:

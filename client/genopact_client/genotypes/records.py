@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from genopact_client.genotypes import loops
-from genopact_client.genotypes.loops import Bytes
 from genopact_client.store.folder import Rows
 from genopact_client.store.manifest import Signed
 from genopact_shared import canonical
@@ -132,7 +131,7 @@ class Records:
         self._plain = np.empty((CHUNK, part.plain), np.uint8)
         self._lines = [line.data for line in self._plain]
 
-    def of(self, people: People, indices: NDArray[np.integer]) -> Iterator[tuple[int, Bytes]]:
+    def of(self, people: People, indices: NDArray[np.integer]) -> Iterator[tuple[int, loops.Bytes]]:
         """CHUNK people at a time: the first one's place, packed rows (k, part.plain), overwritten by the next ones.
 
         Raises:

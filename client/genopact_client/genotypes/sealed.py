@@ -60,11 +60,6 @@ class Genotypes(Folder[Manifest]):
         cls._found(path, keyfile, first)
         return cls(path, keyfile)
 
-    @staticmethod
-    def told(path: Path, keyfile: KeyFile) -> Manifest:
-        """What a store's manifest says, without opening the store."""
-        return Manifest.load(path, keyfile)
-
     @property
     def variants(self) -> VariantManifest:
         """The store's variant manifest. MANIFEST_MISSING, MANIFEST_INVALID."""

@@ -8,10 +8,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Message
@@ -37,8 +36,7 @@ BEAT = 10.0
 _errors = partial(http_errors, {412: "LINK_NODE_BUSY"})
 
 
-@dataclass(frozen=True)
-class Delivery:
+class Delivery(NamedTuple):
     """One request: its run, its envelope, and the time (time.time) after which nobody waits for a reply."""
 
     run_id: int
@@ -56,16 +54,15 @@ class Fleet:
 
     def __init__(self, address: str, root: bytes, key: ec.EllipticCurvePrivateKey, remembered: Path) -> None:
         self._pem, self._remembered = public_pem(key), remembered
+        signing = [NodeAuthHttpInterceptor(key, key.public_key())]
         self._client = FleetHttpClient.from_server_address(
-            address,
-            insecure=False,
-            root_certificates=root,
-            interceptors=[NodeAuthHttpInterceptor(key, key.public_key())],
+            address, insecure=False, root_certificates=root, interceptors=signing
         )
         # A coordinator must not be able to send a hospital's courier to another host.
         self._client._client.follow_redirects = False
         self._node = Node()
-        self._online, self._closed = threading.Event(), threading.Event()
+        self.online, self._closed = threading.Event(), threading.Event()
+        """Set while the SuperLink knew this node at the last heartbeat."""
         self._beat = threading.Thread(target=self._heartbeats, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
@@ -76,14 +73,9 @@ class Fleet:
         self._closed.set()
         self._beat.join()
         with suppress(GenopactError):
-            if self._online.is_set():
+            if self.online.is_set():
                 self._deactivate(self._node.node_id)
         self._client.close()
-
-    @property
-    def online(self) -> bool:
-        """Whether the SuperLink knew this node at the last heartbeat."""
-        return self._online.is_set()
 
     def activate(self) -> int:
         """Sign in and return the node's number. Raises also LINK_NODE_BUSY."""
@@ -98,7 +90,7 @@ class Fleet:
             node_id = self._activate()
         self._remembered.write_text(str(node_id), "ascii")
         self._node = Node(node_id=node_id)
-        self._online.set()
+        self.online.set()
         return node_id
 
     def receive(self) -> Delivery | None:
@@ -127,14 +119,11 @@ class Fleet:
         message = reply_to(delivery.message, envelope)
         message.metadata.__dict__["_message_id"] = message.object_id
         with no_object_id_recompute(), _errors():
-            answer = self._client.PushMessages(
-                PushMessagesRequest(
-                    node=self._node,
-                    messages_list=[message_to_proto(remove_content_from_message(message))],
-                    message_object_trees=[get_object_tree(message)],
-                    clientapp_runtime_list=[0.0],
-                )
+            bare, tree = message_to_proto(remove_content_from_message(message)), get_object_tree(message)
+            request = PushMessagesRequest(
+                node=self._node, messages_list=[bare], message_object_trees=[tree], clientapp_runtime_list=[0.0]
             )
+            answer = self._client.PushMessages(request)
             wanted = set(answer.objects_to_push)
             for object_id, item in get_all_nested_objects(message).items():
                 if object_id in wanted:
@@ -152,12 +141,10 @@ class Fleet:
     def _heartbeats(self) -> None:
         """In a thread of its own: the agent may work for hours on one request."""
         while not self._closed.wait(BEAT):
-            if not self._online.is_set():
-                continue
             with suppress(GenopactError), _errors():
                 request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=BEAT)
-                if not self._client.SendNodeHeartbeat(request).success:
-                    self._online.clear()
+                if self.online.is_set() and not self._client.SendNodeHeartbeat(request).success:
+                    self.online.clear()
 
     def _pull(self, run_id: int, tree: ObjectTree, expires: float) -> bytes:
         """The one record of a message; what Flower wraps around it is not needed.
@@ -169,10 +156,9 @@ class Fleet:
             raise GenopactError("EXCHANGE_BROKEN", "a courier message has one record")
         request = PullObjectRequest(node=self._node, run_id=run_id, object_id=records[0].object_id)
         content = _until(lambda: self._object(request), expires)
+        received = ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=tree.object_id)
         with _errors():
-            self._client.ConfirmMessageReceived(
-                ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=tree.object_id)
-            )
+            self._client.ConfirmMessageReceived(received)
         return content
 
     def _object(self, request: PullObjectRequest) -> bytes | None:

@@ -7,8 +7,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -26,8 +26,7 @@ _RUNS = 64
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True)
-class NodeConfig:
+class NodeConfig(NamedTuple):
     """`address` is host:port of the coordinator, `root_certificates` the PEM file of its authority, `key` the node key,
     `socket` the agent's; the agent may be away for `patience` seconds before a request is answered for it.
     """
@@ -114,7 +113,7 @@ class Node:
     def _rounds(self) -> None:
         """Poll quickly inside a round, gently when idle; return when the SuperLink no longer knows the node."""
         last = time.monotonic()
-        while self._fleet.online and not self._stop.is_set():
+        while self._fleet.online.is_set() and not self._stop.is_set():
             try:
                 delivery = self._fleet.receive()
                 if delivery is not None:

@@ -1,8 +1,8 @@
 """The link's end of the agent's unix socket."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Self
 
 import grpc
 
@@ -19,7 +19,7 @@ _OPTIONS = [
 ]
 
 
-class AgentChannel:
+class AgentChannel(AbstractContextManager["AgentChannel"]):
     """A connection to the agent; a context manager."""
 
     def __init__(self, path: Path, limit: int = LIMIT) -> None:
@@ -47,9 +47,6 @@ class AgentChannel:
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

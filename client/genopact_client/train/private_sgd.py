@@ -68,7 +68,8 @@ class PrivateSgd:
         losses = PerRecordLoss(module, recipe.loss, inputs, targets)
         stride = settings.learning_rate_milli / 1000 / float(self.plan.planned[self.site] * rate)
         pull = settings.learning_rate_milli * settings.proximal_milli / 1_000_000
-        clip, now, dropped = self._clip, dict(shared), 0
+        clip = float(self.fact.clip) if isinstance(self.fact, SampledSgd) else None
+        now, dropped = dict(shared), 0
         for _ in range(settings.local_steps):
             chosen = poisson(len(inputs), rate)
             summed = private_sum(losses, inputs[chosen], targets[chosen], clip)
@@ -80,10 +81,6 @@ class PrivateSgd:
         if dropped:
             _log.warning("gradients_not_finite", times=dropped)
         return {name: weights - shared[name] for name, weights in now.items()}
-
-    @property
-    def _clip(self) -> float | None:
-        return float(self.fact.clip) if isinstance(self.fact, SampledSgd) else None
 
     def _check(self, rate: Fraction) -> None:
         if self._steps or isinstance(self.fact, NoisedSum):

@@ -18,6 +18,8 @@ from genopact_client.train.hooks import hooked, samples
 from genopact_client.train.layers import Tape
 from genopact_shared.errors import GenopactError
 
+Weights = list[nn.Parameter]
+Uses = dict[nn.Parameter, Use]
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(network, inputs (n, ...), targets (n, ...)) -> (n,): one loss a record, of that record alone, never reduced."""
 
@@ -77,7 +79,7 @@ class PerRecordLoss:
 
     def uses(
         self, module: nn.Module, inputs: Tensor, targets: Tensor, squares: Tensor | None = None
-    ) -> tuple[dict[nn.Parameter, Use], int]:
+    ) -> tuple[Uses, int]:
         """Gradients of single records, by weight of `module`, from one forward and one backward pass.
 
         Also how many numbers the pass needed: activations, deltas, and gradients that are written out.
@@ -101,9 +103,7 @@ class PerRecordLoss:
         """Records that are computed at a time."""
         return max(1, VALUES // self._values)
 
-    def _passes(
-        self, module: nn.Module, weights: list[nn.Parameter], tape: Tape, targets: Tensor
-    ) -> list[nn.Parameter]:
+    def _passes(self, module: nn.Module, weights: Weights, tape: Tape, targets: Tensor) -> Weights:
         """Fill the tape. Gives the weights that got an ordinary gradient; none is left behind."""
         with torch.enable_grad(), _without_gradients(weights):
             with tape:
@@ -215,7 +215,7 @@ def _by_patient(patients: Tensor | None, n: int) -> tuple[Tensor | None, Tensor 
     return order, owner, [0, *sizes.cumsum(0).tolist()]
 
 
-def _add(total: dict[nn.Parameter, Tensor], uses: dict[nn.Parameter, Use], bound: float | None, product: int) -> int:
+def _add(total: dict[nn.Parameter, Tensor], uses: Uses, bound: float | None, product: int) -> int:
     """Add clipped gradients, in products of so many patients. Returns how many were not finite, and count as zeros."""
     squares = _squares(uses)
     finite = squares.isfinite()
@@ -230,7 +230,7 @@ def _add(total: dict[nn.Parameter, Tensor], uses: dict[nn.Parameter, Use], bound
     return len(finite) - len(places)
 
 
-def _squares(uses: dict[nn.Parameter, Use]) -> Tensor:
+def _squares(uses: Uses) -> Tensor:
     """(n,) float64 squared norms over all weights."""
     return torch.stack([use.squares() for use in uses.values()]).sum(0)
 
@@ -292,7 +292,7 @@ def _check_shape(values: Tensor, n: int) -> None:
 
 
 @contextmanager
-def _without_gradients(weights: list[nn.Parameter]) -> Iterator[None]:
+def _without_gradients(weights: Weights) -> Iterator[None]:
     """Leave no gradient on the weights, before and after."""
     for weight in weights:
         weight.grad = None

@@ -37,14 +37,13 @@ class _Recurrence(torch.autograd.Function):
         inputs = gates.transpose(0, 1).clone(memory_format=torch.contiguous_format)
         if bias is None:
             bias = inputs.new_zeros(3 * width)
-        inputs[..., : 2 * width] += bias[: 2 * width]
+        pairs, news = inputs.split((2 * width, width), 2)
+        pairs += bias[: 2 * width]
         pair, new, last = weight[: 2 * width].t(), weight[2 * width :].t(), bias[2 * width :]
         states, gated = inputs.new_empty(times + 1, n, width), inputs.new_empty(times, n, 2 * width)
         hidden, fresh = inputs.new_empty(times, n, width), inputs.new_empty(times, n, width)
         states[0] = h
-        steps = zip(
-            inputs[..., : 2 * width], inputs[..., 2 * width :], gated, hidden, fresh, states, states[1:], strict=False
-        )
+        steps = zip(pairs, news, gated, hidden, fresh, states, states[1:], strict=False)
         for into_pair, into_new, both, inner, candidate, before, after in steps:
             torch.addmm(into_pair, before, pair, out=both).sigmoid_()
             torch.addmm(last, before, new, out=inner)

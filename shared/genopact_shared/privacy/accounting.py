@@ -51,11 +51,7 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
 
 def gaussian_mu(epsilon: float, delta: float) -> float:
     """The largest mu whose delta(epsilon) is at most `delta`, by bisection."""
-    low, high = 0.0, 100.0
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if gaussian_delta(epsilon, middle) <= delta else (low, middle)
-    return low
+    return _halved(0.0, 100.0, 200, lambda mu: gaussian_delta(epsilon, mu) > delta)[0]
 
 
 def noise_multipliers(epsilon_milli: int, delta: str, weights: Sequence[float]) -> tuple[str, ...]:
@@ -128,12 +124,10 @@ def _losses(steps: tuple[tuple[float, float, int], ...], grid: float) -> "Privac
     return _losses(tuple(before), grid).compose(last) if before else last
 
 
-def _above_gaussian(
-    sums: Sequence[tuple[NoisedSum, int]], delta: float, gaussian_epsilon: Callable[[float], float]
-) -> float:
+def _above_gaussian(sums: Sequence[tuple[NoisedSum, int]], delta: float, gaussian: Callable[[float], float]) -> float:
     """Epsilon of a composition with Skellam sums, from that with Gaussian sums at a slightly smaller delta."""
     if not sums:
-        return gaussian_epsilon(delta)
+        return gaussian(delta)
     inverse = [(fact.dims * times, 1 / integer_variance(fact)) for fact, times in sums]
     failure = delta / 4000  # of each of the two bounds
     odds = -math.log(failure)
@@ -141,7 +135,7 @@ def _above_gaussian(
     left = (delta - 2 * failure - TAIL * sum(count for count, _ in inverse)) * math.exp(-above)
     if left <= 0 or max(inverse, key=lambda each: each[1])[1] > 1 / LEAST_VARIANCE:
         return math.inf
-    cost = gaussian_epsilon(left) + above
+    cost = gaussian(left) + above
     return cost + _drift(inverse, LEAST, odds + cost)
 
 
@@ -205,10 +199,15 @@ def _gaussian_epsilon(mu: float, delta: float) -> float:
         low, high = high, 2 * high
         if high > 1e6:
             return math.inf
-    for _ in range(60):
+    return _halved(low, high, 60, lambda each: gaussian_delta(each, mu) <= delta)[1]
+
+
+def _halved(low: float, high: float, times: int, holds: Callable[[float], bool]) -> tuple[float, float]:
+    """The interval, halved so many times, at whose end `holds` begins to be true."""
+    for _ in range(times):
         middle = (low + high) / 2
-        low, high = (low, middle) if gaussian_delta(middle, mu) <= delta else (middle, high)
-    return high
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return low, high
 
 
 @lru_cache(maxsize=1 << 12)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from genopact_shared.compiled import compiled
 
+Words = NDArray[np.uint64]
 MAX_VARIANCE = 2.0**36
 TAIL_SIGMAS = 13.0
 PAIRS = 1 << 14
@@ -109,9 +110,7 @@ def gaussian_into(out: NDArray[np.float64] | NDArray[np.float32], sd: float) -> 
                 y[i] *= stretch
 
 
-def _box_muller(
-    radius: NDArray[np.uint64], angle: NDArray[np.uint32], x: NDArray[Any], y: NDArray[Any], sd: float
-) -> int:
+def _box_muller(radius: Words, angle: NDArray[np.uint32], x: NDArray[Any], y: NDArray[Any], sd: float) -> int:
     """Pairs of normal values from uniform words; returns the smallest radius word. Series only, so that it vectorises.
 
     The two top bits of an angle are the quadrant, the others the angle in [-pi/4, pi/4) from its bisector; turning
@@ -137,11 +136,7 @@ def _box_muller(
 
 
 def _invert(
-    words: NDArray[np.uint64],
-    signs: NDArray[np.uint8],
-    thresholds: NDArray[np.uint64],
-    guide: NDArray[np.int64],
-    out: NDArray[np.int64],
+    words: Words, signs: NDArray[np.uint8], thresholds: Words, guide: NDArray[np.int64], out: NDArray[np.int64]
 ) -> None:
     """The magnitude of each word, and a sign for it. `guide` leaves a few thresholds to the bisection."""
     for i in range(len(words)):
@@ -158,7 +153,7 @@ def _invert(
 
 
 @lru_cache(maxsize=16)
-def _thresholds(variance: float) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def _thresholds(variance: float) -> tuple[Words, NDArray[np.int64]]:
     """P(|X| >= k) for k = last..1, in units of 2^-64, and how many of them each value of a word's top bits exceeds."""
     orders = np.arange(int(TAIL_SIGMAS * np.sqrt(variance)) + 60, dtype=np.float64)
     mass = np.exp(_log_pmf(orders, variance))

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from genopact_shared import canonical
 from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.secagg import sharing, stream
-from genopact_shared.secagg.sharing import PRIME, SIZE
 from genopact_shared.secagg.tag import FIELD, LIMIT, tag
 
 WORDS: dict[int, type[np.uint32] | type[np.uint64]] = {32: np.uint32, 64: np.uint64}
@@ -53,7 +52,7 @@ class Opening:
     @property
     def row_size(self) -> int:
         """Bytes of a deal for one site."""
-        return (2 * len(self.rounds) + 1) * SIZE + stream.SEAL
+        return (2 * len(self.rounds) + 1) * sharing.SIZE + stream.SEAL
 
     def deal_size(self) -> int:
         """Bytes of a deal."""
@@ -91,6 +90,11 @@ class Masking:
         self._held: dict[int, dict[str, tuple[int, int]]] = {}
         self._round_keys: dict[int, dict[str, str]] = {}
         self._group, self._group_part = b"", 0
+
+    @property
+    def dealt(self) -> bool:
+        """Whether this site has dealt."""
+        return self._opening is not None
 
     @property
     def joined(self) -> bool:
@@ -175,13 +179,9 @@ class Masking:
                 del store[past]
         words: stream.Words = values.astype(np.uint32) if bits == 32 else values.astype(np.uint64)
         keys = [(self_stream(self_secret, opening.epoch, index), 1)]
-        keys += [
-            (
-                pair_stream(stream.agree(key, public), opening.epoch, index, self._own, site),
-                1 if self._own < site else -1,
-            )
-            for site, public in peers.items()
-        ]
+        for site, public in peers.items():
+            pair = pair_stream(stream.agree(key, public), opening.epoch, index, self._own, site)
+            keys.append((pair, 1 if self._own < site else -1))
         code = stream.shift(words, tag(values, *self._tag_keys(index, self._own, len(values))), keys)
         return {"sum": words, "tag": np.array([code], dtype=np.uint64)}
 
@@ -215,7 +215,7 @@ class Masking:
                 tokens.append(0)
             else:
                 secret = stream.agree(self._key, opening.roster[site])
-                locks.append((part + token(secret, bound, self._own, site)) % PRIME)
+                locks.append((part + token(secret, bound, self._own, site)) % sharing.PRIME)
                 tokens.append(token(secret, bound, site, self._own))
         return stream.seal(lock_key(lock, bound), shares) + sharing.encode([*locks, *tokens])
 
@@ -249,12 +249,12 @@ class Masking:
 
 def round_key(secret: int, epoch: str) -> X25519PrivateKey:
     """The X25519 key that grows from a shared element."""
-    return X25519PrivateKey.from_private_bytes(stream.derive(secret.to_bytes(SIZE, "big"), epoch, "round key"))
+    return X25519PrivateKey.from_private_bytes(stream.derive(secret.to_bytes(sharing.SIZE, "big"), epoch, "round key"))
 
 
 def self_stream(secret: int, epoch: str, index: int) -> bytes:
     """The key of a self mask."""
-    return stream.derive(secret.to_bytes(SIZE, "big"), epoch, "self", index)
+    return stream.derive(secret.to_bytes(sharing.SIZE, "big"), epoch, "self", index)
 
 
 def pair_stream(secret: bytes, epoch: str, index: int, one: str, other: str) -> bytes:
@@ -264,9 +264,9 @@ def pair_stream(secret: bytes, epoch: str, index: int, one: str, other: str) -> 
 
 def lock_key(lock: int, bound: str) -> bytes:
     """The key under which a site's shares travel."""
-    return stream.derive(lock.to_bytes(SIZE, "big"), bound, "shares")
+    return stream.derive(lock.to_bytes(sharing.SIZE, "big"), bound, "shares")
 
 
 def token(secret: bytes, bound: str, of: str, holder: str) -> int:
     """The element that hides `of`'s lock for one holder; off uniform by less than 2^-120."""
-    return int.from_bytes(stream.derive(secret, bound, "lock", of, holder), "big") % PRIME
+    return int.from_bytes(stream.derive(secret, bound, "lock", of, holder), "big") % sharing.PRIME

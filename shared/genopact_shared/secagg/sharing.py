@@ -18,12 +18,9 @@ def draw() -> int:
 def split(secret: int, threshold: int, holders: int) -> list[int]:
     """One share for each holder 0, 1, ...: the values at 1, 2, ... of a random polynomial that is `secret` at 0."""
     coefficients = [secret, *(draw() for _ in range(threshold - 1))]
-    shares = []
-    for x in range(1, holders + 1):
-        value = 0
-        for coefficient in reversed(coefficients):
-            value = (value * x + coefficient) % PRIME
-        shares.append(value)
+    shares = [0] * holders
+    for coefficient in reversed(coefficients):
+        shares = [(value * x + coefficient) % PRIME for x, value in enumerate(shares, 1)]
     return shares
 
 

@@ -8,11 +8,11 @@ import os
 import threading
 from array import array
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Self
 
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.keys import SigningKey
 from genopact_shared.tlog.entries import LENGTH_BYTES, MAX_ENTRY_BYTES, pack
 from genopact_shared.tlog.note import open_checkpoint, sign_checkpoint
@@ -22,7 +22,7 @@ from genopact_shared.tlog.tree import HASH_BYTES, Tree, leaf_hash
 MAX_RECORD_BYTES = LENGTH_BYTES + MAX_ENTRY_BYTES + HASH_BYTES
 
 
-class Log:
+class Log(AbstractContextManager["Log"]):
     """The log of one party; `origin` is its name in checkpoints (no spaces, no plus). Threads may share it.
 
     Guarantees:
@@ -52,9 +52,6 @@ class Log:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -140,9 +137,16 @@ class Log:
                 raise GenopactError("LOG_ROLLED_BACK", str(self._path))
 
     def _recover(self) -> None:
-        torn = self._read_records()
-        if not self._signed(torn):
-            raise GenopactError("LOG_BROKEN", str(self._path))
+        """The entries have to reproduce the stored checkpoint; a new log, and only a new one, has none yet."""
+        torn, signed = self._read_records(), self._path / "checkpoint"
+        broken = GenopactError("LOG_BROKEN", str(self._path))
+        if signed.exists():
+            with replacing(GenopactError, broken):
+                self.must_extend(signed.read_bytes())
+        elif self.size or torn:
+            raise broken
+        else:
+            self.checkpoint()
         if torn:
             os.ftruncate(self._file, self._ends[-1])
             os.fsync(self._file)
@@ -163,21 +167,6 @@ class Log:
                 self._tree.append(leaf)
                 self._ends.append(self._ends[-1] + len(header) + len(body))
         return 0
-
-    def _signed(self, torn: int) -> bool:
-        """Whether the entries reproduce the stored checkpoint; a new log, and only a new one, has none yet."""
-        try:
-            note = (self._path / "checkpoint").read_bytes()
-        except FileNotFoundError:
-            if self.size or torn:
-                return False
-            self.checkpoint()
-            return True
-        try:
-            self.must_extend(note)
-        except GenopactError:
-            return False
-        return True
 
     def _require_open(self) -> None:
         if self._file < 0:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 
+from genopact_shared import dsse
 from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.keys import SigningKey, VerifyKey
 from genopact_shared.tlog.tree import HASH_BYTES, Head
@@ -74,11 +75,8 @@ def unbase64(text: str) -> bytes:
     Raises:
         GenopactError: NOTE_INVALID.
     """
-    with replacing(ValueError, GenopactError("NOTE_INVALID", "not base64")):
-        data = base64.b64decode(text, validate=True)
-    if base64.b64encode(data).decode("ascii") != text:
-        raise GenopactError("NOTE_INVALID", "not canonical base64")
-    return data
+    with replacing(ValueError, GenopactError("NOTE_INVALID", "not canonical base64")):
+        return dsse.unbase64(text)
 
 
 def _split_note(note: bytes) -> tuple[str, list[tuple[str, bytes]]]:

@@ -2,14 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 HASH_BYTES = 32
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(NamedTuple):
     """A tree's size (number of leaves) and root (32 bytes)."""
 
     size: int
@@ -32,16 +30,16 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 class Tree:
     """The hashes of all complete subtrees: level k has the roots of the aligned runs of 2^k leaves. 64 bytes a leaf."""
 
-    def __init__(self) -> None:
+    def __init__(self, leaves: Iterable[bytes] = ()) -> None:
+        """`leaves`: their hashes."""
         self._levels: list[bytearray] = [bytearray()]
+        for leaf in leaves:
+            self.append(leaf)
 
     @classmethod
     def of(cls, entries: Iterable[bytes]) -> Self:
         """The tree of whole entries."""
-        tree = cls()
-        for entry in entries:
-            tree.append(leaf_hash(entry))
-        return tree
+        return cls(map(leaf_hash, entries))
 
     @property
     def size(self) -> int:
@@ -76,12 +74,9 @@ class Tree:
         path, low, high = [], 0, size
         while high - low > 1:
             middle = low + _split(high - low)
-            if index < middle:
-                path.append(self._root(middle, high))
-                high = middle
-            else:
-                path.append(self._root(low, middle))
-                low = middle
+            left = index < middle
+            path.append(self._root(middle, high) if left else self._root(low, middle))
+            low, high = (low, middle) if left else (middle, high)
         return path[::-1]
 
     def _within(self, size: int) -> int:
