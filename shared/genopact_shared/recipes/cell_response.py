@@ -70,7 +70,7 @@ class CellResponseRecipe:
     def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
         """(B,) mean squared errors over the drugs of a line, never reduced further."""
         seen = ~targets.isnan()
-        errors = (module(inputs) - targets.nan_to_num()) ** 2 * seen
+        errors: Tensor = (module(inputs) - targets.nan_to_num()) ** 2 * seen
         return errors.sum(1) / seen.sum(1).clamp(min=1)
 
     def fit_personal(self, outputs: Floats, table: Table) -> Model:

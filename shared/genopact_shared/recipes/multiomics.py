@@ -72,7 +72,7 @@ class MultiomicsRecipe(Classes):
             there = (present * kept).amax(1)
             odds = module(torch.cat([values, present * kept], 1))
             total, times = total + there * cross_entropy(odds, targets, reduction="none"), times + there
-        return total / times.clamp(min=1)
+        return torch.div(total, times.clamp(min=1))
 
 
 def within(values: Values) -> Values:
@@ -81,7 +81,7 @@ def within(values: Values) -> Values:
     count = np.maximum(known.sum(axis=1, keepdims=True), 1)
     centred = np.where(known, values - np.where(known, values, 0).sum(axis=1, keepdims=True) / count, 0)
     spread = np.sqrt((centred**2).sum(axis=1, keepdims=True) / count)
-    return np.clip(centred / np.maximum(spread, 1e-6), -5, 5).astype(np.float32)
+    return np.asarray(np.clip(centred / np.maximum(spread, 1e-6), -5, 5), np.float32)
 
 
 def _own(parameters: Frozen) -> MultiomicsParameters:

@@ -95,7 +95,8 @@ class SurvivalRecipe:
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:  # noqa: ARG002
         """(n, intervals) probability to outlive the end of each interval."""
-        alive = np.cumprod(1 / (1 + np.exp(np.atleast_2d(outputs.T).T)), axis=1)
+        odds: Floats = np.exp(np.atleast_2d(outputs.T).T)
+        alive: Floats = np.cumprod(1 / (1 + odds), axis=1)
         return Prediction(alive, alive, alive)
 
 
