@@ -96,7 +96,7 @@ class SurvivalRecipe:
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:  # noqa: ARG002
         """(n, intervals) probability to outlive the end of each interval."""
         odds: Floats = np.exp(np.atleast_2d(outputs.T).T)
-        alive: Floats = np.cumprod(1 / (1 + odds), axis=1)
+        alive = np.asarray(np.cumprod(1 / (1 + odds), axis=1), np.float64)
         return Prediction(alive, alive, alive)
 
 
