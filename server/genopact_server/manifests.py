@@ -147,6 +147,12 @@ def kind(build: str, chrom: str, pos: int) -> str:
     return {"X": "x", "Y": "y", "MT": "mt"}.get(chrom, "autosome")
 
 
+def alleles(manifest: VariantManifest) -> list[tuple[str, str]]:
+    """(other allele, effect allele) of each variant."""
+    rows = zip(manifest.ref, manifest.alt, manifest.effect, strict=True)
+    return [(ref, alt) if effect == "alt" else (alt, ref) for ref, alt, effect in rows]
+
+
 def with_counts(manifest: VariantManifest, model: bytes, source: str) -> VariantManifest:
     """The next version, with frequencies of the pooled counts that a study released.
 

@@ -10,6 +10,7 @@ import numpy as np
 from genopact_server.design.directions import TRANSFER
 from genopact_server.design.panel import Indices, Panel, blocks_of, read_plink
 from genopact_server.design.posterior import Evidence, Posterior
+from genopact_server.manifests import alleles
 from genopact_shared import durable
 from genopact_shared.alleles import contig
 from genopact_shared.errors import GenopactError
@@ -95,9 +96,8 @@ def known_score(panel: Panel, variants: VariantManifest) -> Posterior:
 
 def _keys(variants: VariantManifest) -> list[Key]:
     """Contig, position, other allele, effect allele."""
-    alleles = zip(variants.ref, variants.alt, variants.effect, strict=True)
-    pairs = [(ref, alt) if effect == "alt" else (alt, ref) for ref, alt, effect in alleles]
-    return [(chrom, pos, *pair) for chrom, pos, pair in zip(variants.chrom, variants.pos.tolist(), pairs, strict=True)]
+    rows = zip(variants.chrom, variants.pos.tolist(), alleles(variants), strict=True)
+    return [(chrom, pos, *pair) for chrom, pos, pair in rows]
 
 
 def _contiguous(variants: VariantManifest) -> tuple[Indices, ...]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.random import default_rng
 from numpy.typing import NDArray
-from scipy.special import log_ndtr
 
+from genopact_server.association import HEADER, log10p
 from genopact_server.demo.cohort import CONSENT_COLUMNS, CONSENTS
 from genopact_server.simulate.haplotypes import ANCESTRIES, CHROMOSOME, LENGTH, Advance, Codes
 from genopact_server.simulate.people import HOSPITALS, Cohort
@@ -22,7 +22,7 @@ MISSING, AGELESS = 0.005, 0.01
 """Share of a hospital's calls, and of its people's ages."""
 COVARIATES = ("person", "age", "sex", "disease", "held_out")
 SITES = ("chrom", "pos", "id", "ref", "alt", "frequency", *(f"af_{name}" for name in ANCESTRIES))
-REGENIE = ("CHROM", "GENPOS", "ID", "ALLELE0", "ALLELE1", "A1FREQ", "N", "BETA", "SE", "CHISQ", "LOG10P")
+REGENIE = [name for name in HEADER.split() if name not in {"TEST", "EXTRA"}]
 _CALLS = np.frombuffer(b"\t0/0\t0/1\t1/1\t./.", np.uint32)
 """By copies of ALT; the last one, -1, is missing."""
 Texts = NDArray[np.str_]
@@ -107,9 +107,8 @@ def _write_public(folder: Path, cohort: Cohort, sites: Texts) -> None:
     shares = [copies[:, part].mean(axis=1) / 2 for part in (groups != "", *(groups == of for of in ANCESTRIES))]
     _write(folder / "sites.tsv", np.column_stack([sites, *(np.strings.mod("%.6f", share) for share in shares)]), SITES)
     for of, gwas in zip(ANCESTRIES, cohort.gwas, strict=True):
-        z = gwas.beta / gwas.se
-        log10p = -(np.log(2) + log_ndtr(-np.abs(z))) / np.log(10)  # exact where p would be 0
-        numbers = (gwas.frequency, np.full(len(z), gwas.n), gwas.beta, gwas.se, z**2, log10p)
+        chisq = (gwas.beta / gwas.se) ** 2
+        numbers = (gwas.frequency, np.full(len(chisq), gwas.n), gwas.beta, gwas.se, chisq, log10p(chisq))
         cells = [np.strings.mod("%.8g", each) for each in numbers]
         _write(folder / f"gwas-{of}.tsv", np.column_stack([sites, *cells]), REGENIE)
 
