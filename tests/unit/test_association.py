@@ -136,7 +136,7 @@ def picture(n: int, tmp_path: Path) -> Path:
         f"{1 + at * 23 // n} {1 + at * 1000} v{at} A C 0.5 100 ADD 0 1 {chisq[at]:.6g} {chances[at]:.6g} NA"
         for at in range(n)
     ]
-    path.write_text("\n".join([" ".join(HEADER), *rows, ""]))
+    path.write_text("\n".join([HEADER, *rows, ""]))
     return path
 
 

@@ -48,12 +48,9 @@ class Panel:
     @cached_property
     def frequency(self) -> Floats:
         """(K, V) of the effect allele by ancestry."""
-        rows = []
-        for k in range(len(self.names)):
-            own = self.dosages[self.ancestry == k]
-            seen = own >= 0
-            rows.append(np.where(seen, own, 0).sum(axis=0) / (2 * np.maximum(seen.sum(axis=0), 1)))
-        return np.array(rows)
+        groups = (self.dosages[self.ancestry == k] for k in range(len(self.names)))
+        counts = [(np.maximum(own, 0).sum(axis=0), np.maximum((own >= 0).sum(axis=0), 1)) for own in groups]
+        return np.array([copies / (2 * people) for copies, people in counts])
 
     @cached_property
     def sd(self) -> Floats:
