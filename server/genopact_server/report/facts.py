@@ -111,7 +111,7 @@ def read(run_folder: Path, study: Study) -> RunFacts:
     approvals = tuple(check_approval(text.encode(), study) for text in state.approvals.values())
     planned = {each.site: each.planned_cohort for each in approvals}
     plan = plan_of(study, planned, Published(run_folder.parent.parent / "published"))
-    models = tuple(_model(path) for path in sorted(run_folder.glob("model-*.safetensors"))[: state.round + 1])
+    models = tuple(read_model(path) for path in sorted(run_folder.glob("model-*.safetensors"))[: state.round + 1])
     # A site's log comes with its checkpoint before the entries.
     logs = {path.stem: len(unpack(path.read_bytes())) - 1 for path in sorted((run_folder / "sites").glob("*.log"))}
     checkpoint = _text(run_folder.parent.parent / "log" / "checkpoint")
@@ -130,7 +130,8 @@ def _rehearsal(path: Path, study: Study) -> Showing | None:
     return found
 
 
-def _model(path: Path) -> Model:
+def read_model(path: Path) -> Model:
+    """A model file."""
     return wire.unpack(path.read_bytes(), np.float64)
 
 
