@@ -1,6 +1,7 @@
 """What an audit says: findings, the exit code that follows from them, and the report for people and programs."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -34,6 +35,12 @@ class Finding:
     verdict: Verdict
     party: str
     what: str
+
+
+def judged(check: str, party: str, faults: Iterable[str], fine: str) -> list[Finding]:
+    """A violation for each fault; `fine` without any."""
+    found = [Finding(check, "violated", party, fault) for fault in faults]
+    return found or [Finding(check, "ok", party, fine)]
 
 
 @dataclass(frozen=True)

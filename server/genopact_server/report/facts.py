@@ -26,8 +26,6 @@ from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.statements import Approval
 from genopact_shared.study import Study
 
-FEATURE_NAMES: Mapping[str, tuple[str, ...]] = {"dose": FEATURES}
-
 
 @dataclass(frozen=True, eq=False)
 class RunFacts:
@@ -83,8 +81,8 @@ class RunFacts:
         if "coefficients" not in self.models[-1]:
             return {}
         table = np.stack([model["coefficients"] for model in self.models])
-        course = self.plan.course
-        names = course.feature_names if isinstance(course, RiskPlan) else FEATURE_NAMES.get(self.plan.recipe.name, ())
+        course, dose = self.plan.course, self.plan.recipe.name == "dose"
+        names = course.feature_names if isinstance(course, RiskPlan) else FEATURES if dose else ()
         if len(names) != table.shape[1]:
             names = tuple(f"x{index}" for index in range(table.shape[1]))
         return {name: table[:, index].tolist() for index, name in enumerate(names)}

@@ -63,16 +63,13 @@ def provenance(cohort: Cohort) -> dict[str, Any]:
     parts = {"people": cohort.hospital >= 0, "held_out": cohort.held_out, "cases": cohort.disease == 1}
     parts |= {name: cohort.ancestry == k for k, name in enumerate(ANCESTRIES)}
     used = ("numpy", "msprime") if cohort.design.method == "coalescent" else ("numpy",)
-    return {
-        "parameters": vars(cohort.design),
-        "versions": {"genopact": __version__, **{name: version(name) for name in used}},
-        "variants": cohort.dosages.shape[1],
-        "studied": {name: gwas.n for name, gwas in zip(ANCESTRIES, cohort.gwas, strict=True)},
-        "hospitals": {
-            site.name: {name: int(part[cohort.hospital == at].sum()) for name, part in parts.items()}
-            for at, site in enumerate(HOSPITALS[: cohort.design.hospitals])
-        },
-    }
+    versions = {"genopact": __version__} | {name: version(name) for name in used}
+    studied = {name: gwas.n for name, gwas in zip(ANCESTRIES, cohort.gwas, strict=True)}
+    hospitals = dict[str, dict[str, int]]()
+    for at, site in enumerate(HOSPITALS[: cohort.design.hospitals]):
+        hospitals[site.name] = {name: int(part[cohort.hospital == at].sum()) for name, part in parts.items()}
+    about = {"parameters": vars(cohort.design), "versions": versions, "variants": cohort.dosages.shape[1]}
+    return about | {"studied": studied, "hospitals": hospitals}
 
 
 def _sites(cohort: Cohort) -> Texts:
