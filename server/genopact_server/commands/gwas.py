@@ -46,14 +46,12 @@ def plot(results: Annotated[Path, typer.Argument(help="A table in regenie's colu
     if not len(points.chisq):
         raise GenopactError("GWAS_TABLE", f"{results}: no row has a chance")
     chances, along = {"log10p": points.log10p}, {"chrom": points.chrom, "position": points.position}
+    files = {name: results.with_suffix(f".{name}.svg") for name in ("manhattan", "qq")}
     with working("Drawing"):
-        drawn = {
-            "manhattan": standalone("manhattan", "Chances along the genome", (9, 3.2), **chances, **along),
-            "qq": standalone("qq", "Chances against those without association", (4, 4), **chances),
-        }
-    files = {name: results.with_suffix(f".{name}.svg") for name in drawn}
-    for name, path in files.items():
-        durable.replace(path, drawn[name].encode())
+        manhattan = standalone("manhattan", "Chances along the genome", (9, 3.2), **chances, **along)
+        qq = standalone("qq", "Chances against those without association", (4, 4), **chances)
+    durable.replace(files["manhattan"], manhattan.encode())
+    durable.replace(files["qq"], qq.encode())
     about = {"table": str(results), "variants": len(points.chisq), "lambda_gc": points.lambda_gc}
     text = [f"{results}: {len(points.chisq)} variants", f"lambda_GC {points.lambda_gc:.4f}"]
     text += [f"Wrote {path}" for path in files.values()]

@@ -22,6 +22,7 @@ from genopact_shared.study import load_study, parse_study, read_yaml
 from genopact_shared.terminal import Answer, Exit, bar, command, human
 
 app = typer.Typer(help="Write, check, run and report studies.", no_args_is_help=True, rich_markup_mode=None)
+Again = Annotated[bool, typer.Option("--again", help="Start another run of a study that has a finished one.")]
 
 
 @command(app, "compose", example="genopact study compose warfarin.yaml --card a.json --card b.json --out study.yaml")
@@ -66,9 +67,7 @@ def run(
     file: StudyFile,
     home: Home = HOME,
     until_round: Annotated[int | None, typer.Option(help="Pause after this round; run again to go on.")] = None,
-    again: Annotated[  # noqa: FBT002 - an option
-        bool, typer.Option("--again", help="Start another run of a study that has a finished one.")
-    ] = False,
+    again: Again = False,  # noqa: FBT002 - an option
 ) -> Answer:
     """Train with the sites that approved; resumes an unfinished run. Ctrl-C leaves the run going on."""
     folder, study = Folder(home), load_study(file)

@@ -104,10 +104,7 @@ def _genotypes(rng: Generator, race: NDArray[np.int64]) -> dict[str, Codes]:
 def _texts(column: Column, truth: Table, rng: Generator) -> list[str]:
     """Cells of one column; about 2 % of a feature's are empty."""
     values = truth.columns[column.name].tolist()
-    if isinstance(column, Choice):
-        texts = [column.levels[int(value)] for value in values]
-    else:
-        texts = [f"{value:g}" for value in values]
+    texts = [column.levels[int(value)] if isinstance(column, Choice) else f"{value:g}" for value in values]
     empty = rng.random(truth.n) < (0.02 if column.role == "feature" else 0.0)
     return ["" if gap else text for gap, text in zip(empty, texts, strict=True)]
 

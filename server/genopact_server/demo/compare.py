@@ -1,7 +1,6 @@
 """Alone, federated, pooled: on held-out patients, which is only possible because everybody's data is at hand."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,18 +9,7 @@ from genopact_shared.recipes.dose import DOSE
 from genopact_shared.recipes.protocol import Model, SumPlan, Table
 
 FIXED_MG = 35.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """Mean absolute error in mg/week on one hospital's held-out patients; None where the hospital has no such model."""
-
-    hospital: str
-    patients: int
-    fixed: float
-    alone: float
-    federated: float | None
-    pooled: float
+ERRORS = ("hospital", "patients", "fixed", "alone", "federated", "pooled")
 
 
 def trained(plan: SumPlan, tables: Sequence[Table]) -> Model:
@@ -40,8 +28,11 @@ def fit(tables: Sequence[Table]) -> Model:
 
 def compare(
     train: Mapping[str, Table], test: Mapping[str, Table], shared: Model, personal: Mapping[str, Model]
-) -> list[Row]:
-    """One row a hospital; `personal` has the site terms of those that took part."""
+) -> list[dict[str, Any]]:
+    """Mean absolute error in mg/week on each hospital's held-out patients, a row of ERRORS each.
+
+    `personal` has the site terms of those that took part; `federated` is None for the others.
+    """
     recipe, pooled, rows = DOSE, fit(list(train.values())), []
     for name, table in test.items():
         own, dose = personal.get(name), table.number(recipe.outcome)
@@ -52,5 +43,5 @@ def compare(
         fixed, alone = float(np.abs(FIXED_MG - dose).mean()), error(fit([train[name]]))
         together = None if own is None else error(shared, own)
         on_pooled = error(pooled, recipe.fit_personal(pooled, train[name]))
-        rows.append(Row(name, train[name].n, fixed, alone, together, on_pooled))
+        rows.append(dict(zip(ERRORS, (name, train[name].n, fixed, alone, together, on_pooled), strict=True)))
     return rows

@@ -148,7 +148,7 @@ class Play:
         terms = Path("runs", self.result["run"], "personal.safetensors")
         personal = {name: read_model(self.folder / name / terms) for name in self.result["approved"]}
         train, test = ({p.name: getattr(p, part) for p in self.cast.players} for part in ("train", "test"))
-        rows = [vars(row) for row in compare(train, test, shared, personal)]
+        rows = compare(train, test, shared, personal)
         told = [{key: "refused" if value is None else value for key, value in row.items()} for row in rows]
         self.console.print(grid("Mean absolute error, mg/week, on held-out patients", COLUMNS, told, 2))
         self._report(rows, "--extra", "comparison.json")

@@ -115,8 +115,7 @@ def read_plink(prefix: Path) -> tuple[Codes, list[list[str]], list[list[str]]]:
 
 
 def _rows(path: Path) -> list[list[str]]:
-    lines = durable.read(path, "PANEL_INVALID").decode("utf-8", "replace").splitlines()
-    rows = [line.split() for line in lines]
+    rows = list(map(str.split, durable.read(path, "PANEL_INVALID").decode("utf-8", "replace").splitlines()))
     if not rows or any(len(row) != 6 for row in rows):
         raise GenopactError("PANEL_INVALID", f"{path}: six columns a line")
     return rows

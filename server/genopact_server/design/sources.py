@@ -1,7 +1,7 @@
 """Public inputs of a design, in the order of a variant manifest: a panel in PLINK files, associations, a score."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -105,10 +105,9 @@ def _contiguous(variants: VariantManifest) -> tuple[Indices, ...]:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     lines = durable.read(path, "SITES_MISSING").decode("utf-8", "replace").splitlines()
-    names = lines[0].split() if lines else []
+    names, *cells = [line.split() for line in lines] or [[]]
     if not set(COLUMNS) <= set(names):
         raise GenopactError("SITES_INVALID", f"{path}: the header names {', '.join(COLUMNS)}")
-    cells: Sequence[list[str]] = [line.split() for line in lines[1:]]
     if any(len(row) != len(names) for row in cells):
         raise GenopactError("SITES_INVALID", f"{path}: a line with another number of cells")
     return [dict(zip(names, row, strict=True)) for row in cells]

@@ -42,8 +42,7 @@ def write_report(run_folder: Path, study: Study, out: Path, extra: Mapping[str, 
     Raises:
         GenopactError: RUN_UNKNOWN, RUN_STATE_BROKEN.
     """
-    facts, more = read(run_folder, study), dict(extra or {})
-    durable.replace(out, render(facts, more).encode())
+    durable.replace(out, render(read(run_folder, study), extra or {}).encode())
 
 
 def render(facts: RunFacts, extra: Mapping[str, Any]) -> str:
