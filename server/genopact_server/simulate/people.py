@@ -8,8 +8,8 @@ so do those of the hospitals' trait and of the one that the public statistics ar
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from importlib.resources import files
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.random import Generator, default_rng
@@ -47,8 +47,8 @@ class Hospital(NamedTuple):
     older: float
 
 
-_ROWS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("hospitals.toml").read_text("utf-8"))
-HOSPITALS = tuple(Hospital(name, *row) for name, row in _ROWS.items())
+_TEXT = files("genopact_server.simulate").joinpath("hospitals.toml").read_text("utf-8")
+HOSPITALS = tuple(Hospital(name, *row) for name, row in tomllib.loads(_TEXT).items())
 
 
 @checked(frozen=True)
