@@ -23,6 +23,8 @@ from genopact_shared.terminal import Answer, Exit, bar, command, human
 
 app = typer.Typer(help="Write, check, run and report studies.", no_args_is_help=True, rich_markup_mode=None)
 Again = Annotated[bool, typer.Option("--again", help="Start another run of a study that has a finished one.")]
+Runs = Annotated[int | None, typer.Option(min=1, help="Independent runs.", show_default="1000; networks 100")]
+Report = Annotated[Path | None, typer.Option(help="Where to write it.", show_default="report.html in the run's folder")]
 
 
 @command(app, "compose", example="genopact study compose warfarin.yaml --card a.json --card b.json --out study.yaml")
@@ -93,9 +95,7 @@ def rehearse(
     file: StudyFile,
     home: Home = HOME,
     canaries: Annotated[int, typer.Option(min=1, help="Made-up patients whose presence is to be guessed.")] = 20,
-    runs: Annotated[
-        int | None, typer.Option(min=1, help="Independent runs.", show_default="1000; networks 100")
-    ] = None,
+    runs: Runs = None,
 ) -> Answer:
     """Attack the study's plan on made-up patients: a lower bound on epsilon, which the report then shows.
 
@@ -128,9 +128,7 @@ def rehearse(
 def report(
     run: RunName,
     home: Home = HOME,
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write it.", show_default="report.html in the run's folder")
-    ] = None,
+    out: Report = None,
     extra: Annotated[Path | None, typer.Option(help="A comparison that genopact demo wrote.")] = None,
 ) -> Answer:
     """Write the run's report: one self-contained HTML file."""
