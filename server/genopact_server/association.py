@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from genopact_server.manifests import alleles
 from genopact_server.report.facts import RunFacts
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError
@@ -16,21 +17,7 @@ from genopact_shared.recipes.gwas import GWAS, MEDIAN
 from genopact_shared.recipes.gwas_private import NoisedGwas
 from genopact_shared.recipes.protocol import Floats
 
-HEADER = (
-    "CHROM",
-    "GENPOS",
-    "ID",
-    "ALLELE0",
-    "ALLELE1",
-    "A1FREQ",
-    "N",
-    "TEST",
-    "BETA",
-    "SE",
-    "CHISQ",
-    "LOG10P",
-    "EXTRA",
-)
+HEADER = "CHROM GENPOS ID ALLELE0 ALLELE1 A1FREQ N TEST BETA SE CHISQ LOG10P EXTRA"
 CHROMS = {"X": "23", "Y": "24", "MT": "26"}
 
 
@@ -76,17 +63,13 @@ def lines(facts: RunFacts, manifest: VariantManifest) -> Iterator[str]:
     chisq = np.divide(effect, error, out=np.zeros_like(effect), where=shown) ** 2
     frequency = np.divide(copies, 2 * people, out=np.zeros_like(copies), where=people > 0)
     numbers = np.column_stack([frequency, people, effect, error, chisq, log10p(chisq)])
-    yield " ".join(HEADER)
-    for at, (known, row) in enumerate(zip(shown.tolist(), numbers.tolist(), strict=True)):
-        other, own = manifest.ref[at], manifest.alt[at]
-        if manifest.effect[at] == "ref":
-            other, own = own, other
-        chrom, position = manifest.chrom[at], manifest.pos[at]
-        name = (
-            manifest.id[at] if manifest.id[at] != "." else f"{chrom}:{position}:{manifest.ref[at]}:{manifest.alt[at]}"
-        )
+    yield HEADER
+    for at, (pair, known, row) in enumerate(zip(alleles(manifest), shown.tolist(), numbers.tolist(), strict=True)):
+        chrom, position, name = manifest.chrom[at], str(manifest.pos[at]), manifest.id[at]
+        if name == ".":
+            name = f"{chrom}:{position}:{manifest.ref[at]}:{manifest.alt[at]}"
         share, n, *rest = [f"{value:.9g}" for value in row] if known else ["NA"] * 6
-        yield " ".join([CHROMS.get(chrom, chrom), str(position), name, other, own, share, n, "ADD", *rest, "NA"])
+        yield " ".join([CHROMS.get(chrom, chrom), position, name, *pair, share, n, "ADD", *rest, "NA"])
 
 
 def _inflation(facts: RunFacts) -> float:
@@ -111,8 +94,7 @@ def read(path: Path) -> Points:
         known = [row for row in cells if "NA" not in row[2:]]
         chrom, position, chance, chisq = zip(*known, strict=True) if known else ((), (), (), ())
         return Points(
-            np.array(chrom, np.str_), np.array(position, np.int64),
-            np.array(chance, np.float64), np.array(chisq, np.float64),
-        )  # fmt: skip
+            np.array(chrom, np.str_), np.array(position, np.int64), np.array(chance, float), np.array(chisq, float)
+        )
     except (ValueError, IndexError, OverflowError) as error:
         raise GenopactError("GWAS_TABLE", str(path)) from error

@@ -48,17 +48,10 @@ def host_config(folder: Folder, listen: str | None = None) -> "HostConfig":
     """Where the link listens: all interfaces at the address' port, loopback for the executor at the next port."""
     from genopact_server.link.host import HostConfig
 
-    host, port = split_address(folder.card["address"])
+    (host, port), tls = split_address(folder.card["address"]), folder.home / "tls"
     loopback = host in ("127.0.0.1", "::1", "localhost")
-    tls = folder.home / "tls"
-    return HostConfig(
-        state=folder.home / "link",
-        certificate=tls / "server.pem",
-        private_key=tls / "server.key",
-        host=listen or ("127.0.0.1" if loopback else "0.0.0.0"),  # noqa: S104 - hospitals connect from outside
-        port=port,
-        runtime_port=port + 1,
-    )
+    own = listen or ("127.0.0.1" if loopback else "0.0.0.0")  # noqa: S104 - hospitals connect from outside
+    return HostConfig(folder.home / "link", tls / "server.pem", tls / "server.key", own, port, runtime_port=port + 1)
 
 
 def start(folder: Folder) -> None:
@@ -127,10 +120,9 @@ def carry_on(folder: Folder, study_hash: str, courier: Courier) -> None:
 
 def runs_of(folder: Folder, study_hash: str) -> list[dict[str, Any]]:
     """States of the study's runs, oldest first."""
-    files = sorted(
-        (folder.home / "runs").glob("*/state.json"), key=lambda path: (path.parent / "pending").stat().st_ctime
-    )
-    states: list[dict[str, Any]] = [json.loads(path.read_bytes()) for path in files]
+    files = (folder.home / "runs").glob("*/state.json")
+    ordered = sorted(files, key=lambda path: (path.parent / "pending").stat().st_ctime)
+    states: list[dict[str, Any]] = [json.loads(path.read_bytes()) for path in ordered]
     return [state for state in states if state["study"] == study_hash]
 
 

@@ -17,6 +17,5 @@ def bundle_of(folder: Folder, run: str) -> Bundle:
         logs[file.stem] = ExportedLog(pack(entries), checkpoint)
     folder.close()
     approvals = tuple(text.encode() for text in state.approvals.values())
-    return Bundle(
-        folder.study(state.study), approvals, logs, released=state.model if state.stage == "done" else None, run=run
-    )
+    released = state.model if state.stage == "done" else None
+    return Bundle(folder.study(state.study), approvals, logs, released=released, run=run)

@@ -114,9 +114,7 @@ class Draft:
         if differing > MOST_DIFFERING * (differing + len(found)):
             raise GenopactError("VARIANT_BUILD", f"{differing} of {differing + len(found)} sites have other letters")
         found.sort(key=lambda site: (_ORDER[site.chrom], *site[1:4]))
-        clashes = {
-            one[:2] for one, next_ in pairwise(found) if one[:2] == next_[:2] and not next_.ref.startswith(one.ref)
-        }
+        clashes = {a[:2] for a, b in pairwise(found) if a[:2] == b[:2] and not b.ref.startswith(a.ref)}
         self.leave("two_references", sum(site[:2] in clashes for site in found))
         found = [site for site in found if site[:2] not in clashes]
         if not found:
@@ -145,6 +143,12 @@ def kind(build: str, chrom: str, pos: int) -> str:
     if any(first <= pos <= last for first, last in _PSEUDOAUTOSOMAL.get((build, chrom), ())):
         return "par"
     return {"X": "x", "Y": "y", "MT": "mt"}.get(chrom, "autosome")
+
+
+def alleles(manifest: VariantManifest) -> list[tuple[str, str]]:
+    """(other allele, effect allele) of each variant."""
+    rows = zip(manifest.ref, manifest.alt, manifest.effect, strict=True)
+    return [(ref, alt) if effect == "alt" else (alt, ref) for ref, alt, effect in rows]
 
 
 def with_counts(manifest: VariantManifest, model: bytes, source: str) -> VariantManifest:

@@ -7,8 +7,9 @@ import gzip
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from genopact_server.manifests import BUILDS, Draft, Site
 from genopact_shared import durable
@@ -30,12 +31,13 @@ def read_score(path: Path, draft: Draft, build: str | None) -> str:
     Raises:
         GenopactError: SITES_INVALID.
     """
-    head, rows = _score(path)
+    lines = _lines(path)
+    head = _pairs(line.lstrip("#").strip() for line in lines if line.startswith("#"))
+    rows = _rows([line for line in lines if not line.startswith("#")])
     if not rows or "effect_weight" not in rows[0]:
         raise _invalid("it has no column effect_weight: not an additive score")
-    chrom, pos, known = ("hm_chr", "hm_pos", "HmPOS_build") if "hm_chr" in rows[0] else (
-        "chr_name", "chr_position", "genome_build",
-    )  # fmt: skip
+    names = "hm_chr hm_pos HmPOS_build" if "hm_chr" in rows[0] else "chr_name chr_position genome_build"
+    chrom, pos, known = names.split()
     if not {chrom, pos, "effect_allele"} <= rows[0].keys():
         raise _invalid("it has no positions or no effect alleles")
     stated = head.get(known, "NR")
@@ -53,25 +55,22 @@ def read_score(path: Path, draft: Draft, build: str | None) -> str:
 
 def _add(row: Row, chrom: str, pos: str, draft: Draft) -> None:
     """One line of a score."""
-    place = contig(chrom), int(pos) if pos.isascii() and pos.isdecimal() else 0
-    effect, other = (
-        row["effect_allele"].upper(),
-        (row.get("other_allele") or row.get("hm_inferOtherAllele", "")).upper(),
-    )
+    site = _site(chrom, pos, (row.get("other_allele") or row.get("hm_inferOtherAllele", "")), row["effect_allele"])
+    other, effect = site.ref, site.alt  # or the other way round
     weight = _number(row["effect_weight"])
     if any(row.get(flag, "").upper() == "TRUE" for flag in _UNLIKE_COPIES) or math.isnan(weight):
         return draft.leave("no_weight_for_copies")
-    if place[0] is None or not place[1]:
+    if not site.chrom or not site.pos:
         return draft.leave("no_place")
     if not set(effect + other) <= set("ACGT/"):
         return draft.leave("no_letters")
-    read = _read(draft, place[0], place[1], effect, "" if "/" in other else other)
+    read = _read(draft, site.chrom, site.pos, effect, "" if "/" in other else other)
     if isinstance(read, str):
         return draft.leave(read)
     name = row.get("rsID") or row.get("rsid") or row.get("hm_rsID", "")
     frequency = _share(row.get("allelefrequency_effect", ""))
     gene = _text(row.get("locus_name", ""))
-    return draft.add(Site(place[0], place[1], *read, frequency, _text(name), gene, extra={"weight": weight}))
+    return draft.add(Site(site.chrom, site.pos, *read, frequency, _text(name), gene, extra={"weight": weight}))
 
 
 def _read(draft: Draft, chrom: str, pos: int, effect: str, other: str) -> tuple[str, str, str] | str:
@@ -103,52 +102,33 @@ def read_sites(path: Path, draft: Draft) -> None:
     if not rows or not ({"CHROM", "POS", "REF", "ALT"} if is_vcf else {"chrom", "pos", "ref", "alt"}) <= rows[0].keys():
         raise _invalid("its header names no chrom, pos, ref and alt")
     for row in rows:
-        for site in _of_vcf(row) if is_vcf else [_of_table(row)]:
-            if isinstance(site, str):
-                draft.leave(site)
-            else:
-                draft.add(site)
+        (_add_vcf if is_vcf else _add_table)(row, draft)
 
 
-def _of_vcf(row: Row) -> Iterator[Site | str]:
+def _add_vcf(row: Row, draft: Draft) -> None:
     info = _pairs(row.get("INFO", "").split(";"))
     alts, shares = row["ALT"].split(","), info.get("AF", "").split(",")
+    name = _text(row.get("ID", "").split(";")[0])
     for at, alt in enumerate(alts):
-        yield _site(row["CHROM"], row["POS"], row["REF"], alt)._replace(
-            id=_text(row.get("ID", "").split(";")[0]),
-            frequency=_share(shares[at]) if len(shares) == len(alts) else math.nan,
-        )
+        frequency = _share(shares[at]) if len(shares) == len(alts) else math.nan
+        draft.add(_site(row["CHROM"], row["POS"], row["REF"], alt)._replace(id=name, frequency=frequency))
 
 
-def _of_table(row: Row) -> Site | str:
+def _add_table(row: Row, draft: Draft) -> None:
     site = _site(row["chrom"], row["pos"], row["ref"], row["alt"])
     names = {"ref": "ref", "alt": "alt", "": "alt", site.ref: "ref", site.alt: "alt"}
     effect = names.get(row.get("effect", ""), names.get(row.get("effect", "").upper()))
     if effect is None:
-        return "no_effect_allele"
-    return site._replace(
-        effect=effect,
-        frequency=_share(row.get("frequency", "")),
-        extra={
-            name: (_share if name.startswith("af_") else _number)(cell)
-            for name, cell in row.items()
-            if _FURTHER.fullmatch(name)
-        },
-        id=_text(row.get("id", "")),
-        gene=_text(row.get("gene", "")),
-        block=_text(row.get("block", "")),
-    )
+        return draft.leave("no_effect_allele")
+    further = filter(_FURTHER.fullmatch, row)
+    extra = {name: (_share if name.startswith("af_") else _number)(row[name]) for name in further}
+    texts: dict[str, Any] = {name: _text(row.get(name, "")) for name in ("id", "gene", "block")}
+    return draft.add(site._replace(effect=effect, frequency=_share(row.get("frequency", "")), extra=extra, **texts))
 
 
 def _site(chrom: str, pos: str, ref: str, alt: str) -> Site:
     place = int(pos) if pos.isascii() and pos.isdecimal() else 0
     return Site(contig(chrom) or "", place, ref.upper(), alt.upper())
-
-
-def _score(path: Path) -> tuple[dict[str, str], list[Row]]:
-    lines = _lines(path)
-    head = _pairs(line.lstrip("#").strip() for line in lines if line.startswith("#"))
-    return head, _rows([line for line in lines if not line.startswith("#")])
 
 
 def _pairs(texts: Iterable[str]) -> dict[str, str]:

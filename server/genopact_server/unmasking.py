@@ -3,6 +3,7 @@
 See docs/masking.md and genopact_shared.secagg.masking.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -98,11 +99,9 @@ def recover(rows: Mapping[int, Sequence[int]]) -> list[int]:
 
 def _weights(holders: Iterable[int]) -> list[int]:
     """Lagrange's coefficients at 0: `sum(weight * share)` over these holders is the secret."""
-    points, found = [holder + 1 for holder in holders], []
+    points = [holder + 1 for holder in holders]
+    found = []
     for own in points:
-        above = below = 1
-        for other in points:
-            if other != own:
-                above, below = above * other % PRIME, below * (other - own) % PRIME
-        found.append(above * pow(below, -1, PRIME) % PRIME)
+        others = [point for point in points if point != own]
+        found.append(math.prod(others) * pow(math.prod(other - own for other in others), -1, PRIME) % PRIME)
     return found

@@ -16,9 +16,9 @@ import numpy as np
 from rich.console import Console
 
 from genopact_server.demo.cast import Cast, Player
-from genopact_server.demo.compare import read_model
 from genopact_server.demo.risk import RiskPlay
 from genopact_server.demo.stage import Stage
+from genopact_server.report.facts import read_model
 from genopact_shared.published import Published
 from genopact_shared.recipes import chosen
 from genopact_shared.recipes.protocol import Codes, Table

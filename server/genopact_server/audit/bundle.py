@@ -98,14 +98,11 @@ def _parse(files: Mapping[str, bytes]) -> Bundle:
     head = Head.model_validate_json(files["bundle.json"])
     under = {name: PurePosixPath(name).parts for name in sorted(files)}
     parties = {parts[1] for parts in under.values() if len(parts) == 3 and parts[0] == "logs"}
-    return Bundle(
-        study=Study.model_validate_json(files["study.json"]),
-        approvals=tuple(files[name] for name, parts in under.items() if parts[0] == "approvals"),
-        logs={p: ExportedLog(files[f"logs/{p}/entries"], files[f"logs/{p}/checkpoint"]) for p in sorted(parties)},
-        saved=tuple((p[1], files[name]) for name, p in under.items() if len(p) == 3 and p[0] == "saved"),
-        released=head.released,
-        run=head.run,
-    )
+    study = Study.model_validate_json(files["study.json"])
+    approvals = tuple(files[name] for name, parts in under.items() if parts[0] == "approvals")
+    logs = {p: ExportedLog(files[f"logs/{p}/entries"], files[f"logs/{p}/checkpoint"]) for p in sorted(parties)}
+    saved = tuple((p[1], files[name]) for name, p in under.items() if len(p) == 3 and p[0] == "saved")
+    return Bundle(study, approvals, logs, saved, head.released, head.run)
 
 
 def _read_zip(path: Path) -> dict[str, bytes]:

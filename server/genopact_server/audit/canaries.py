@@ -7,7 +7,7 @@ Differential Privacy", 2022; Carlini et al., "Membership Inference Attacks From 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,12 +128,8 @@ def surest(evidence: Evidence, delta: float, failure: float) -> float:
     scores, included = evidence.scores.ravel(), evidence.included.ravel()
     order = np.argsort(-np.abs(scores), kind="stable")
     right = (scores > 0) == included
-    bounds = []
-    for share in SHARES:
-        guessed = order[: max(1, round(share * len(order)))]
-        correct = int(right[guessed].sum())
-        bounds.append(one_run(correct, len(guessed), len(order), delta, failure / len(SHARES)))
-    return max(bounds)
+    parts = [right[order[: max(1, round(share * len(order)))]] for share in SHARES]
+    return max(one_run(int(part.sum()), len(part), len(order), delta, failure / len(SHARES)) for part in parts)
 
 
 def membership(evidence: Evidence, rates: Sequence[float] = (0.01, 0.001)) -> tuple[float, list[float]]:
@@ -158,15 +154,7 @@ def show(evidence: Evidence, study: Study, certified: float, *, shape: bool, con
     failure, delta = (1 - confidence) / (2 if shape else 1), float(study.privacy.delta)
     runs, canaries = evidence.scores.shape
     auc, (at_1, at_01) = membership(evidence)
-    return Showing(
-        study=study.hash,
-        canaries=canaries,
-        runs=runs,
-        confidence=confidence,
-        certified=certified,
-        one_run=surest(evidence, delta, failure),
-        gaussian=shaped(evidence, delta, failure) if shape else None,
-        auc=auc,
-        tpr_at_1_percent=at_1,
-        tpr_at_01_percent=at_01,
-    )
+    shown: dict[str, Any] = {"auc": auc, "tpr_at_1_percent": at_1, "tpr_at_01_percent": at_01}
+    shown |= {"one_run": surest(evidence, delta, failure)}
+    shown |= {"gaussian": shaped(evidence, delta, failure) if shape else None}
+    return Showing(study=study.hash, canaries=canaries, runs=runs, confidence=confidence, certified=certified, **shown)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from genopact_server.audit.evidence import Evidence, Record, by_kind
-from genopact_server.audit.findings import Finding, Verdict
+from genopact_server.audit.findings import Finding, Verdict, judged
 from genopact_server.statements import Release, RunOpened
 from genopact_shared.statements import FIRST, Aggregate, Approval, Intent, Receipt
 
@@ -40,9 +40,7 @@ def check_receipts(evidence: Evidence) -> Iterator[Finding]:
     """In each site's log: fresh nonces, one request an attempt, one receipt after each intent, receipts chained."""
     for site in evidence.sites:
         faults = [*_intent_faults(evidence, site), *_receipt_faults(evidence, site)]
-        yield from (Finding("receipt", "violated", site, fault) for fault in faults)
-        if not faults:
-            yield Finding("receipt", "ok", site, "every receipt follows its intent; the chain is whole")
+        yield from judged("receipt", site, faults, "every receipt follows its intent; the chain is whole")
 
 
 def _intent_faults(evidence: Evidence, site: str) -> Iterator[str]:
@@ -81,26 +79,23 @@ def check_aggregates(evidence: Evidence) -> Iterator[Finding]:
         return
     name, opened = evidence.study.coordinator.name, {r.statement.run: r for r in evidence.coordinator(RunOpened)}
     released = _released(evidence)
-    faults: list[tuple[Verdict, str]] = []
+    faults: list[Finding] = []
     for record in evidence.coordinator(Aggregate):
         label, aggregate = f"aggregate {record.index}", record.statement
         run = opened.get(aggregate.run)
         if run is None or run.index > record.index:
-            faults.append(("violated", f"{label} belongs to no run opened before it"))
+            faults.append(Finding("aggregate", "violated", name, f"{label} belongs to no run opened before it"))
             continue
         sources = [released.get((aggregate.position, digest)) for digest in aggregate.receipts]
         known = [source for source in sources if source is not None]
         if len(known) < len(sources):
             lost: Verdict = "violated" if evidence.complete else "unknown"
-            faults.append(
-                (lost, f"{label} has {len(sources) - len(known)} updates without intent and receipt in the logs")
-            )
-        faults.extend(
-            ("violated", fault) for fault in _aggregate_faults(evidence, label, aggregate, run.statement, known)
-        )
-    yield from (Finding("aggregate", verdict, name, fault) for verdict, fault in faults)
-    if not faults:
-        yield Finding("aggregate", "ok", name, "every update in an aggregate has its intent and receipt")
+            what = f"{label} has {len(sources) - len(known)} updates without intent and receipt in the logs"
+            faults.append(Finding("aggregate", lost, name, what))
+        wrong = _aggregate_faults(evidence, label, aggregate, run.statement, known)
+        faults += [Finding("aggregate", "violated", name, fault) for fault in wrong]
+    fine = "every update in an aggregate has its intent and receipt"
+    yield from faults or [Finding("aggregate", "ok", name, fine)]
 
 
 def _aggregate_faults(
@@ -141,11 +136,9 @@ def check_rounds(evidence: Evidence) -> Iterator[Finding]:
     for record in evidence.coordinator(Aggregate):
         runs[record.statement.run].append(record)
     for run, records in runs.items():
-        faults = [*_round_faults([record.statement for record in records])]
-        yield from (Finding("rounds", "violated", evidence.study.coordinator.name, fault) for fault in faults)
-        if not faults:
-            what = f"run {run[:8]}: {len(records)} aggregates, each from the model before it"
-            yield Finding("rounds", "ok", evidence.study.coordinator.name, what)
+        faults = _round_faults([record.statement for record in records])
+        fine = f"run {run[:8]}: {len(records)} aggregates, each from the model before it"
+        yield from judged("rounds", evidence.study.coordinator.name, faults, fine)
     yield from _unused(evidence, runs)
 
 
@@ -186,11 +179,14 @@ def check_release(evidence: Evidence) -> Iterator[Finding]:
     for record in evidence.coordinator(Release):
         models.add(record.statement.model)
         source = final.get(record.statement.run)
-        linked = source is not None and source.statement.model_out == record.statement.model
-        what = "is" if linked and source is not None and source.index < record.index else "is not"
-        yield Finding(
-            "release", "ok" if what == "is" else "violated", name, f"its released model {what} the last aggregate"
-        )
+        earlier = source is not None and source.index < record.index
+        if source is not None and earlier and source.statement.model_out == record.statement.model:
+            yield Finding("release", "ok", name, "its released model is the last aggregate")
+        else:
+            yield Finding("release", "violated", name, "its released model is not the last aggregate")
     if evidence.released is not None and evidence.released not in models:
         verdict: Verdict = "violated" if models else "unknown"
         yield Finding("release", verdict, name, "no release statement names the model in use")
+
+
+CHECKS = (check_approvals, check_receipts, check_aggregates, check_rounds, check_release)

@@ -142,9 +142,8 @@ def _check_log(party: str, log: ExportedLog, key: VerifyKey, saved: list[bytes])
             findings.append(Finding("history", "unknown", party, f"a saved checkpoint is not this log's: {error.code}"))
             continue
         kept = earlier.size <= head.size and tree.head(earlier.size) == earlier
-        what = (
-            f"the log {'extends' if kept else 'does not extend'} the checkpoint of {earlier.size} entries seen earlier"
-        )
+        verb = "extends" if kept else "does not extend"
+        what = f"the log {verb} the checkpoint of {earlier.size} entries seen earlier"
         findings.append(Finding("history", "ok" if kept else "violated", party, what))
     return tree, findings
 
@@ -166,9 +165,8 @@ def _read_entries(
             continue
         speaks_for = getattr(statement, "site", party)
         if not isinstance(statement, allowed) or (allowed is AT_SITE and speaks_for != party):
-            findings.append(
-                Finding("statement", "violated", party, f"entry {index} ({statement.kind}) is not its to make")
-            )
+            what = f"entry {index} ({statement.kind}) is not its to make"
+            findings.append(Finding("statement", "violated", party, what))
             continue
         records.append(Record(index, canonical.digest(entry), statement))
     return tuple(records), findings or [Finding("statement", "ok", party, "every entry is signed by the right key")]

@@ -1,24 +1,17 @@
 """What an audit says: findings, the exit code that follows from them, and the report for people and programs."""
 
 import json
+import tomllib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 Verdict = Literal["ok", "violated", "unknown"]
 
-LIMITS = (
-    "A log shows what a site stated, and in which order. It cannot show that the site computed on the patients it "
-    "decided on, or drew the noise it stated; opening a decision root on site, and canaries, are partial answers.",
-    "It cannot show that a recorded consent is what the patient said, or that nothing left the site by another way.",
-    "Times are the writers' clocks; only the order within one log is evidence.",
-    "The keys come from the study file: compare its hash, over another channel, with the one each approver signed.",
-    "The initial model was not rebuilt here; each site rebuilds and compares it.",
-    "Epsilon holds for one patient of one site: one known at k sites composes k times, and relatives are not covered.",
-)
-NO_HISTORY = (
-    "No earlier checkpoint was given, so this audit cannot see whether the logs were rewritten before today. "
-    "Keep the checkpoints of this bundle for the next audit."
-)
+_TEXTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+LIMITS: tuple[str, ...] = tuple(_TEXTS["limits"])
+NO_HISTORY: str = _TEXTS["no_history"]
 ANSWERS: dict[Verdict, tuple[int, str]] = {
     "ok": (0, "OK: nothing in this bundle contradicts the study."),
     "violated": (1, "VIOLATED: the bundle breaks the study or its own signatures."),
@@ -34,6 +27,12 @@ class Finding:
     verdict: Verdict
     party: str
     what: str
+
+
+def judged(check: str, party: str, faults: Iterable[str], fine: str) -> list[Finding]:
+    """A violation for each fault; `fine` without any."""
+    found = [Finding(check, "violated", party, fault) for fault in faults]
+    return found or [Finding(check, "ok", party, fine)]
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,9 @@ class Observer:
         first = model = self.plan.course.initial()
         seen, shifts = [], []
         for step in self.plan.steps:
-            fact = step.fact
-            if isinstance(fact, NoisedSum):
-                model, noised, shift = self._sum(step, fact, model, included)
-            else:
-                model, noised, shift = self._change(step, fact, model, included)
+            fact: Any = step.fact
+            act = self._sum if isinstance(fact, NoisedSum) else self._change
+            model, noised, shift = act(step, fact, model, included)
             seen.append(noised)
             shifts.append(shift)
         y, a = np.concatenate(seen), np.concatenate(shifts, axis=1)

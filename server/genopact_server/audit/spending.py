@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from genopact_server.audit.accountant import Bounds, Fact, epsilon_bounds
 from genopact_server.audit.evidence import Evidence
-from genopact_server.audit.findings import Finding, Verdict
+from genopact_server.audit.findings import Finding, Verdict, judged
 from genopact_server.statements import Release
 from genopact_shared.privacy.mechanisms import NoisedSum, Unprotected
 from genopact_shared.statements import Aggregate, Intent, Receipt
@@ -22,10 +22,11 @@ def check_mechanisms(evidence: Evidence) -> Iterator[Finding]:
     """Every intent's mechanism is one that the study's privacy mode allows."""
     for site in evidence.sites:
         intents = evidence.at(site, Intent)
-        faults = [r.index for r in intents if not _allowed(evidence.study, r.statement.mechanism)]
-        yield from (Finding("mechanism", "violated", site, f"intent {at}: not in this privacy mode") for at in faults)
-        if intents and not faults:
-            yield Finding("mechanism", "ok", site, f"{len(intents)} intents, all of mode {evidence.study.privacy.mode}")
+        wrong = (record.index for record in intents if not _allowed(evidence.study, record.statement.mechanism))
+        faults = [f"intent {index}: not in this privacy mode" for index in wrong]
+        if intents:
+            fine = f"{len(intents)} intents, all of mode {evidence.study.privacy.mode}"
+            yield from judged("mechanism", site, faults, fine)
 
 
 def check_spending(evidence: Evidence) -> Iterator[Finding]:

@@ -4,21 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genopact_server.audit.bundle import Bundle, load
-from genopact_server.audit.checks import check_aggregates, check_approvals, check_receipts, check_release, check_rounds
+from genopact_server.audit.checks import CHECKS
 from genopact_server.audit.evidence import gather
 from genopact_server.audit.findings import LIMITS, NO_HISTORY, Finding, Report
 from genopact_server.audit.spending import check_mechanisms, check_spending
 from genopact_shared.errors import GenopactError
-
-CHECKS = (
-    check_approvals,
-    check_receipts,
-    check_aggregates,
-    check_rounds,
-    check_release,
-    check_mechanisms,
-    check_spending,
-)
 
 
 def verify(bundle: Bundle, saved: Sequence[tuple[str, bytes]] = (), study_hash: str | None = None) -> Report:
@@ -38,7 +28,7 @@ def verify(bundle: Bundle, saved: Sequence[tuple[str, bytes]] = (), study_hash: 
         same = study_hash == bundle.study.hash
         what = f"the bundle's study {'is' if same else 'is not'} the expected one"
         findings.insert(0, Finding("study", "ok" if same else "violated", bundle.study.name, what))
-    for check in CHECKS:
+    for check in (*CHECKS, check_mechanisms, check_spending):
         findings.extend(check(evidence))
     return Report(bundle.study.hash, tuple(findings), LIMITS if history else (NO_HISTORY, *LIMITS))
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from genopact_server.commands.options import HOME, Home
+from genopact_server.commands.options import HOME, Home, RunName
 from genopact_server.folder import Folder
 from genopact_shared.errors import GenopactError
 from genopact_shared.terminal import Answer, Exit, command
@@ -16,7 +16,7 @@ app = typer.Typer(help="Export and verify evidence.", no_args_is_help=True, rich
 
 @command(app, "export", example="genopact audit export RUN audit.zip --home coordinator")
 def export(
-    run: Annotated[str, typer.Argument(help="The run.", show_default=False)],
+    run: RunName,
     out: Annotated[Path, typer.Argument(help="A new zip file or folder.", show_default=False)],
     home: Home = HOME,
 ) -> Answer:

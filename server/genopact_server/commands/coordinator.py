@@ -23,13 +23,9 @@ def init(
 ) -> Answer:
     """Create the coordinator's folder: keys, certificate, operator's token."""
     folder = coordinator.create(home, name, address)
-    text = [
-        f"Coordinator {name} in {home}",
-        f"Give the sites {home / 'tls' / 'ca.pem'}; {home / 'operator.token'} lets its owner submit runs: keep it.",
-    ]
-    return Answer(
-        {"card": folder.card, "ca": str(home / "tls" / "ca.pem")}, text, f"genopact coordinator start --home {home}"
-    )
+    ca, token = home / "tls" / "ca.pem", home / "operator.token"
+    text = [f"Coordinator {name} in {home}", f"Give the sites {ca}; {token} lets its owner submit runs: keep it."]
+    return Answer({"card": folder.card, "ca": str(ca)}, text, f"genopact coordinator start --home {home}")
 
 
 @command(app, "start", example="genopact coordinator start --home coordinator")
@@ -74,9 +70,8 @@ def sites(home: Home = HOME) -> Answer:
     """List the enrolled sites and whether their links are online."""
     with coordinator.control(_existing(home)) as control:
         found = control.sites()
-    return Answer(
-        {"sites": found}, [f"{name:24} {'online' if online else 'offline'}" for name, online in found.items()]
-    )
+    text = [f"{name:24} {'online' if online else 'offline'}" for name, online in found.items()]
+    return Answer({"sites": found}, text)
 
 
 def read_card(path: Path) -> dict[str, Any]:

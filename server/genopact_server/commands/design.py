@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from genopact_server.commands.options import HOME, Home
+from genopact_server.commands.options import HOME, Home, read_manifest
 from genopact_server.folder import Folder
 from genopact_shared import durable, wire
 from genopact_shared.errors import GenopactError
-from genopact_shared.manifest import parse
 from genopact_shared.privacy import accounting
 from genopact_shared.study import Privacy, RecipeChoice, read_yaml
 from genopact_shared.terminal import Answer, bar, command, working
@@ -60,7 +59,7 @@ def build(
 
     body = read_yaml(template, "STUDY_UNREADABLE")
     budget, noise = _budget(body, patients, sites, prevalence)
-    variants = parse(durable.read(manifest, "MANIFEST_MISSING"))
+    variants = read_manifest(manifest)
     with working("Reading public data"):
         people = panel_of(panel, variants)
         tables = {name: Path(path) for name, path in (_pair(each) for each in gwas or ())}

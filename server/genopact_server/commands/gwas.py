@@ -5,23 +5,20 @@ from typing import Annotated
 
 import typer
 
-from genopact_server.commands.options import HOME, Home
+from genopact_server.commands.options import HOME, Home, ManifestFile, RunName, opened, read_manifest
 from genopact_server.folder import Folder
-from genopact_server.rounds import read_state
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError
-from genopact_shared.manifest import VariantManifest, parse
 from genopact_shared.terminal import Answer, command, working
 
 app = typer.Typer(help="Tables and plots of association studies.", no_args_is_help=True, rich_markup_mode=None)
-Manifest = Annotated[Path, typer.Option(help="The study's variant manifest.", show_default=False)]
 
 
 @command(app, "table", example="genopact gwas table RUN --manifest breast.variants --out gwas.tsv")
 def table(
-    run: Annotated[str, typer.Argument(help="The run.", show_default=False)],
+    run: RunName,
     *,
-    manifest: Manifest,
+    manifest: ManifestFile,
     out: Annotated[Path, typer.Option(help="Where to write the table.")] = Path("gwas.tsv"),
     home: Home = HOME,
 ) -> Answer:
@@ -32,12 +29,10 @@ def table(
     from genopact_server.association import lines
     from genopact_server.report.facts import read
 
-    folder = Folder(home)
-    path = folder.home / "runs" / run
-    study = folder.study(read_state(path).study)
+    _, path, study = opened(home, run)
     with working("Writing the table"):
         facts = read(path, study)
-        durable.replace(out, "\n".join([*lines(facts, _read(manifest)), ""]).encode())
+        durable.replace(out, "\n".join([*lines(facts, read_manifest(manifest)), ""]).encode())
     return plot(out)
 
 
@@ -51,14 +46,12 @@ def plot(results: Annotated[Path, typer.Argument(help="A table in regenie's colu
     if not len(points.chisq):
         raise GenopactError("GWAS_TABLE", f"{results}: no row has a chance")
     chances, along = {"log10p": points.log10p}, {"chrom": points.chrom, "position": points.position}
+    files = {name: results.with_suffix(f".{name}.svg") for name in ("manhattan", "qq")}
     with working("Drawing"):
-        drawn = {
-            "manhattan": standalone("manhattan", "Chances along the genome", (9, 3.2), **chances, **along),
-            "qq": standalone("qq", "Chances against those without association", (4, 4), **chances),
-        }
-    files = {name: results.with_suffix(f".{name}.svg") for name in drawn}
-    for name, path in files.items():
-        durable.replace(path, drawn[name].encode())
+        manhattan = standalone("manhattan", "Chances along the genome", (9, 3.2), **chances, **along)
+        qq = standalone("qq", "Chances against those without association", (4, 4), **chances)
+    durable.replace(files["manhattan"], manhattan.encode())
+    durable.replace(files["qq"], qq.encode())
     about = {"table": str(results), "variants": len(points.chisq), "lambda_gc": points.lambda_gc}
     text = [f"{results}: {len(points.chisq)} variants", f"lambda_GC {points.lambda_gc:.4f}"]
     text += [f"Wrote {path}" for path in files.values()]
@@ -75,11 +68,7 @@ def design(
     """Write the public frequencies that an association study with a budget names by their digest."""
     from genopact_shared.recipes import gwas_private
 
-    data = gwas_private.design(_read(manifest).frequency)
+    data = gwas_private.design(read_manifest(manifest).frequency)
     digest = Folder(home).published.add(data)
     durable.replace(out, data)
     return Answer({"design": digest, "file": str(out)}, [f"Wrote {out}", f"design {digest}"])
-
-
-def _read(path: Path) -> VariantManifest:
-    return parse(durable.read(path, "MANIFEST_MISSING"))

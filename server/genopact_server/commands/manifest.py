@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from genopact_server.commands.options import HOME, Home
+from genopact_server.commands.options import HOME, Home, read_manifest
 from genopact_server.folder import Folder
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey, VerifyKey
-from genopact_shared.manifest import VariantManifest, load, parse
+from genopact_shared.manifest import load
 from genopact_shared.terminal import Answer, command, working
 
 app = typer.Typer(help="Build, show and compare variant manifests.", no_args_is_help=True, rich_markup_mode=None)
@@ -51,7 +51,7 @@ def build(
     left_out = Counter[str]()
     with working("Building the manifest"):
         if old and counts:
-            made = manifests.with_counts(_read(old), durable.read(counts, "SITES_MISSING"), frequencies)
+            made = manifests.with_counts(read_manifest(old), durable.read(counts, "SITES_MISSING"), frequencies)
         else:
             draft = manifests.Draft(manifests.Fasta(reference) if reference else None)
             if score:
@@ -65,11 +65,8 @@ def build(
         durable.create(_signature(out), made.sign(signer))
         durable.create(out, made.encode())
     skipped = {reason: times for reason, times in sorted(left_out.items()) if times}
-    text = [
-        f"Wrote {out}: {len(made)} variants of {made.build}",
-        f"identity {made.digest}",
-        f"signer   {signer.public.hex}",
-    ]
+    text = [f"Wrote {out}: {len(made)} variants of {made.build}", f"identity {made.digest}"]
+    text.append(f"signer   {signer.public.hex}")
     text += [f"left out {times:8}  {reason.replace('_', ' ')}" for reason, times in skipped.items()]
     data = made.facts | {"file": str(out), "signer": signer.public.hex, "left_out": skipped}
     return Answer(data, text, f"genopact manifest show {out}")
@@ -80,7 +77,7 @@ def show(
     file: File, signer: Annotated[str | None, typer.Option(help="The public key that must have signed, in hex.")] = None
 ) -> Answer:
     """Say what a manifest holds; with --signer also that it is signed."""
-    found = load(file, [VerifyKey.from_hex(signer)]) if signer else _read(file)
+    found = load(file, [VerifyKey.from_hex(signer)]) if signer else read_manifest(file)
     known = int((found.frequency == found.frequency).sum())
     kinds = dict(Counter(found.kind))
     about = found.facts | {
@@ -88,10 +85,8 @@ def show(
         "columns": list(found.extra), "classes": kinds, "signature": "holds" if signer else "not checked",
     }  # fmt: skip
     text = [f"{name:18} {value}" for name, value in about.items()]
-    lines = found.encode().decode().splitlines()
-    return Answer(
-        about, [*text, *lines[len(found.head) : len(found.head) + 1 + SHOWN]], f"genopact manifest diff OLD {file}"
-    )
+    text += found.encode().decode().splitlines()[len(found.head) :][: 1 + SHOWN]
+    return Answer(about, text, f"genopact manifest diff OLD {file}")
 
 
 @command(app, "diff", example="genopact manifest diff breast-1.variants breast-2.variants")
@@ -99,11 +94,10 @@ def diff(old: File, new: File) -> Answer:
     """Say which variants of one manifest were added, removed or changed in another."""
     from genopact_server.manifests import difference
 
-    before, after = _read(old), _read(new)
+    before, after = read_manifest(old), read_manifest(new)
     changes = list(difference(before, after))
-    heads = [
-        f"{name} {before.head[name]} -> {value}" for name, value in after.head.items() if before.head[name] != value
-    ]
+    pairs = ((name, before.head[name], value) for name, value in after.head.items())
+    heads = [f"{name} {one} -> {two}" for name, one, two in pairs if one != two]
     found = Counter(what for what, _ in changes)
     text = [*heads, *(f"{what:8} {said}" for what, said in changes[:SHOWN])]
     text += [f"{len(changes) - SHOWN} more"] * (len(changes) > SHOWN)
@@ -114,8 +108,3 @@ def diff(old: File, new: File) -> Answer:
 
 def _signature(path: Path) -> Path:
     return path.with_name(path.name + ".dsse")
-
-
-def _read(path: Path) -> VariantManifest:
-    """A manifest whose signature is not asked for."""
-    return parse(durable.read(path, "MANIFEST_MISSING"))

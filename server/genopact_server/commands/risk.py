@@ -4,15 +4,10 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
-from genopact_server.commands.options import HOME, Home
-from genopact_server.folder import Folder
-from genopact_server.rounds import read_state
-from genopact_shared import durable, wire
+from genopact_server.commands.options import HOME, Home, ManifestFile, RunName, opened, read_manifest
 from genopact_shared.errors import GenopactError
-from genopact_shared.manifest import parse
 from genopact_shared.recipes import chosen
 from genopact_shared.recipes.risk import RISK
 from genopact_shared.terminal import Answer, command
@@ -24,9 +19,9 @@ EXAMPLE = "genopact risk explain RUN --manifest cad.variants --gff genes.gff3.gz
 
 @command(app, "explain", example=EXAMPLE)
 def explain(
-    run: Annotated[str, typer.Argument(help="The run.", show_default=False)],
+    run: RunName,
     *,
-    manifest: Annotated[Path, typer.Option(help="The study's variant manifest.", show_default=False)],
+    manifest: ManifestFile,
     out: Annotated[Path, typer.Option(help="Prefix of the files.", show_default=False)],
     gff: Annotated[Path | None, typer.Option(help="GFF3 of the manifest's build, for names of genes.")] = None,
     home: Home = HOME,
@@ -36,15 +31,14 @@ def explain(
     A share is that of the variance of log odds, each variant taken alone; published: the weight before this study.
     """
     from genopact_server.report.contributions import Contributions, table
+    from genopact_server.report.facts import read_model
 
-    folder = Folder(home)
-    path = folder.home / "runs" / run
-    study = folder.study(read_state(path).study)
+    folder, path, study = opened(home, run)
     if study.recipe.name != RISK.name:
         raise GenopactError("USAGE", f"the run is of recipe {study.recipe.name}")
     plan = RISK.plan(chosen(study.recipe)[1], 1, study.privacy.epsilon_milli, folder.published)
-    model = wire.unpack(max(path.glob("model-*.safetensors")).read_bytes(), np.float64)
-    parts = Contributions.of(plan, model, parse(durable.read(manifest, "MANIFEST_MISSING")), gff)
+    model = read_model(max(path.glob("model-*.safetensors")))
+    parts = Contributions.of(plan, model, read_manifest(manifest), gff)
     blocks = parts.by_block(plan.design.arrays["block_variants"].tolist())
     head = dict(zip(plan.feature_names, model["coefficients"].tolist(), strict=True))
     texts = {f"{out}-variants.tsv": table(parts.by_variant()), f"{out}-blocks.tsv": table(blocks)}
@@ -52,10 +46,6 @@ def explain(
     texts[f"{out}-head.json"] = json.dumps(head, indent=1)
     for name, text in texts.items():
         Path(name).write_text(text, "utf-8")
-    shown = [
-        f"{row['chrom']}:{row['first']}-{row['last']}  {row['share']:.1%}  {row['lead']}  {row['gene']}"
-        for row in blocks
-    ]
-    return Answer(
-        {"files": list(texts), "blocks": blocks[:SHOWN]}, [*shown[:SHOWN], *(f"Wrote {name}" for name in texts)]
-    )
+    line = "{chrom}:{first}-{last}  {share:.1%}  {lead}  {gene}"
+    shown = [line.format(**row) for row in blocks[:SHOWN]]
+    return Answer({"files": list(texts), "blocks": blocks[:SHOWN]}, [*shown, *(f"Wrote {name}" for name in texts)])

@@ -11,9 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from genopact_server import coordinator
 from genopact_server.commands.coordinator import read_card
-from genopact_server.commands.options import HOME, Home, StudyFile
+from genopact_server.commands.options import HOME, Home, RunName, StudyFile, opened
 from genopact_server.folder import Folder
-from genopact_server.rounds import read_state
 from genopact_shared import durable
 from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError
@@ -23,6 +22,9 @@ from genopact_shared.study import load_study, parse_study, read_yaml
 from genopact_shared.terminal import Answer, Exit, bar, command, human
 
 app = typer.Typer(help="Write, check, run and report studies.", no_args_is_help=True, rich_markup_mode=None)
+Again = Annotated[bool, typer.Option("--again", help="Start another run of a study that has a finished one.")]
+Runs = Annotated[int | None, typer.Option(min=1, help="Independent runs.", show_default="1000; networks 100")]
+Report = Annotated[Path | None, typer.Option(help="Where to write it.", show_default="report.html in the run's folder")]
 
 
 @command(app, "compose", example="genopact study compose warfarin.yaml --card a.json --card b.json --out study.yaml")
@@ -38,11 +40,8 @@ def compose(
     whole = {**body, "coordinator": Folder(home).card, "parties": parties}
     study = parse_study(json.dumps(whole).encode())
     out.write_text(yaml.safe_dump(whole, sort_keys=False), "utf-8")
-    return Answer(
-        {"study": study.hash, "file": str(out)},
-        [f"Wrote {out}", f"identity {study.hash}"],
-        f"genopact study check {out}",
-    )
+    text = [f"Wrote {out}", f"identity {study.hash}"]
+    return Answer({"study": study.hash, "file": str(out)}, text, f"genopact study check {out}")
 
 
 @command(app, "check", example="genopact study check study.yaml")
@@ -70,9 +69,7 @@ def run(
     file: StudyFile,
     home: Home = HOME,
     until_round: Annotated[int | None, typer.Option(help="Pause after this round; run again to go on.")] = None,
-    again: Annotated[  # noqa: FBT002 - an option
-        bool, typer.Option("--again", help="Start another run of a study that has a finished one.")
-    ] = False,
+    again: Again = False,  # noqa: FBT002 - an option
 ) -> Answer:
     """Train with the sites that approved; resumes an unfinished run. Ctrl-C leaves the run going on."""
     folder, study = Folder(home), load_study(file)
@@ -98,9 +95,7 @@ def rehearse(
     file: StudyFile,
     home: Home = HOME,
     canaries: Annotated[int, typer.Option(min=1, help="Made-up patients whose presence is to be guessed.")] = 20,
-    runs: Annotated[
-        int | None, typer.Option(min=1, help="Independent runs.", show_default="1000; networks 100")
-    ] = None,
+    runs: Runs = None,
 ) -> Answer:
     """Attack the study's plan on made-up patients: a lower bound on epsilon, which the report then shows.
 
@@ -123,27 +118,23 @@ def rehearse(
         f"{found.confidence:.0%} sure: epsilon is at least {found.bound:.3g}; certified {found.certified:.4g}",
         f"membership told from the final model: AUC {found.auc:.3f} (guessing 0.5)",
     ]
-    violated = found.verdict == "violated"
-    text += ["VIOLATED: the certificate is refuted. Do not run this study."] if violated else []
+    if violated := found.verdict == "violated":
+        text.append("VIOLATED: the certificate is refuted. Do not run this study.")
     data = found.model_dump() | {"verdict": found.verdict, "file": str(path)}
     return Answer(data, text, exit=Exit.REFUSED if violated else Exit.OK)
 
 
 @command(app, "report", example="genopact study report RUN --out report.html")
 def report(
-    run: Annotated[str, typer.Argument(help="The run.", show_default=False)],
+    run: RunName,
     home: Home = HOME,
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write it.", show_default="report.html in the run's folder")
-    ] = None,
+    out: Report = None,
     extra: Annotated[Path | None, typer.Option(help="A comparison that genopact demo wrote.")] = None,
 ) -> Answer:
     """Write the run's report: one self-contained HTML file."""
     from genopact_server.report.report import write_report
 
-    folder = Folder(home)
-    path = folder.home / "runs" / run
-    study = folder.study(read_state(path).study)
+    _, path, study = opened(home, run)
     out = out or path / "report.html"
     write_report(path, study, out, {"comparison": json.loads(extra.read_bytes())} if extra else None)
     return Answer({"report": str(out)}, [f"Wrote {out}"], f"genopact audit export {run} audit.zip --home {home}")

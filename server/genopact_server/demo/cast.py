@@ -13,6 +13,7 @@ from genopact_shared.recipes.protocol import Table
 SEED = 2026
 PEOPLE = (220, 160, 300, 120)
 HELD_OUT = 1000
+PRIVACY: dict[str, object] = {"mode": "distributed", "epsilon_milli": 3000, "delta": "0.000001"}
 REFUSING_EPSILON = 1000
 """The last hospital's limit: a third of what the demo's study costs."""
 
@@ -41,26 +42,20 @@ class Cast:
 def generated(folder: Path) -> Cast:
     """Four made-up hospitals; the last one refuses by policy."""
     players = []
-    for number, (like, people) in enumerate(zip(cohort.HOSPITALS, PEOPLE, strict=True)):
+    limits = [3000] * (len(PEOPLE) - 1) + [REFUSING_EPSILON]
+    for number, (like, people, limit) in enumerate(zip(cohort.HOSPITALS, PEOPLE, limits, strict=True)):
         hospital = replace(like, people=people)
         truth = cohort.write_site(folder / hospital.name, hospital, SEED + number)
         test = cohort.generate(HELD_OUT, SEED + 100 + number, hospital.mix, hospital.shift)
-        last = number == len(cohort.HOSPITALS) - 1
         train, test = (without(table, hospital.lacks) for table in (truth, test))
-        epsilon = REFUSING_EPSILON if last else 3000
-        players.append(Player(hospital.name, folder / hospital.name, train, test, epsilon))
-    privacy = {
-        "mode": "distributed",
-        "epsilon_milli": 3000,
-        "delta": "0.000001",
-        "honest_minimum": 2,
-        "spare_attempts": 1,
-    }
-    return Cast(tuple(players), "synthetic", privacy)
+        players.append(Player(hospital.name, folder / hospital.name, train, test, limit))
+    return Cast(tuple(players), "synthetic", PRIVACY | {"honest_minimum": 2, "spare_attempts": 1})
 
 
 INSTITUTIONS = (1, 7, 8, 21)
 """The four of the sixteen that run as processes."""
+TERMS = "active,GRU,,train;validate,public;nonprofit,never,*,genotype;drug;ehr,2009-01-01,2049-12-31,PUBLIC|PharmGKB"
+"""The consent of a patient of a public, de-identified table: the terms of its release."""
 
 
 def institutions(folder: Path, data: Path, chosen: Sequence[int] = ()) -> Cast:
@@ -73,21 +68,11 @@ def institutions(folder: Path, data: Path, chosen: Sequence[int] = ()) -> Cast:
         own, name = table.sites == site, f"institution-{site:02d}"
         (folder / name).mkdir(parents=True)
         iwpc.write_csv(table, own & training, folder / name / "covariates.csv")
-        people = table.person[own & training].tolist()
-        (folder / name / "consent.csv").write_text(
-            "\n".join([",".join(cohort.CONSENT_COLUMNS), *map(_public, people), ""])
-        )
+        consents = [f"{person},{TERMS}\n" for person in table.person[own & training].tolist()]
+        (folder / name / "consent.csv").write_text(",".join(cohort.CONSENT_COLUMNS) + "\n" + "".join(consents))
         train, test = table.table.take(own & training), table.table.take(own & ~training)
         players.append(Player(name, folder / name, train, test, vcf=False))
     return Cast(tuple(players), "public", {"mode": "none", "honest_minimum": 1})
-
-
-def _public(person: str) -> str:
-    """A consent line for a patient of a public, de-identified table: the terms of its release."""
-    terms = (
-        "active,GRU,,train;validate,public;nonprofit,never,*,genotype;drug;ehr,2009-01-01,2049-12-31,PUBLIC|PharmGKB"
-    )
-    return f"{person},{terms}"
 
 
 def without(table: Table, columns: Sequence[str]) -> Table:

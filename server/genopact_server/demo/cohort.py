@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from genopact_shared.recipes.dose_features import OUTCOME, RACES, SCHEMA
 from genopact_shared.recipes.equation import iwpc_weekly_dose
 from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Floats, Table
-from genopact_shared.recipes.variants import CONTIG_LENGTHS, VARIANTS
+from genopact_shared.recipes.variants import CONTIG_LENGTHS, VARIANTS, Variant
 
 RESIDUAL_SD = 1.1
 """Of sqrt(mg/week)."""
@@ -58,15 +58,11 @@ def generate(n: int, seed: int, mix: Sequence[float], shift: float = 0.0) -> Tab
     women, index, spread = np.array([_TABLES["body"][name] for name in RACES])[race].T
     height = rng.normal(women + 13 * sex, 7.0).clip(135, 210)
     weight = (rng.normal(index, spread).clip(16, 55) * (height / 100) ** 2).clip(35, 230)
-    columns: dict[str, Floats | Codes] = {
-        "age_decade": np.floor(rng.normal(64, 14, n).clip(18, 95) / 10),
-        "height_cm": height.round(1),
-        "weight_kg": weight.round(1),
-        "sex": sex.astype(np.int8),
-        "race": race.astype(np.int8),
-        **{name: (rng.random(n) < share).astype(np.int8) for name, share in _TABLES["flags"].items()},
-        **_genotypes(rng, race),
-    }
+    columns: dict[str, Floats | Codes] = {"age_decade": np.floor(rng.normal(64, 14, n).clip(18, 95) / 10)}
+    columns |= {"height_cm": height.round(1), "weight_kg": weight.round(1)}
+    columns |= {"sex": sex.astype(np.int8), "race": race.astype(np.int8)}
+    columns |= {name: (rng.random(n) < share).astype(np.int8) for name, share in _TABLES["flags"].items()}
+    columns |= _genotypes(rng, race)
     root = np.sqrt(iwpc_weekly_dose(Table(columns, n))) + shift + rng.normal(0, RESIDUAL_SD, n)
     columns[OUTCOME] = (np.round(root.clip(1.7, 12) ** 2 * 2) / 2).astype(np.float64)
     return Table(columns, n)
@@ -82,12 +78,13 @@ def write_site(folder: Path, hospital: Hospital, seed: int) -> Table:
     covariates = [column for column in has if not isinstance(column, Dosage)]
     texts = [_texts(column, truth, rng) for column in covariates]
     header = ("person", *(column.name for column in covariates))
-    _write_csv(folder / "covariates.csv", header, zip(people, *texts, strict=True))
-    called = [column for column in has if isinstance(column, Dosage)]
-    _write_vcf(folder / "genotypes.vcf.gz", people, {column: _calls(column, truth, rng) for column in called})
+    write_table(folder / "covariates.csv", zip(people, *texts, strict=True), header)
+    found = [(VARIANTS[each.rsid], _calls(each, truth, rng)) for each in has if isinstance(each, Dosage)]
+    found.sort(key=lambda pair: (pair[0].chrom, pair[0].positions["GRCh38"]))
+    write_vcf(folder / "genotypes.vcf.gz", people, (_vcf_line(*each) for each in found), CONTIG_LENGTHS["GRCh38"])
     answers = rng.choice(len(CONSENTS), truth.n, p=list(CONSENTS.values())).tolist()
     consents = ((person, *list(CONSENTS)[answer]) for person, answer in zip(people, answers, strict=True))
-    _write_csv(folder / "consent.csv", CONSENT_COLUMNS, consents)
+    write_table(folder / "consent.csv", consents, CONSENT_COLUMNS)
     return truth
 
 
@@ -107,10 +104,7 @@ def _genotypes(rng: Generator, race: NDArray[np.int64]) -> dict[str, Codes]:
 def _texts(column: Column, truth: Table, rng: Generator) -> list[str]:
     """Cells of one column; about 2 % of a feature's are empty."""
     values = truth.columns[column.name].tolist()
-    if isinstance(column, Choice):
-        texts = [column.levels[int(value)] for value in values]
-    else:
-        texts = [f"{value:g}" for value in values]
+    texts = [column.levels[int(value)] if isinstance(column, Choice) else f"{value:g}" for value in values]
     empty = rng.random(truth.n) < (0.02 if column.role == "feature" else 0.0)
     return ["" if gap else text for gap, text in zip(empty, texts, strict=True)]
 
@@ -123,21 +117,25 @@ def _calls(column: Dosage, truth: Table, rng: Generator) -> list[str]:
     return ["./." if gap else ("0/0", "0/1", "1/1")[copies] for gap, copies in zip(gaps, alternate, strict=True)]
 
 
-def _write_vcf(path: Path, people: Sequence[str], calls: Mapping[Dosage, list[str]]) -> None:
+def _vcf_line(site: Variant, calls: Sequence[str]) -> str:
+    fixed = f"chr{site.chrom}\t{site.positions['GRCh38']}\t{site.rsid}\t{site.ref}\t{site.alt}\t.\tPASS\t.\tGT"
+    return "\t".join([fixed, *calls])
+
+
+def write_vcf(path: Path, people: Iterable[str], rows: Iterable[str], lengths: Mapping[str, int]) -> None:
+    """Write lines under a header, compressed as tabix expects it. lengths: of contigs, whose names get `chr`."""
     import pysam
 
-    lines = ["##fileformat=VCFv4.2", '##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">']
-    lines += [f"##contig=<ID=chr{name},length={size}>" for name, size in CONTIG_LENGTHS["GRCh38"].items()]
-    lines.append("\t".join([*["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"], *people]))
-    sites = sorted(calls, key=lambda column: (VARIANTS[column.rsid].chrom, VARIANTS[column.rsid].positions["GRCh38"]))
-    for column in sites:
-        site = VARIANTS[column.rsid]
-        fixed = f"chr{site.chrom}\t{site.positions['GRCh38']}\t{site.rsid}\t{site.ref}\t{site.alt}\t.\tPASS\t.\tGT"
-        lines.append("\t".join((fixed, *calls[column])))
+    head = ["##fileformat=VCFv4.2", '##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">']
+    head += [f"##contig=<ID=chr{name},length={size}>" for name, size in lengths.items()]
+    head.append("\t".join(["#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT", *people]))
     with pysam.BGZFile(str(path), "wb", None) as file:
-        file.write("".join(line + "\n" for line in lines).encode())
+        file.write("".join(f"{line}\n" for line in (*head, *rows)).encode())
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def write_table(path: Path, rows: Iterable[Iterable[object]], head: Iterable[str] | None = None) -> None:
+    """Write cells with commas between them if the name ends in .csv, else with tabs."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+        writer = csv.writer(file, delimiter="," if path.suffix == ".csv" else "\t", lineterminator="\n")
+        writer.writerows([head] if head else [])
+        writer.writerows(rows)

@@ -1,15 +1,16 @@
 """The demo: four hospitals and a coordinator as real processes with TLS, from empty folders to a verified audit."""
 
+import csv
 import json
 import time
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from rich.console import Console
@@ -18,19 +19,23 @@ from rich.text import Text
 
 from genopact_server.coordinator import control
 from genopact_server.demo.cast import Cast, Player, policy
-from genopact_server.demo.compare import Row, compare, read_model
+from genopact_server.demo.compare import compare
 from genopact_server.demo.stage import COORDINATOR, SITE, Stage, free_ports, wait_until
 from genopact_server.folder import Folder
+from genopact_server.report.facts import read_model
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError
 from genopact_shared.terminal import bar
 
+COLUMNS = ("hospital", "patients", "35 mg for all", "alone", "federated", "pooled")
 Answer = TypeVar("Answer")
 
 
 @dataclass
 class Play:
-    """One performance in a folder; each method is a scene."""
+    """One performance in a folder; `scenes`: its methods in their order."""
+
+    scenes: ClassVar[tuple[str, ...]] = ("coordinator", "hospitals", "approvals", "training", "audit", "comparison")
 
     stage: Stage
     cast: Cast
@@ -52,19 +57,15 @@ class Play:
 
     def perform(self) -> dict[str, Any]:
         """All scenes in order; returns what the command line reports."""
-        self.coordinator()
-        self.hospitals()
-        self.approvals()
-        self.training()
-        self.audit()
-        self.comparison()
+        for scene in self.scenes:
+            getattr(self, scene)()
         self.result["seconds"] = round(time.monotonic() - self.began, 1)
         return self.result
 
     def coordinator(self) -> None:
         """A coordinator with its own certificate authority; its two processes come up."""
         address = f"127.0.0.1:{free_ports()}"
-        self.stage.run(COORDINATOR, "coordinator", "init", "hub", "--address", address, "--home", "hub")
+        self._hub("coordinator", "init", "hub", "--address", address)
         self.stage.serve("hub", COORDINATOR, "coordinator", "start", "--home", "hub")
         self.result["address"] = address
         self._say("coordinator", f"{address}, TLS, sign-in, no code ever sent")
@@ -78,22 +79,19 @@ class Play:
                 self.result.setdefault("consents", []).append(consented["changed"])
                 step(1)
         people, consents = sum(self.result["people"]), sum(self.result["consents"])
-        self._say(
-            "hospitals", f"{len(self.cast.players)}, {people} people from VCF and CSV, {consents} consents, all sealed"
-        )
+        count = len(self.cast.players)
+        self._say("hospitals", f"{count}, {people} people from VCF and CSV, {consents} consents, all sealed")
 
     def approvals(self) -> None:
         """One study file with everybody's keys; each hospital reads it and approves, or its policy refuses."""
         name = self._template()
         cards = [option for player in self.cast.players for option in ("--card", f"{player.name}/party.json")]
-        arguments = ("study", "compose", "template.yaml", *cards, "--out", "study.yaml", "--home", "hub")
-        self.result["study"] = self.stage.run(COORDINATOR, *arguments)["study"]
+        self.result["study"] = self._hub("study", "compose", "template.yaml", *cards, "--out", "study.yaml")["study"]
         answers = dict(zip((player.name for player in self.cast.players), self._each(self._approve), strict=True))
         approved = [name for name, answer in answers.items() if "file" in answer]
         refused = {name: answer for name, answer in answers.items() if "file" not in answer}
         self.result |= {"approved": approved, "refused": sorted(refused)}
-        paths = [f"approval-{name}-{site}.json" for site in approved]
-        self.stage.run(COORDINATOR, "study", "accept", "study.yaml", *paths, "--home", "hub")
+        self._hub("study", "accept", "study.yaml", *(f"approval-{name}-{site}.json" for site in approved))
         reasons = "".join(f"; {name} refused: {answer['detail']}" for name, answer in refused.items())
         self._say("study", f"{self.result['study'][:12]} approved by {', '.join(approved)}{reasons}")
 
@@ -117,7 +115,7 @@ class Play:
     def _sites(self) -> None:
         """Agents and links of those who approved come up."""
         paths = [f"{name}/party.json" for name in self.result["approved"]]
-        self.stage.run(COORDINATOR, "coordinator", "enrol", *paths, "--home", "hub")
+        self._hub("coordinator", "enrol", *paths)
         for name in self.result["approved"]:
             arguments = ("--address", self.result["address"], "--ca", "hub/tls/ca.pem", "--home", name)
             self.stage.serve(name, SITE, "start", *arguments, "--passphrase-file", "passphrase")
@@ -133,14 +131,12 @@ class Play:
         if (before, after) != (True, False):
             raise GenopactError("DEMO_FAILED", "the withdrawal did not take effect in the next round")
         self.result["withdrawn_in_next_round"] = False
-        self._say(
-            "opening",
-            f"the opened decision roots show the patient in round {self.pause}, not in round {self.pause + 1}",
-        )
+        shown = f"the opened decision roots show the patient in round {self.pause}, not in round {self.pause + 1}"
+        self._say("opening", shown)
 
     def verify(self) -> None:
         """The bundle, verified by a command that asks nobody."""
-        self.stage.run(COORDINATOR, "audit", "export", self.result["run"], "audit.zip", "--home", "hub")
+        self._hub("audit", "export", self.result["run"], "audit.zip")
         report = self.stage.run(COORDINATOR, "audit", "verify", "audit.zip", "--study", self.result["study"])
         self.result["audit"] = report["verdict"]
         self._say("audit", f"{report['verdict']}: {len(report['findings'])} findings, none against the study")
@@ -149,26 +145,29 @@ class Play:
         """The table, and the report with it."""
         run = self.folder / "hub" / "runs" / self.result["run"]
         shared = read_model(max(run.glob("model-*.safetensors")))
-        terms = {
-            name: self.folder / name / "runs" / self.result["run"] / "personal.safetensors"
-            for name in self.result["approved"]
-        }
-        personal = {name: read_model(path) for name, path in terms.items()}
+        terms = Path("runs", self.result["run"], "personal.safetensors")
+        personal = {name: read_model(self.folder / name / terms) for name in self.result["approved"]}
         train, test = ({p.name: getattr(p, part) for p in self.cast.players} for part in ("train", "test"))
         rows = compare(train, test, shared, personal)
-        self.result["rows"] = [vars(row) for row in rows]
-        self.console.print(grid(rows))
-        (self.folder / "comparison.json").write_text(json.dumps(self.result["rows"]), "utf-8")
-        report = self.folder / "report.html"
-        arguments = ("--out", str(report), "--extra", str(self.folder / "comparison.json"), "--home", "hub")
-        self.stage.run(COORDINATOR, "study", "report", self.result["run"], *arguments)
-        self.result["report"] = str(report)
+        told = [{key: "refused" if value is None else value for key, value in row.items()} for row in rows]
+        self.console.print(grid("Mean absolute error, mg/week, on held-out patients", COLUMNS, told, 2))
+        self._report(rows, "--extra", "comparison.json")
+
+    def _report(self, rows: list[dict[str, Any]], *extra: str) -> None:
+        """Keep the table, write the report."""
+        (self.folder / "comparison.json").write_text(json.dumps(rows), "utf-8")
+        self.result |= {"rows": rows, "report": str(self.folder / "report.html")}
+        self._hub("study", "report", self.result["run"], "--out", self.result["report"], *extra)
 
     def _each(self, scene: Callable[[Player], Answer]) -> Iterator[Answer]:
         """A scene at every hospital; first at one alone, which compiles and caches what the others then only load."""
         with ThreadPoolExecutor(2) as pool:
             yield scene(self.cast.players[0])
             yield from pool.map(scene, self.cast.players[1:])
+
+    def _hub(self, *arguments: str) -> dict[str, Any]:
+        """A command at the coordinator."""
+        return self.stage.run(COORDINATOR, *arguments, "--home", "hub")
 
     def _at(self, player: Player, *arguments: str, expect: int = 0) -> dict[str, Any]:
         """A command at a hospital that needs its keys."""
@@ -195,21 +194,14 @@ class Play:
         return online >= set(names)
 
     def _train(self, *arguments: str) -> dict[str, Any]:
-        return self.stage.run(COORDINATOR, "study", "run", "study.yaml", "--home", "hub", *arguments)
+        return self._hub("study", "run", "study.yaml", *arguments)
 
     def _consenting(self, player: Player) -> str:
         """The first person whose consent covers the study."""
-        lines = (player.folder / "consent.csv").read_text("utf-8").splitlines()
-        names = lines[0].split(",")
-        people = [dict(zip(names, line.split(","), strict=True)) for line in lines[1:]]
-        wide = (
-            p for p in people if p["status"] == "active" and p["permission"] in ("GRU", "HMB") and "train" in p["uses"]
-        )
-        return next(
-            p["person"]
-            for p in wide
-            if p["valid_until"] > "2030" and "genotype" in p["data"] and "nonprofit" in p["org_types"]
-        )
+        people = csv.DictReader((player.folder / "consent.csv").read_text("utf-8").splitlines())
+        wide = (p for p in people if p["status"] == "active" and p["permission"] in ("GRU", "HMB"))
+        fit = (p for p in wide if "train" in p["uses"] and "genotype" in p["data"] and "nonprofit" in p["org_types"])
+        return next(p["person"] for p in fit if p["valid_until"] > "2030")
 
     def _permitted(self, round_: int) -> bool:
         person = ("--person", self.result["leaver"])
@@ -221,15 +213,13 @@ class Play:
         self.console.print(Text.assemble((f"{scene:12}", "bold"), f" {text}", (f"  {seconds:.0f} s", "dim")))
 
 
-def grid(rows: list[Row]) -> Grid:
-    """The comparison as a table."""
-    table = Grid(title="Mean absolute error, mg/week, on held-out patients", title_justify="left")
-    for name in ("hospital", "patients", "35 mg for all", "alone", "federated", "pooled"):
+def grid(title: str, columns: Iterable[str], rows: Iterable[Mapping[str, Any]], digits: int) -> Grid:
+    """A comparison as a table."""
+    table = Grid(title=title, title_justify="left")
+    for name in columns:
         table.add_column(name, justify="left" if name == "hospital" else "right")
     for row in rows:
-        federated = "refused" if row.federated is None else f"{row.federated:.2f}"
-        figures = (f"{row.fixed:.2f}", f"{row.alone:.2f}", federated, f"{row.pooled:.2f}")
-        table.add_row(row.hospital, str(row.patients), *figures)
+        table.add_row(*(f"{value:.{digits}f}" if isinstance(value, float) else str(value) for value in row.values()))
     return table
 
 

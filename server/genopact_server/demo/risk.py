@@ -1,30 +1,28 @@
 """The demo's second study: the risk of a disease from the genotypes of a region, of generated people."""
 
-import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import yaml
-from rich.table import Table as Grid
 
-from genopact_server.demo.cast import Cast, Player
-from genopact_server.demo.compare import read_model
-from genopact_server.demo.play import Play
+from genopact_server.demo.cast import PRIVACY, Cast, Player
+from genopact_server.demo.compare import trained
+from genopact_server.demo.play import Play, grid
 from genopact_server.demo.rehearsal import Rehearsal
-from genopact_server.demo.stage import COORDINATOR, SITE
+from genopact_server.demo.stage import SITE
+from genopact_server.report.facts import read_model
 from genopact_server.simulate import HOSPITALS as SITES
 from genopact_server.simulate import Cohort, Design, cohort, write
 from genopact_shared.published import Published
 from genopact_shared.recipes import chosen
-from genopact_shared.recipes.protocol import Copies, Floats, Model, Table
-from genopact_shared.recipes.risk import RISK, RiskPlan
+from genopact_shared.recipes.protocol import Copies, Table
+from genopact_shared.recipes.risk import RISK
 from genopact_shared.study import load_study
 
 SEED, PEOPLE, HOSPITALS, MEGABASES, DENSITY = 2026, 2400, 3, 5.0, 300
-MANIFEST, STORE = "region.variants", "region-1"
+MANIFEST = "region.variants"
 COLUMNS = ("hospital", "held out", "published score", "alone", "federated", "pooled")
 
 
@@ -32,23 +30,11 @@ COLUMNS = ("hospital", "held out", "published score", "alone", "federated", "poo
 class RiskPlay(Play):
     """`Play` with genotypes, a public design and risk; nobody withdraws."""
 
+    scenes = ("region", "coordinator", "design", "hospitals", "approvals", "training", "verify", "comparison")
     recipe: str = "risk"
     sites: int = HOSPITALS
     quorum: int = 3
     made: Cohort | None = None
-
-    def perform(self) -> dict[str, Any]:
-        """All scenes in order."""
-        self.region()
-        self.coordinator()
-        self.design()
-        self.hospitals()
-        self.approvals()
-        self.training()
-        self.verify()
-        self.comparison()
-        self.result["seconds"] = round(time.monotonic() - self.began, 1)
-        return self.result
 
     def training(self) -> None:
         """All rounds; nobody withdraws."""
@@ -58,8 +44,7 @@ class RiskPlay(Play):
     def design(self) -> None:
         """The variant manifest, signed; the public design, made of panel and published associations."""
         sites = ("--name", "region", "--sites", "files/public/sites.tsv", "--build", "GRCh38")
-        built = self.stage.run(COORDINATOR, "manifest", "build", MANIFEST, *sites, "--home", "hub")
-        self.signer = str(built["signer"])
+        self.signer = str(self._hub("manifest", "build", MANIFEST, *sites)["signer"])
         super()._template()
         template = self.folder / "template.yaml"
         body = yaml.safe_load(template.read_text("utf-8"))
@@ -69,9 +54,7 @@ class RiskPlay(Play):
         counts = ("--patients", str(self.training_people), "--sites", str(self.sites))
         outputs = ("--out", "risk.design", "--study", "designed.yaml", "--manifest", MANIFEST)
         public = ("--panel", "files/public/panel", *gwas, *(("--mix", self.mix) if self.mix else ()))
-        found = self.stage.run(
-            COORDINATOR, "design", "build", "template.yaml", *public, *counts, *outputs, "--home", "hub"
-        )
+        found = self._hub("design", "build", "template.yaml", *public, *counts, *outputs)
         (self.folder / "designed.yaml").replace(template)
         self._say("design", f"{found['directions']} directions of the genotype to measure, from public data alone")
 
@@ -79,12 +62,9 @@ class RiskPlay(Play):
         """Files of hospitals and of the public."""
         self.made = cohort(Design(PEOPLE, SEED, HOSPITALS, MEGABASES, density=DENSITY))
         write(self.made, self.folder / "files")
-        names = [site.name for site in SITES[:HOSPITALS]]
-        nobody = Table({}, 0)
-        players = (
-            Player(name, self.folder / "files" / "hospitals" / name, nobody, nobody, vcf=False) for name in names
-        )
-        self.cast = replace(self.cast, players=tuple(players))
+        places, nobody = [self.folder / "files" / "hospitals" / site.name for site in SITES[:HOSPITALS]], Table({}, 0)
+        players = tuple(Player(place.name, place, nobody, nobody, vcf=False) for place in places)
+        self.cast = replace(self.cast, players=players)
         self._say("region", f"{PEOPLE} made-up people of three ancestries, {self.made.dosages.shape[1]} variants")
 
     @property
@@ -102,28 +82,17 @@ class RiskPlay(Play):
 
     def _found(self, player: Player) -> tuple[dict[str, Any], dict[str, Any]]:
         found = super()._found(player)
-        site = ("--home", player.name, "--passphrase-file", "passphrase")
         source = next(each for each in player.folder.glob("genotypes.*") if each.suffix in {".gz", ".bed"})
-        self.stage.run(
-            SITE, "import", str(source.relative_to(self.folder)), "--manifest", MANIFEST, "--signer", self.signer, *site
-        )
+        file = str(source.relative_to(self.folder))
+        self._at(player, "import", file, "--manifest", MANIFEST, "--signer", self.signer)
         self.stage.run(SITE, "design", "risk.design", "--home", player.name)
         return found
 
     def comparison(self) -> None:
         """AUC on the people whom each hospital holds out."""
         rows = self._rows()
-        self.result["rows"] = rows
-        grid = Grid(title="AUC on held-out patients", title_justify="left")
-        for name in COLUMNS:
-            grid.add_column(name, justify="left" if name == "hospital" else "right")
-        for row in rows:
-            grid.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
-        self.console.print(grid)
-        report = self.folder / "report.html"
-        self.stage.run(COORDINATOR, "study", "report", self.result["run"], "--out", str(report), "--home", "hub")
-        (self.folder / "comparison.json").write_text(json.dumps(rows), "utf-8")
-        self.result["report"] = str(report)
+        self.console.print(grid("AUC on held-out patients", COLUMNS, rows, 3))
+        self._report(rows)
 
     def _rows(self) -> list[dict[str, Any]]:
         from sklearn.linear_model import LogisticRegression
@@ -136,7 +105,7 @@ class RiskPlay(Play):
         tables = [self._table(made, made.hospital == at) for at in range(HOSPITALS)]
         with ThreadPoolExecutor(2) as pool:
             features = [found[0] for found in pool.map(plan.design.features, tables)]
-        pooled, rows = exact(plan, tables), []
+        pooled, rows = trained(plan, tables), []
         for name, table, x in zip((player.name for player in self.cast.players), tables, features, strict=True):
             held_out, y = table.codes("held_out") == 1, table.number("disease")
             own = LogisticRegression(C=np.inf, fit_intercept=False, max_iter=2000).fit(x[~held_out], y[~held_out])
@@ -159,16 +128,6 @@ class RiskRehearsal(Rehearsal, RiskPlay):
     """`RiskPlay` with agents in this process: the demo's first study shows them as processes."""
 
 
-def exact(plan: RiskPlan, tables: list[Table]) -> Model:
-    """The recipe on tables that lie side by side, without clip and noise."""
-    model = plan.initial()
-    for index in range(len(plan.steps)):
-        total: Floats = np.sum([plan.contribution(index, model, table).sum(axis=0) for table in tables], axis=0)
-        model = plan.advance(index, model, total)
-    return model
-
-
 def risk_cast() -> Cast:
     """Nobody yet; the region brings the hospitals."""
-    privacy = {"mode": "distributed", "epsilon_milli": 3000, "delta": "0.000001", "honest_minimum": 3}
-    return Cast((), "synthetic", privacy)
+    return Cast((), "synthetic", PRIVACY | {"honest_minimum": 3})

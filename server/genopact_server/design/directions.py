@@ -73,8 +73,7 @@ def uncertain(panel: Panel, found: Posterior, prior: tuple[Floats, Floats], mix:
     unknown = (1 - TRANSFER**2) * found.slab[own] + OWN * relative[own] / len(panel.sd)
     at = np.arange(len(own))
     covariance[:, at, :, at] += unknown[:, None, None] * between
-    lower = [np.linalg.cholesky(panel.linkage(k, block)) for k in range(size)]
-    factors = np.array(lower, dtype=np.float64)
+    factors = np.array([np.linalg.cholesky(panel.linkage(k, block)) for k in range(size)], dtype=np.float64)
     seen = np.sqrt(mix)[:, None, None] * factors  # the effects as a sum over patients of all ancestries shows them
     shown = np.einsum("kji,kjlm,lmn->kiln", seen, covariance, seen, optimize=True)
     flat = shown.reshape(size * len(own), -1)

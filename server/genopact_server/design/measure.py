@@ -46,12 +46,9 @@ def design(known: Known, budget: Budget, noise: float) -> Arrays:
     panel, blocks, mix = known.panel, known.blocks, known.mix
     variances = np.concatenate([block.variances for block in blocks])
     weights = water_filled(variances, budget)
-    ends = np.cumsum([0, *(len(block.variances) for block in blocks)])
-    axes = [
-        np.sqrt(weights[low:high])[:, None, None] * block.axes / np.sqrt(mix)[:, None]
-        for block, low, high in zip(blocks, ends, ends[1:], strict=False)
-    ]
-    axes = [each[weights[low:high] > 0] for each, low, high in zip(axes, ends, ends[1:], strict=False)]
+    ends = np.cumsum([len(block.variances) for block in blocks])[:-1]
+    parts = zip(np.split(weights, ends), blocks, strict=True)
+    axes = [(np.sqrt(own)[:, None, None] * each.axes / np.sqrt(mix)[:, None])[own > 0] for own, each in parts]
     norms = np.sqrt(np.sum([(each**2).sum(axis=(0, 2)) for each in axes], axis=0))
     axes = [np.swapaxes(each / norms[:, None], 0, 1) for each in axes]  # (K, d, v), each ancestry of norm 1
     arrays = _people(panel, known.found) | _blocks(panel, blocks, axes)

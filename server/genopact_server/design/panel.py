@@ -48,12 +48,9 @@ class Panel:
     @cached_property
     def frequency(self) -> Floats:
         """(K, V) of the effect allele by ancestry."""
-        rows = []
-        for k in range(len(self.names)):
-            own = self.dosages[self.ancestry == k]
-            seen = own >= 0
-            rows.append(np.where(seen, own, 0).sum(axis=0) / (2 * np.maximum(seen.sum(axis=0), 1)))
-        return np.array(rows)
+        groups = (self.dosages[self.ancestry == k] for k in range(len(self.names)))
+        counts = [(np.maximum(own, 0).sum(axis=0), np.maximum((own >= 0).sum(axis=0), 1)) for own in groups]
+        return np.array([copies / (2 * people) for copies, people in counts])
 
     @cached_property
     def sd(self) -> Floats:
@@ -118,8 +115,7 @@ def read_plink(prefix: Path) -> tuple[Codes, list[list[str]], list[list[str]]]:
 
 
 def _rows(path: Path) -> list[list[str]]:
-    lines = durable.read(path, "PANEL_INVALID").decode("utf-8", "replace").splitlines()
-    rows = [line.split() for line in lines]
+    rows = list(map(str.split, durable.read(path, "PANEL_INVALID").decode("utf-8", "replace").splitlines()))
     if not rows or any(len(row) != 6 for row in rows):
         raise GenopactError("PANEL_INVALID", f"{path}: six columns a line")
     return rows

@@ -1,7 +1,7 @@
 """Public inputs of a design, in the order of a variant manifest: a panel in PLINK files, associations, a score."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,11 +10,11 @@ import numpy as np
 from genopact_server.design.directions import TRANSFER
 from genopact_server.design.panel import Indices, Panel, blocks_of, read_plink
 from genopact_server.design.posterior import Evidence, Posterior
+from genopact_server.manifests import alleles
 from genopact_shared import durable
 from genopact_shared.alleles import contig
 from genopact_shared.errors import GenopactError
 from genopact_shared.manifest import VariantManifest
-from genopact_shared.recipes.protocol import Codes
 
 MEGABASE = 1_000_000
 CROWD, TRUST = 4, 0.6
@@ -33,14 +33,11 @@ def panel_of(prefix: Path, variants: VariantManifest) -> Panel:
         GenopactError: PANEL_INVALID.
     """
     copies, people, sites = read_plink(prefix)
-    here = {key: at for at, key in enumerate(_keys(variants))}
-    dosages = np.full((len(people), len(variants)), -1, np.int8)
-    for column, (chrom, _, _, pos, one, two) in enumerate(sites):
-        place = contig(chrom), int(pos) if pos.isdecimal() else 0
-        if (at := here.get((*place, two.upper(), one.upper()))) is not None:
-            dosages[:, at] = copies[:, column]
-        elif (at := here.get((*place, one.upper(), two.upper()))) is not None:
-            dosages[:, at] = _other(copies[:, column])
+    here, dosages = _places(variants), np.full((len(people), len(variants)), -1, np.int8)
+    for (chrom, _, _, pos, one, two), found in zip(sites, copies.T, strict=True):
+        at, sign = here.get((contig(chrom), int(pos) if pos.isdecimal() else 0, two.upper(), one.upper()), (None, 1))
+        if at is not None:
+            dosages[:, at] = found if sign == 1 else np.where(found < 0, -1, 2 - found)
     if (dosages >= 0).any(axis=0).mean() < LEAST_FOUND:
         raise GenopactError("PANEL_INVALID", "it lacks most variants of the manifest")
     names = sorted({row[0] for row in people})
@@ -55,20 +52,18 @@ def evidence_of(panel: Panel, variants: VariantManifest, tables: Mapping[str, Pa
     if unknown := set(tables) - set(panel.names):
         raise GenopactError("USAGE", f"the panel has no ancestry {', '.join(sorted(unknown))}")
     information, gradient = np.zeros(len(panel.names)), np.zeros((len(panel.names), len(variants)))
-    here = {key: at for at, key in enumerate(_keys(variants))}
+    here = _places(variants)
     for name, path in tables.items():
         k, squares, scores, crowd = panel.names.index(name), np.zeros(len(variants)), np.zeros(len(variants)), 0.0
         for row in _rows(path):
             try:
-                place = contig(row["CHROM"]), int(row["GENPOS"])
+                key = contig(row["CHROM"]), int(row["GENPOS"]), row["ALLELE0"].upper(), row["ALLELE1"].upper()
                 beta, se, n = float(row["BETA"]), float(row["SE"]), float(row["N"])
             except ValueError:
                 continue  # NA: a variant that was not tested
-            other, effect = row["ALLELE0"].upper(), row["ALLELE1"].upper()
-            straight = here.get((*place, other, effect))
-            at = straight if straight is not None else here.get((*place, effect, other))
+            at, sign = here.get(key, (None, 1))
             if at is not None and se > 0 and math.isfinite(beta):
-                squares[at], scores[at] = 1 / se**2, (beta if straight is not None else -beta) / se**2
+                squares[at], scores[at] = 1 / se**2, sign * beta / se**2
                 crowd = max(crowd, n)
         f = panel.frequency[k]
         common = (squares > 0) & (2 * f * (1 - f) > 0.05)
@@ -93,11 +88,14 @@ def known_score(panel: Panel, variants: VariantManifest) -> Posterior:
     return Posterior(mean, np.zeros((1, *mean.shape), np.float32), slab)
 
 
-def _keys(variants: VariantManifest) -> list[Key]:
-    """Contig, position, other allele, effect allele."""
-    alleles = zip(variants.ref, variants.alt, variants.effect, strict=True)
-    pairs = [(ref, alt) if effect == "alt" else (alt, ref) for ref, alt, effect in alleles]
-    return [(chrom, pos, *pair) for chrom, pos, pair in zip(variants.chrom, variants.pos.tolist(), pairs, strict=True)]
+def _places(variants: VariantManifest) -> dict[Key, tuple[int, int]]:
+    """(contig, position, other, effect allele) -> row, and 1, or -1 where the manifest counts the other allele."""
+    rows = list(zip(range(len(variants)), variants.chrom, variants.pos.tolist(), alleles(variants), strict=True))
+    found: dict[Key, tuple[int, int]] = {
+        (chrom, pos, effect, other): (at, -1) for at, chrom, pos, (other, effect) in rows
+    }
+    found.update({(chrom, pos, *pair): (at, 1) for at, chrom, pos, pair in rows})
+    return found
 
 
 def _contiguous(variants: VariantManifest) -> tuple[Indices, ...]:
@@ -110,14 +108,9 @@ def _contiguous(variants: VariantManifest) -> tuple[Indices, ...]:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     lines = durable.read(path, "SITES_MISSING").decode("utf-8", "replace").splitlines()
-    names = lines[0].split() if lines else []
+    names, *cells = [line.split() for line in lines] or [[]]
     if not set(COLUMNS) <= set(names):
         raise GenopactError("SITES_INVALID", f"{path}: the header names {', '.join(COLUMNS)}")
-    cells: Sequence[list[str]] = [line.split() for line in lines[1:]]
     if any(len(row) != len(names) for row in cells):
         raise GenopactError("SITES_INVALID", f"{path}: a line with another number of cells")
     return [dict(zip(names, row, strict=True)) for row in cells]
-
-
-def _other(copies: Codes) -> Codes:
-    return np.where(copies < 0, -1, 2 - copies).astype(np.int8)

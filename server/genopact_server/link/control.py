@@ -5,18 +5,13 @@ import io
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import httpx
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.proto.control_pb2 import (
-    ListNodesRequest,
-    ListRunsRequest,
-    RegisterNodeRequest,
-    StartRunRequest,
-    StopRunRequest,
-)
+from flwr.proto import control_pb2 as ask
 from flwr.proto.fab_pb2 import Fab
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.control.control_http_client import ControlHttpClient
@@ -26,18 +21,7 @@ from genopact_server.link.membership import Membership
 from genopact_shared.channel import http_errors
 from genopact_shared.errors import GenopactError, replacing
 
-_PROJECT = """\
-[project]
-name = "genopact-study"
-version = "1"
-
-[tool.flwr.app]
-publisher = "genopact"
-
-[tool.flwr.app.components]
-serverapp = "genopact_server.app:app"
-clientapp = "genopact_client.app:app"
-"""
+_PROJECT = Path(__file__).with_name("project.toml").read_bytes()
 
 
 @dataclass(frozen=True)
@@ -72,11 +56,10 @@ class Control:
     def register_site(self, name: str, public_key: bytes) -> int:
         """Bind a site name to its node's public key (PEM) for good; return the node's number. May be repeated."""
         pem = _normal(public_key)
-        known = {node.public_key: node.node_id for node in self._nodes()}
-        node_id = known.get(pem)
+        node_id = {node.public_key: node.node_id for node in self._nodes()}.get(pem)
         if node_id is None:
             with http_errors():
-                node_id = self._client.RegisterNode(RegisterNodeRequest(public_key=pem)).node_id
+                node_id = self._client.RegisterNode(ask.RegisterNodeRequest(public_key=pem)).node_id
         self._membership.add_site(name, pem, node_id)
         return node_id
 
@@ -86,7 +69,7 @@ class Control:
         content = bundle(study)
         fab = Fab(hash_str=hashlib.sha256(content).hexdigest(), content=content)
         with http_errors():
-            run_id = self._client.StartRun(StartRunRequest(fab=fab, federation=study_hash)).run_id
+            run_id = self._client.StartRun(ask.StartRunRequest(fab=fab, federation=study_hash)).run_id
         if not run_id:
             raise GenopactError("LINK_REFUSED", "no run was started")
         return run_id
@@ -94,12 +77,12 @@ class Control:
     def stop(self, run_id: int) -> None:
         """End a run; the courier's, not the training's."""
         with http_errors():
-            self._client.StopRun(StopRunRequest(run_id=run_id))
+            self._client.StopRun(ask.StopRunRequest(run_id=run_id))
 
     def status(self, run_id: int) -> str:
         """pending, starting, running, or how it finished: completed, failed, stopped."""
         with http_errors():
-            run = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
+            run = self._client.ListRuns(ask.ListRunsRequest(run_id=run_id)).run_dict[run_id]
         return str(run.status.sub_status or run.status.status)
 
     def sites(self) -> dict[str, bool]:
@@ -110,12 +93,12 @@ class Control:
 
     def _nodes(self) -> list[NodeInfo]:
         with http_errors():
-            return list(self._client.ListNodes(ListNodesRequest()).nodes_info)
+            return list(self._client.ListNodes(ask.ListNodesRequest()).nodes_info)
 
 
 def bundle(study: bytes) -> bytes:
     """The app bundle of a run: a project file, the study file and a table of contents; the same bytes every time."""
-    files = {"pyproject.toml": _PROJECT.encode(), "policies/study.yaml": study}
+    files = {"pyproject.toml": _PROJECT, "policies/study.yaml": study}
     lines = [f"{name},{hashlib.sha256(data).hexdigest()},{len(data) * 8}" for name, data in files.items()]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

@@ -14,19 +14,16 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_OBJECTS = ("push-object", "pull-object", "confirm-message-received", "push-messages", "pull-messages")
-FLEET = frozenset(
-    f"/v1/fleet/{name}"
-    for name in (*_OBJECTS, "activate-node", "deactivate-node", "send-node-heartbeat", "get-run", "get-fab")
-)
-CONTROL = frozenset(
-    f"/v1/control/{name}"
-    for name in ("start-run", "stop-run", "list-runs", "register-node", "unregister-node", "list-nodes")
-)
-RUNTIME = frozenset(
-    f"/v1/runtime/{name}"
-    for name in (*_OBJECTS, "acquire-task", "send-task-heartbeat", "pull-task-input", "push-task-output", "get-nodes")
-)
+_OBJECTS = "push-object pull-object confirm-message-received push-messages pull-messages"
+
+
+def _paths(api: str, names: str) -> frozenset[str]:
+    return frozenset(f"/v1/{api}/{name}" for name in names.split())
+
+
+FLEET = _paths("fleet", f"{_OBJECTS} activate-node deactivate-node send-node-heartbeat get-run get-fab")
+CONTROL = _paths("control", "start-run stop-run list-runs register-node unregister-node list-nodes")
+RUNTIME = _paths("runtime", f"{_OBJECTS} acquire-task send-task-heartbeat pull-task-input push-task-output get-nodes")
 _SMALL = 12 << 20
 _LARGE = LIMIT + (1 << 20)
 _KEY_HEADER = b"flwr-public-key"

@@ -141,26 +141,20 @@ class Host:
             runner.run(both())
 
 
-_UVICORN: dict[str, Any] = {
-    "log_config": None,
-    "access_log": False,
-    "server_header": False,
-    "date_header": False,
-    "timeout_keep_alive": 75,
-    "timeout_graceful_shutdown": 5,
-    "ws": "none",
-}
+_SILENT = dict.fromkeys(("access_log", "server_header", "date_header"), False)
+_UVICORN: dict[str, Any] = _SILENT | {"log_config": None, "ws": "none"}
+_UVICORN |= {"timeout_keep_alive": 75, "timeout_graceful_shutdown": 5}
 
 
 # Layers of Flower that do nothing without its enterprise plug-ins, or only for paths that the gate closes; each costs
 # every request a task. All that authenticate or translate stay.
-_IDLE = {
-    "ControlSensitiveResponseMiddleware",
-    "ControlLicenseMiddleware",
-    "RuntimeTracingMiddleware",
-    "ControlEventLogMiddleware",
-    "FleetEventLogMiddleware",
-}
+_IDLE = ("ControlSensitiveResponse", "ControlLicense", "RuntimeTracing", "ControlEventLog", "FleetEventLog")
+
+
+_UNUSED: dict[str, Any] = dict.fromkeys(("certificates", "ssl_ca_certfile", "artifact_provider", "fleet_api_address"))
+_UNUSED |= dict.fromkeys(("event_log_plugin", "fleet_event_log_plugin", "health_server_address"))
+_UNUSED |= dict.fromkeys(("insecure", "simulation", "enable_event_log", "runtime_dependency_install"), False)
+"""What the SuperLink could do besides."""
 
 
 def serve(config: HostConfig) -> None:
@@ -177,28 +171,18 @@ def _superlink(config: HostConfig) -> Asgi:
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     accounts, membership = config.accounts, config.membership
     settings = SuperLinkLifespanConfig(
+        **_UNUSED,
         control_address="",
-        health_server_address=None,
         host=config.host,
         port=config.port,
-        insecure=False,
-        certificates=None,
         superexec_auth_secret=config.secret,
         authn_plugin=SignIn(accounts),
-        event_log_plugin=None,
-        fleet_event_log_plugin=None,
-        enable_event_log=False,
-        artifact_provider=None,
         enable_supernode_auth=True,
         fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
-        fleet_api_address=None,
-        simulation=False,
-        ssl_ca_certfile=None,
         ssl_certfile=str(config.certificate),
         ssl_keyfile=str(config.private_key),
         database=str(config.state / "link.db"),
         isolation="process",
-        runtime_dependency_install=False,
     )
     with _creating:  # Flower looks the manager up in its own module; there is no parameter for it
         name = "get_federation_manager"
@@ -208,7 +192,8 @@ def _superlink(config: HostConfig) -> Asgi:
             app = superlink.create_app(settings, SuperLinkLifespan)
         finally:
             setattr(superlink, name, shipped)
-    app.user_middleware = [one for one in app.user_middleware if getattr(one.cls, "__name__", "") not in _IDLE]
+    idle = {f"{name}Middleware" for name in _IDLE}
+    app.user_middleware = [one for one in app.user_middleware if getattr(one.cls, "__name__", "") not in idle]
     looks = (get_protobuf_request, get_runtime_state, get_runtime_handlers, get_enable_supernode_auth)
     app.dependency_overrides.update({one: _inline(one) for one in looks})
     app.dependency_overrides[get_linkstate] = own_name_only

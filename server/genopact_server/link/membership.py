@@ -58,9 +58,8 @@ class Membership:
         site = Site(public_key=public_key.decode("ascii"), node_id=node_id)
         if registry.sites.get(name) == site:
             return
-        if name in registry.sites or any(
-            site.public_key == other.public_key or site.node_id == other.node_id for other in registry.sites.values()
-        ):
+        others = registry.sites.values()
+        if name in registry.sites or any(site.public_key == e.public_key or site.node_id == e.node_id for e in others):
             raise GenopactError("MEMBERSHIP_INVALID", f"{name}: name or key is taken")
         self._write(registry, sites={**registry.sites, name: site})
 

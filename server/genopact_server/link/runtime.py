@@ -7,30 +7,17 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 from flwr.app import ConfigRecord, Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID, SubStatus
 from flwr.common.serde import message_to_proto
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PushObjectRequest
+from flwr.proto import message_pb2, runtime_pb2
 from flwr.proto.node_pb2 import Node
-from flwr.proto.runtime_pb2 import (
-    AcquireTaskRequest,
-    GetNodesRequest,
-    PullAppMessagesRequest,
-    PullTaskInputRequest,
-    PushAppMessagesRequest,
-    PushTaskOutputRequest,
-    SendTaskHeartbeatRequest,
-)
 from flwr.supercore.constant import TaskType
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    iterate_object_tree,
-    no_object_id_recompute,
-)
+from flwr.supercore.inflatable import inflatable_object as inflatable
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, SuperExecAuthHttpInterceptor
 from flwr.supercore.protobuf.client import ProtobufClientInterceptor
@@ -55,7 +42,9 @@ def acquire(address: str, secret: bytes) -> str | None:
     """The token of the oldest waiting run, if there is one. Raises LINK_UNREACHABLE, LINK_SIGN_IN, LINK_REFUSED."""
     proof = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={"/flwr.proto.Runtime/AcquireTask"})
     with _client(address, proof) as client, http_errors():
-        return client.AcquireTask(AcquireTaskRequest(supported_task_types={TaskType.SERVER_APP})).token or None
+        return (
+            client.AcquireTask(runtime_pb2.AcquireTaskRequest(supported_task_types={TaskType.SERVER_APP})).token or None
+        )
 
 
 @dataclass
@@ -82,7 +71,7 @@ class RunGrid:
         self._ended, self._closed = threading.Event(), threading.Event()
         self._beat = threading.Thread(target=self._heartbeats, name="run-heartbeat", daemon=True)
         with http_errors():
-            task = self._client.PullTaskInput(PullTaskInputRequest())
+            task = self._client.PullTaskInput(runtime_pb2.PullTaskInputRequest())
         self.run_id, self.study = task.run.run_id, task.run.federation
         TaskIdentity.task_id, TaskIdentity.run_id = task.task_id, self.run_id
         TaskIdentity.node_id = task.context.node_id
@@ -92,7 +81,7 @@ class RunGrid:
         """End the run; only the code of an error is kept at the SuperLink."""
         status, details = (SubStatus.FAILED, error.code) if error else (SubStatus.COMPLETED, "")
         with suppress(GenopactError), http_errors():
-            self._client.PushTaskOutput(PushTaskOutputRequest(sub_status=status, details=details))
+            self._client.PushTaskOutput(runtime_pb2.PushTaskOutputRequest(sub_status=status, details=details))
 
     def close(self) -> None:
         """Stop keeping the run alive."""
@@ -103,32 +92,26 @@ class RunGrid:
     def get_node_ids(self) -> list[int]:
         """Numbers of the study's nodes that are online."""
         with self._speaking():
-            return [node.node_id for node in self._client.GetNodes(GetNodesRequest()).nodes]
+            return [node.node_id for node in self._client.GetNodes(runtime_pb2.GetNodesRequest()).nodes]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send; the result has an empty string for a message that the SuperLink will not deliver."""
         batch = list(messages)
-        with no_object_id_recompute(), self._speaking():
+        with inflatable.no_object_id_recompute(), self._speaking():
             for message in batch:
                 message.metadata.__dict__["_message_id"] = message.object_id
-            answer = self._client.PushMessages(
-                PushAppMessagesRequest(
-                    messages_list=[message_to_proto(remove_content_from_message(message)) for message in batch],
-                    message_object_trees=[get_object_tree(message) for message in batch],
-                )
-            )
-            objects = {key: value for message in batch for key, value in get_all_nested_objects(message).items()}
+            bare = [message_to_proto(remove_content_from_message(message)) for message in batch]
+            trees = [inflatable.get_object_tree(message) for message in batch]
+            pushed = runtime_pb2.PushAppMessagesRequest(messages_list=bare, message_object_trees=trees)
+            answer = self._client.PushMessages(pushed)
+            objects = {
+                key: value for message in batch for key, value in inflatable.get_all_nested_objects(message).items()
+            }
             # Records last: a node that has its record confirms the message, which ends the upload of the rest.
-            for object_id in sorted(
-                set(answer.objects_to_push), key=lambda one: isinstance(objects[one], ConfigRecord)
-            ):
-                request = PushObjectRequest(
-                    node=_SUPERLINK,
-                    run_id=self.run_id,
-                    object_id=object_id,
-                    object_content=objects[object_id].deflate(),
-                    session_id=answer.session_id,
-                )
+            order = sorted(set(answer.objects_to_push), key=lambda one: isinstance(objects[one], ConfigRecord))
+            about: dict[str, Any] = {"node": _SUPERLINK, "run_id": self.run_id, "session_id": answer.session_id}
+            for one, content in ((one, objects[one].deflate()) for one in order):
+                request = message_pb2.PushObjectRequest(**about, object_id=one, object_content=content)
                 if not self._client.PushObject(request).stored:
                     raise GenopactError("LINK_REFUSED", "request not stored")
         return list(answer.message_ids)
@@ -139,9 +122,9 @@ class RunGrid:
         self._arriving = {one: arrival for one, arrival in self._arriving.items() if one in wanted}
         with self._speaking():
             if announced := wanted - set(self._arriving):
-                answer = self._client.PullMessages(PullAppMessagesRequest(message_ids=announced))
+                answer = self._client.PullMessages(runtime_pb2.PullAppMessagesRequest(message_ids=announced))
                 for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
-                    ids = list(dict.fromkeys(item.object_id for item in iterate_object_tree(tree)))
+                    ids = list(dict.fromkeys(item.object_id for item in inflatable.iterate_object_tree(tree)))
                     metadata = proto.metadata
                     arrival = _Arrival(tree.object_id, metadata.reply_to_message_id, metadata.src_node_id, ids, {})
                     self._arriving[arrival.request_id] = arrival
@@ -151,7 +134,7 @@ class RunGrid:
     def _complete(self, arrival: _Arrival) -> Message | None:
         """Take what has been uploaded since; the message once that is all of it."""
         while arrival.missing:
-            request = PullObjectRequest(node=_SUPERLINK, run_id=self.run_id, object_id=arrival.missing[0])
+            request = message_pb2.PullObjectRequest(node=_SUPERLINK, run_id=self.run_id, object_id=arrival.missing[0])
             answer = self._client.PullObject(request)
             if not answer.object_found:  # the upload was given up: the request stays unanswered
                 arrival.missing.clear()
@@ -161,9 +144,8 @@ class RunGrid:
             arrival.objects[arrival.missing.pop(0)] = answer.object_content
         if arrival.message_id not in arrival.objects:
             return None
-        self._client.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(node=_SUPERLINK, run_id=self.run_id, message_object_id=arrival.message_id)
-        )
+        about: dict[str, Any] = {"node": _SUPERLINK, "run_id": self.run_id, "message_object_id": arrival.message_id}
+        self._client.ConfirmMessageReceived(message_pb2.ConfirmMessageReceivedRequest(**about))
         try:
             message = inflate_object_from_contents(arrival.message_id, arrival.objects)
         except (ValueError, KeyError, TypeError, RecursionError):  # whatever the site sent, it is no message
@@ -189,7 +171,7 @@ class RunGrid:
         while not self._closed.wait(_BEAT):
             try:
                 with http_errors():
-                    alive = self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
+                    alive = self._client.SendTaskHeartbeat(runtime_pb2.SendTaskHeartbeatRequest()).success
             except GenopactError as error:
                 alive = error.code != "LINK_SIGN_IN"
             if not alive:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from genopact_server.manifests import alleles
 from genopact_shared import durable
 from genopact_shared.alleles import contig
 from genopact_shared.errors import GenopactError
@@ -50,10 +51,10 @@ class Contributions:
 
     def by_variant(self) -> list[Row]:
         """A row a variant, the largest variance first."""
-        v, share = self.variants, self.variance / max(self.variance.sum(), 1e-300)
-        rows: list[Row] = []
+        v, pairs, rows = self.variants, alleles(self.variants), list[Row]()
+        share = self.variance / max(self.variance.sum(), 1e-300)
         for j in np.argsort(-share, kind="stable").tolist():
-            effect, other = (v.alt[j], v.ref[j]) if v.effect[j] == "alt" else (v.ref[j], v.alt[j])
+            other, effect = pairs[j]
             row: Row = {"chrom": v.chrom[j], "pos": str(v.pos[j]), "effect": effect, "other": other, "id": v.id[j]}
             row |= {"gene": self.genes[j], "block": v.block[j], "share": float(share[j])}
             for k, name in enumerate(self.groups):
@@ -81,15 +82,9 @@ class Contributions:
     def score_file(self, group: str) -> str:
         """A scoring file of one ancestry. Source: pgscatalog.org/downloads, format 2.0."""
         v, k = self.variants, self.groups.index(group)
-        head = [
-            "##format_version=2.0",
-            f"#genome_build={v.build}",
-            f"#variants_number={len(v)}",
-            "#weight_type=log(OR)",
-        ]
-        lines = [*head, "rsID\tchr_name\tchr_position\teffect_allele\tother_allele\teffect_weight"]
-        for j, weight in enumerate(self.found[k].tolist()):
-            effect, other = (v.alt[j], v.ref[j]) if v.effect[j] == "alt" else (v.ref[j], v.alt[j])
+        head = f"##format_version=2.0\n#genome_build={v.build}\n#variants_number={len(v)}\n#weight_type=log(OR)"
+        lines = [head, "rsID\tchr_name\tchr_position\teffect_allele\tother_allele\teffect_weight"]
+        for j, ((other, effect), weight) in enumerate(zip(alleles(v), self.found[k].tolist(), strict=True)):
             lines.append(f"{v.id[j]}\t{v.chrom[j]}\t{v.pos[j]}\t{effect}\t{other}\t{weight:.9g}")
         return "\n".join([*lines, ""])
 

@@ -26,8 +26,6 @@ from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.statements import Approval
 from genopact_shared.study import Study
 
-FEATURE_NAMES: Mapping[str, tuple[str, ...]] = {"dose": FEATURES}
-
 
 @dataclass(frozen=True, eq=False)
 class RunFacts:
@@ -83,8 +81,8 @@ class RunFacts:
         if "coefficients" not in self.models[-1]:
             return {}
         table = np.stack([model["coefficients"] for model in self.models])
-        course = self.plan.course
-        names = course.feature_names if isinstance(course, RiskPlan) else FEATURE_NAMES.get(self.plan.recipe.name, ())
+        course, dose = self.plan.course, self.plan.recipe.name == "dose"
+        names = course.feature_names if isinstance(course, RiskPlan) else FEATURES if dose else ()
         if len(names) != table.shape[1]:
             names = tuple(f"x{index}" for index in range(table.shape[1]))
         return {name: table[:, index].tolist() for index, name in enumerate(names)}
@@ -111,7 +109,7 @@ def read(run_folder: Path, study: Study) -> RunFacts:
     approvals = tuple(check_approval(text.encode(), study) for text in state.approvals.values())
     planned = {each.site: each.planned_cohort for each in approvals}
     plan = plan_of(study, planned, Published(run_folder.parent.parent / "published"))
-    models = tuple(_model(path) for path in sorted(run_folder.glob("model-*.safetensors"))[: state.round + 1])
+    models = tuple(read_model(path) for path in sorted(run_folder.glob("model-*.safetensors"))[: state.round + 1])
     # A site's log comes with its checkpoint before the entries.
     logs = {path.stem: len(unpack(path.read_bytes())) - 1 for path in sorted((run_folder / "sites").glob("*.log"))}
     checkpoint = _text(run_folder.parent.parent / "log" / "checkpoint")
@@ -130,7 +128,8 @@ def _rehearsal(path: Path, study: Study) -> Showing | None:
     return found
 
 
-def _model(path: Path) -> Model:
+def read_model(path: Path) -> Model:
+    """A model file."""
     return wire.unpack(path.read_bytes(), np.float64)
 
 

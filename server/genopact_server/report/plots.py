@@ -61,9 +61,7 @@ def coefficients(axes: "Axes", *, values: Mapping[str, float]) -> None:
         axes.plot([0, values[name]], [row, row], color=RULE, linewidth=2.5, solid_capstyle="round")
         axes.plot(values[name], row, "o", color=ACCENT, markersize=6)
     axes.axvline(0, color=MUTED, linewidth=0.8)
-    axes.set_yticks(range(len(names)), names, color=INK)
-    axes.grid(visible=False, axis="y")
-    axes.set_xlabel("coefficient in the shared model")
+    _name_rows(axes, names, "coefficient in the shared model")
 
 
 def trajectories(axes: "Axes", *, values: Mapping[str, Sequence[float]]) -> None:
@@ -71,15 +69,13 @@ def trajectories(axes: "Axes", *, values: Mapping[str, Sequence[float]]) -> None
     largest = sorted(values, key=lambda name: -abs(values[name][-1]))[:4]
     ends: list[float] = []
     for name, line in values.items():
-        strong = name in largest
-        axes.plot(line, color=ACCENT if strong else MUTED, linewidth=1.8 if strong else 0.7, alpha=1 if strong else 0.6)
+        colour, width, alpha = (ACCENT, 1.8, 1.0) if name in largest else (MUTED, 0.7, 0.6)
+        axes.plot(line, color=colour, linewidth=width, alpha=alpha)
     spread = max((abs(v) for line in values.values() for v in line), default=1.0) or 1.0
     for name in sorted(largest, key=lambda each: values[each][-1]):
         ends.append(max(values[name][-1], ends[-1] + 0.13 * spread) if ends else values[name][-1])
         axes.text(max(map(len, values.values())) - 0.9, ends[-1], name, color=INK, va="center")
-    _whole_ticks(axes, max(map(len, values.values())) - 1)
-    axes.set_xlabel("round")
-    axes.set_ylabel("coefficient")
+    _number_rounds(axes, max(map(len, values.values())) - 1, "coefficient")
 
 
 def burn_down(axes: "Axes", *, spent: Sequence[float], done: int, budget: float) -> None:
@@ -91,24 +87,19 @@ def burn_down(axes: "Axes", *, spent: Sequence[float], done: int, budget: float)
     axes.axhline(budget, color=SECOND, linewidth=1.2)
     axes.text(0, budget, f"budget {budget:.3g}", color=SECOND, va="bottom")
     axes.set_ylim(0, 1.15 * max(budget, *steps))
-    _whole_ticks(axes, len(steps) - 1)
-    axes.set_xlabel("round")
-    axes.set_ylabel("epsilon")
+    _number_rounds(axes, len(steps) - 1, "epsilon")
 
 
 def shown(axes: "Axes", *, bounds: Mapping[str, float], certified: float) -> None:
     """What an attacker could show, against what the plan promises."""
     names = list(bounds)[::-1]
-    axes.barh(names, [bounds[name] for name in names], height=0.5, color=ACCENT, alpha=0.85)
+    axes.barh(range(len(names)), [bounds[name] for name in names], height=0.5, color=ACCENT, alpha=0.85)
     for row, name in enumerate(names):
         axes.text(bounds[name], row, f"  {bounds[name]:.2f}", color=INK, va="center")
     axes.axvline(certified, color=SECOND, linewidth=1.6)
     axes.text(certified, len(names) - 0.6, f" certified {certified:.3g}", color=SECOND, va="bottom")
-    axes.set_xlim(0, 1.3 * max(certified, *bounds.values()))
-    axes.set_ylim(-0.5, len(names) - 0.2)
-    axes.tick_params(axis="y", labelcolor=INK)
-    axes.grid(visible=False, axis="y")
-    axes.set_xlabel("epsilon")
+    axes.set(xlim=(0, 1.3 * max(certified, *bounds.values())), ylim=(-0.5, len(names) - 0.2))
+    _name_rows(axes, names, "epsilon")
 
 
 def groups(axes: "Axes", *, values: Mapping[str, tuple[float, float]], unit: str, digits: int = 1) -> None:
@@ -122,11 +113,8 @@ def groups(axes: "Axes", *, values: Mapping[str, tuple[float, float]], unit: str
         colour = SECOND if name == "all" else ACCENT
         axes.errorbar(value, row, xerr=noise, fmt="o", color=colour, markersize=6, capsize=3, elinewidth=1.4)
         axes.annotate(f"{value:.{digits}f}", (value, row), (0, 7), textcoords="offset points", color=INK, ha="center")
-    axes.set_yticks(range(len(names)), names, color=INK)
-    axes.set_ylim(-0.5, len(names) - 0.3)
-    axes.set_xlim(left=0)
-    axes.grid(visible=False, axis="y")
-    axes.set_xlabel(unit)
+    _name_rows(axes, names, unit)
+    axes.set(xlim=(0, None), ylim=(-0.5, len(names) - 0.3))
 
 
 def comparison(axes: "Axes", *, rows: Mapping[str, Mapping[str, float]], unit: str) -> None:
@@ -141,11 +129,9 @@ def comparison(axes: "Axes", *, rows: Mapping[str, Mapping[str, float]], unit: s
         if points:
             style: dict[str, Any] = {"markersize": 12, "markeredgewidth": 2.2} if mark == "|" else {"markersize": 7}
             axes.plot(*zip(*points, strict=True), mark, color=colour, label=kind, zorder=2, **style)
-    axes.set_yticks(range(len(names)), [short(name) for name in names], color=INK)
     axes.set_ylim(-0.5, len(names) - 0.5)
-    axes.grid(visible=False, axis="y")
+    _name_rows(axes, [short(name) for name in names], short(unit, 70))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderpad=0, labelcolor=INK)
-    axes.set_xlabel(short(unit, 70))
 
 
 def calibration(axes: "Axes", *, points: Sequence[Mapping[str, float]], unit: str) -> None:
@@ -155,8 +141,7 @@ def calibration(axes: "Axes", *, points: Sequence[Mapping[str, float]], unit: st
     for point in points:
         bar: dict[str, Any] = {"yerr": point["error"], "capsize": 3} if "error" in point else {}
         axes.errorbar(point["predicted"], point["observed"], fmt="o", color=ACCENT, markersize=5, **bar)
-    axes.set_xlabel(f"predicted, {short(unit)}")
-    axes.set_ylabel(f"observed, {short(unit)}")
+    axes.set(xlabel=f"predicted, {short(unit)}", ylabel=f"observed, {short(unit)}")
 
 
 def manhattan(axes: "Axes", *, chrom: "NDArray[Any]", position: "NDArray[Any]", log10p: "NDArray[Any]") -> None:
@@ -164,21 +149,18 @@ def manhattan(axes: "Axes", *, chrom: "NDArray[Any]", position: "NDArray[Any]", 
     import numpy as np
 
     names = sorted(set(chrom.tolist()), key=lambda name: (0, int(name), "") if name.isdigit() else (1, 0, name))
-    start, middles, step = 0.0, [], log10p.max() / PIXELS
+    start, middles, top = 0.0, [], log10p.max()
     whole = sum(float(np.ptp(position[chrom == name])) for name in names)
     for at, name in enumerate(names):
         own = chrom == name
         x = start + (position[own] - position[own].min()).astype(float)
-        _, kept = np.unique(_cells(x, whole / PIXELS) + 1j * _cells(log10p[own], step), return_index=True)
-        axes.plot(x[kept], log10p[own][kept], ".", color=(ACCENT, MUTED)[at % 2], markersize=3)
+        axes.plot(*_thinned(x, log10p[own], whole, top), ".", color=(ACCENT, MUTED)[at % 2], markersize=3)
         middles.append((start + x.max()) / 2)
         start = x.max() + 0.01 * whole
     axes.axhline(GENOME_WIDE, color=SECOND, linewidth=1.0, linestyle=(0, (3, 3)))
     axes.set_xticks(middles, names)
     axes.grid(visible=False, axis="x")
-    axes.set_ylim(0, 1.08 * max(GENOME_WIDE, log10p.max()))
-    axes.set_xlabel("chromosome")
-    axes.set_ylabel("-log10 p")
+    axes.set(ylim=(0, 1.08 * max(GENOME_WIDE, top)), xlabel="chromosome", ylabel="-log10 p")
 
 
 def qq(axes: "Axes", *, log10p: "NDArray[Any]") -> None:
@@ -187,17 +169,19 @@ def qq(axes: "Axes", *, log10p: "NDArray[Any]") -> None:
 
     observed = np.sort(log10p)[::-1]
     expected = -np.log10((np.arange(len(observed)) + 0.5) / len(observed))
-    step = max(observed[0], expected[0]) / PIXELS
-    _, kept = np.unique(_cells(expected, step) + 1j * _cells(observed, step), return_index=True)
+    top = max(observed[0], expected[0])
     axes.plot([0, expected[0]], [0, expected[0]], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
-    axes.plot(expected[kept], observed[kept], ".", color=ACCENT, markersize=4)
-    axes.set_xlabel("expected -log10 p")
-    axes.set_ylabel("observed -log10 p")
+    axes.plot(*_thinned(expected, observed, top, top), ".", color=ACCENT, markersize=4)
+    axes.set(xlabel="expected -log10 p", ylabel="observed -log10 p")
 
 
-def _cells(values: "NDArray[Any]", size: float) -> "NDArray[Any]":
-    """The cell of each value."""
-    return (values // (size or 1.0)).astype(float)
+def _thinned(x: "NDArray[Any]", y: "NDArray[Any]", width: float, height: float) -> "tuple[NDArray[Any], NDArray[Any]]":
+    """One of the points in each cell of a picture so wide and high."""
+    import numpy as np
+
+    cells = x // (width / PIXELS or 1.0) + 1j * (y // (height / PIXELS or 1.0))
+    kept = np.unique(cells, return_index=True)[1]
+    return x[kept], y[kept]
 
 
 def short(text: str, most: int = 24) -> str:
@@ -205,14 +189,18 @@ def short(text: str, most: int = 24) -> str:
     return text if len(text) <= most else text[: most - 1] + "\u2026"
 
 
-PLOTS = {
-    plot.__name__: plot
-    for plot in (coefficients, trajectories, burn_down, shown, groups, comparison, calibration, manhattan, qq)
-}
+_PLOTS = (coefficients, trajectories, burn_down, shown, groups, comparison, calibration, manhattan, qq)
+PLOTS = {plot.__name__: plot for plot in _PLOTS}
 
 
-def _whole_ticks(axes: "Axes", last: int) -> None:
-    axes.set_xticks(range(0, last + 1, max(1, last // 10)))
+def _number_rounds(axes: "Axes", last: int, label: str) -> None:
+    axes.set(xticks=range(0, last + 1, max(1, last // 10)), xlabel="round", ylabel=label)
+
+
+def _name_rows(axes: "Axes", names: Sequence[str], label: str) -> None:
+    axes.set_yticks(range(len(names)), names, color=INK)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(label)
 
 
 def _svg(figure: "Figure", label: str) -> str:

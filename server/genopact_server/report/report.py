@@ -11,7 +11,7 @@ import numpy as np
 from genopact_server.audit.findings import LIMITS
 from genopact_server.report.facts import RunFacts, read
 from genopact_server.report.plots import PLOTS, draw
-from genopact_server.report.risk import quality
+from genopact_server.report.risk import RiskQuality, quality
 from genopact_shared import __version__, durable
 from genopact_shared.recipes import chosen
 from genopact_shared.recipes.dose import ERROR_BOUND_MG
@@ -19,15 +19,6 @@ from genopact_shared.recipes.protocol import GenotypeParameters, Table
 from genopact_shared.study import Study
 
 UNIT = {"dose": "mg/week", "dose-net": "mg/week"}
-MEANING = {
-    "dose": "Ridge regression of the square root of the weekly warfarin dose on twelve clinical and genetic features. "
-    "For research on starting doses of adults whose stable dose is sought; not for dosing a patient.",
-    "risk": "A logistic model of a disease on age, sex, ancestry and a polygenic score, whose weights "
-    "follow from published associations and one private sum over patients. For research on risk in groups.",
-    "gwas": "Association of one trait with each variant. For research only; an association is no cause.",
-    "pca": "Principal components of genotypes, on which each hospital projects its own patients. For research only.",
-    "dose-net": "A small neural network for the weekly warfarin dose from the same features. For research only.",
-}
 
 
 def write_report(run_folder: Path, study: Study, out: Path, extra: Mapping[str, Any] | None = None) -> None:
@@ -51,25 +42,23 @@ def write_report(run_folder: Path, study: Study, out: Path, extra: Mapping[str, 
     Raises:
         GenopactError: RUN_UNKNOWN, RUN_STATE_BROKEN.
     """
-    facts, more = read(run_folder, study), dict(extra or {})
-    durable.replace(out, render(facts, more).encode())
+    durable.replace(out, render(read(run_folder, study), extra or {}).encode())
 
 
 def render(facts: RunFacts, extra: Mapping[str, Any]) -> str:
     """The page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    here, risk = FileSystemLoader(Path(__file__).parent), quality(facts)
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["number"] = number
     return environment.get_template("template.html.j2").render(
-        study=facts.study, state=facts.state, facts=facts, extra=extra, steps=_steps(facts), plots=_plots(facts, extra),
-        unit=UNIT.get(facts.plan.recipe.name, ""), meaning=MEANING.get(facts.plan.recipe.name, ""),
-        unknown=_unknown_patient(facts), epsilon=_epsilon(facts), limits=LIMITS, versions=_versions(),
-        risk=quality(facts),
-        comparison=_comparison(extra), done=facts.state.stage == "done", planned=sum(facts.plan.planned.values()),
+        facts=facts, extra=extra, risk=risk, steps=_steps(facts), plots=_plots(facts, extra, risk),
+        unit=UNIT.get(facts.plan.recipe.name, ""), unknown=_unknown_patient(facts), epsilon=_epsilon(facts),
+        comparison=_comparison(extra), limits=LIMITS,
+        versions={"genopact": __version__, "Python": platform.python_version(), "NumPy": np.__version__},
     )  # fmt: skip
 
 
@@ -89,11 +78,8 @@ def _epsilon(facts: RunFacts) -> dict[str, float | None]:
     budget = facts.study.privacy.epsilon_milli
     if budget is None:
         return {"spent": math.inf, "plan": math.inf, "budget": None}
-    return {
-        "spent": math.ceil(1000 * facts.spent_now) / 1000,
-        "plan": math.ceil(1000 * facts.plan.epsilon) / 1000,
-        "budget": budget / 1000,
-    }
+    spent, plan = (math.ceil(1000 * each) / 1000 for each in (facts.spent_now, facts.plan.epsilon))
+    return {"spent": spent, "plan": plan, "budget": budget / 1000}
 
 
 def _steps(facts: RunFacts) -> list[dict[str, Any]]:
@@ -104,60 +90,56 @@ def _steps(facts: RunFacts) -> list[dict[str, Any]]:
         about = step.fact.model_dump()
         row = {"round": step.index + 1, "name": step.name, "noise": facts.noise(step), "masked": step.masked}
         row |= {key: about.get(key) for key in ("dims", "clip", "noise_multiplier", "sampling_rate", "steps")}
-        rows.append(
-            row | {"spent": spent, "attempts": attempts, "sites": told.get("sites", []), "seconds": told.get("seconds")}
-        )
+        row |= {"spent": spent, "attempts": attempts, "sites": told.get("sites", []), "seconds": told.get("seconds")}
+        rows.append(row)
     return rows
 
 
-def _plots(facts: RunFacts, extra: Mapping[str, Any]) -> dict[str, str]:
+def _plots(facts: RunFacts, extra: Mapping[str, Any], risk: RiskQuality | None) -> dict[str, str]:
     """The plots that there is data for; the others are empty."""
     plots, coefficients, unit = dict.fromkeys(PLOTS, ""), facts.coefficients, UNIT.get(facts.plan.recipe.name, "")
+
+    def show(name: str, label: str, height: float, **data: Any) -> None:
+        plots[name] = draw(name, label, (6.4, height), **data)
+
     if coefficients:
         last = {name: values[-1] for name, values in coefficients.items()}
-        plots["coefficients"] = draw("coefficients", "Coefficients", (6.4, 0.6 + 0.24 * len(last)), values=last)
-        plots["trajectories"] = draw("trajectories", "Coefficients by round", (6.4, 2.9), values=coefficients)
+        show("coefficients", "Coefficients", 0.6 + 0.24 * len(last), values=last)
+        show("trajectories", "Coefficients by round", 2.9, values=coefficients)
     if (budget := facts.study.privacy.epsilon_milli) is not None:
-        data = {"spent": facts.spent, "done": facts.state.round, "budget": budget / 1000}
-        plots["burn_down"] = draw("burn_down", "Epsilon used after each round", (6.4, 2.5), **data)
+        known = {"spent": facts.spent, "done": facts.state.round, "budget": budget / 1000}
+        show("burn_down", "Epsilon used after each round", 2.5, **known)
     if found := facts.rehearsal:
         bounds = {"whatever the noise": found.one_run}
         bounds |= {} if found.gaussian is None else {"noise of the stated shape": found.gaussian}
-        data = {"bounds": bounds, "certified": found.certified}
-        plots["shown"] = draw("shown", "Lower bounds on epsilon", (6.4, 0.9 + 0.45 * len(bounds)), **data)
+        show("shown", "Lower bounds on epsilon", 0.9 + 0.45 * len(bounds), bounds=bounds, certified=found.certified)
     if groups := _groups(facts):
-        height = 0.7 + 0.42 * len(groups)
-        plots["groups"] = draw("groups", "Error by reported race", (6.4, height), values=groups, unit=f"error, {unit}")
+        show("groups", "Error by reported race", 0.7 + 0.42 * len(groups), values=groups, unit=f"error, {unit}")
     if rows := _comparison(extra):
-        shown = {"rows": rows, "unit": str(extra.get("comparison_unit", f"mean absolute error, {unit}"))}
-        plots["comparison"] = draw("comparison", "Alone, federated, pooled", (6.4, 0.9 + 0.42 * len(rows)), **shown)
-    risk = quality(facts)
+        what = str(extra.get("comparison_unit", f"mean absolute error, {unit}"))
+        show("comparison", "Alone, federated, pooled", 0.9 + 0.42 * len(rows), rows=rows, unit=what)
     if risk and risk.aucs:
-        data = {"values": risk.aucs, "unit": "AUC", "digits": 2}
-        plots["groups"] = draw("groups", "AUC by ancestry", (6.4, 0.7 + 0.42 * len(risk.aucs)), **data)
+        show("groups", "AUC by ancestry", 0.7 + 0.42 * len(risk.aucs), values=risk.aucs, unit="AUC", digits=2)
     if points := extra.get("calibration") or (risk.points if risk else None):
-        told = {"points": points, "unit": str(extra.get("calibration_unit", "share of cases" if risk else unit))}
-        plots["calibration"] = draw("calibration", "Predicted and observed", (6.4, 3.4), **told)
+        what = str(extra.get("calibration_unit", "share of cases" if risk else unit))
+        show("calibration", "Predicted and observed", 3.4, points=points, unit=what)
     return plots
 
 
 def _groups(facts: RunFacts) -> dict[str, tuple[float, float]]:
     """Group -> mean absolute error and the standard deviation that the noise of its numerator gives it."""
     noise = next((facts.noise(step) for step in facts.plan.steps if step.name == "metrics"), None) or 0.0
-    measured = {name: row for name, row in facts.metrics.items() if "mae_mg" in row}
-    merged = len(facts.metrics) - 1
-    return {
-        name: (row["mae_mg"], ERROR_BOUND_MG * noise * math.sqrt(merged if name == "all" else 1) / row["patients"])
-        for name, row in measured.items()
-    }
+    merged, found = {"all": len(facts.metrics) - 1}, dict[str, tuple[float, float]]()
+    for name, row in facts.metrics.items():
+        if "mae_mg" in row:
+            found[name] = row["mae_mg"], ERROR_BOUND_MG * noise * math.sqrt(merged.get(name, 1)) / row["patients"]
+    return found
 
 
 def _comparison(extra: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Hospital -> its finite numbers."""
-    return {
-        str(row["hospital"]): {kind: value for kind, value in row.items() if _finite(value)}
-        for row in extra.get("comparison", ())
-    }
+    rows = extra.get("comparison", ())
+    return {str(row["hospital"]): {kind: value for kind, value in row.items() if _finite(value)} for row in rows}
 
 
 def _finite(value: object) -> bool:
@@ -171,7 +153,3 @@ def _unknown_patient(facts: RunFacts) -> dict[str, float]:
     prediction = facts.plan.recipe.predict(facts.models[-1], None, Table({}, 1))
     values: Sequence[Any] = (prediction.value, prediction.low, prediction.high)
     return dict(zip(("value", "low", "high"), (float(each[0]) for each in values), strict=True))
-
-
-def _versions() -> dict[str, str]:
-    return {"genopact": __version__, "Python": platform.python_version(), "NumPy": np.__version__}

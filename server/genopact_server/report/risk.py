@@ -35,15 +35,9 @@ def quality(facts: RunFacts) -> RiskQuality | None:
         return None
     nominal, table, size = course.parameters.nominal, facts.models[-1]["metrics"], course.parameters.ancestries
     spread = facts.noise(facts.plan.steps[-1]) or 0.0
-    metrics, error = (
-        course.metrics(facts.models[-1]),
-        errors(lambda again: course.metrics({"metrics": again}), table, spread),
-    )
-    return RiskQuality(
-        {name: row if _shown(row, error[name]) else {} for name, row in metrics.items()},
-        error,
-        calibration(table.reshape(-1, BINS, 2)[:size], nominal, spread),
-    )
+    error = errors(lambda again: course.metrics({"metrics": again}), table, spread)
+    metrics = {name: row if _shown(row, error[name]) else {} for name, row in course.metrics(facts.models[-1]).items()}
+    return RiskQuality(metrics, error, calibration(table.reshape(-1, BINS, 2)[:size], nominal, spread))
 
 
 def _shown(row: dict[str, float], error: dict[str, float]) -> bool:
@@ -56,10 +50,8 @@ def errors(measure: Callable[[Floats], Metrics], table: Floats, spread: float) -
 
     table: flat counts as released; spread: standard deviation of the noise in a cell.
     """
-    rng, redrawn = np.random.default_rng(0), list[Metrics]()
-    for _ in range(DRAWS):
-        again = rng.poisson(np.maximum(table, 0.0)) + rng.normal(0.0, spread, table.shape)
-        redrawn.append(measure(again))
+    rng, counts = np.random.default_rng(0), np.maximum(table, 0.0)
+    redrawn = [measure(rng.poisson(counts) + rng.normal(0.0, spread, table.shape)) for _ in range(DRAWS)]
     found: dict[str, dict[str, float]] = {}
     for group in redrawn[0]:
         measures = set.intersection(*(set(each[group]) for each in redrawn))

@@ -1,8 +1,6 @@
 """A simulated cohort as files: what each hospital has, what is public, and what only a simulation knows."""
 
-import csv
 import json
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.random import default_rng
 from numpy.typing import NDArray
-from scipy.special import log_ndtr
 
-from genopact_server.demo.cohort import CONSENT_COLUMNS, CONSENTS
-from genopact_server.simulate.haplotypes import ANCESTRIES, CHROMOSOME, LENGTH, Advance, Codes
+from genopact_server.association import HEADER, log10p
+from genopact_server.demo.cohort import CONSENT_COLUMNS, CONSENTS, write_table, write_vcf
+from genopact_server.simulate.haplotypes import ANCESTRIES, CHROMOSOME, LENGTH, Advance
 from genopact_server.simulate.people import HOSPITALS, Cohort
 from genopact_shared import __version__
 from genopact_shared.recipes.variants import CONTIG_LENGTHS
@@ -22,7 +20,7 @@ MISSING, AGELESS = 0.005, 0.01
 """Share of a hospital's calls, and of its people's ages."""
 COVARIATES = ("person", "age", "sex", "disease", "held_out")
 SITES = ("chrom", "pos", "id", "ref", "alt", "frequency", *(f"af_{name}" for name in ANCESTRIES))
-REGENIE = ("CHROM", "GENPOS", "ID", "ALLELE0", "ALLELE1", "A1FREQ", "N", "BETA", "SE", "CHISQ", "LOG10P")
+REGENIE = [name for name in HEADER.split() if name not in {"TEST", "EXTRA"}]
 _CALLS = np.frombuffer(b"\t0/0\t0/1\t1/1\t./.", np.uint32)
 """By copies of ALT; the last one, -1, is missing."""
 Texts = NDArray[np.str_]
@@ -40,13 +38,16 @@ def write(cohort: Cohort, folder: Path, advance: Advance = lambda _: None) -> di
     covariates = np.column_stack([people, ages, sexes, cohort.disease, cohort.held_out.astype(np.int8)])
     answers = rng.choice(np.array(list(CONSENTS)), len(people), p=list(CONSENTS.values()))
     consents = np.column_stack([people, answers])
+    fixed = ["chr" + "\t".join(site) + "\t.\tPASS\t.\tGT" for site in sites]
+    lengths = CONTIG_LENGTHS["GRCh38"] | {str(CHROMOSOME): LENGTH}
     for at, name in enumerate(about["hospitals"]):
         mine, place = cohort.hospital == at, folder / "hospitals" / name
         place.mkdir(parents=True)
-        _write(place / "covariates.csv", covariates[mine], COVARIATES)
-        _write(place / "consent.csv", consents[mine], CONSENT_COLUMNS)
+        write_table(place / "covariates.csv", covariates[mine], COVARIATES)
+        write_table(place / "consent.csv", consents[mine], CONSENT_COLUMNS)
         missing = rng.random((np.count_nonzero(mine), about["variants"])) < MISSING
-        _write_vcf(place / "genotypes.vcf.gz", people[mine], sites, np.where(missing, -1, cohort.dosages[mine]))
+        calls = (row.tobytes().decode() for row in _CALLS[np.where(missing, -1, cohort.dosages[mine]).T])
+        write_vcf(place / "genotypes.vcf.gz", people[mine], map(str.__add__, fixed, calls), lengths)
         advance(1)
     _write_public(folder / "public", cohort, sites)
     arrays = {name: value for name, value in vars(cohort).items() if isinstance(value, np.ndarray)}
@@ -62,16 +63,13 @@ def provenance(cohort: Cohort) -> dict[str, Any]:
     parts = {"people": cohort.hospital >= 0, "held_out": cohort.held_out, "cases": cohort.disease == 1}
     parts |= {name: cohort.ancestry == k for k, name in enumerate(ANCESTRIES)}
     used = ("numpy", "msprime") if cohort.design.method == "coalescent" else ("numpy",)
-    return {
-        "parameters": vars(cohort.design),
-        "versions": {"genopact": __version__, **{name: version(name) for name in used}},
-        "variants": cohort.dosages.shape[1],
-        "studied": {name: gwas.n for name, gwas in zip(ANCESTRIES, cohort.gwas, strict=True)},
-        "hospitals": {
-            site.name: {name: int(part[cohort.hospital == at].sum()) for name, part in parts.items()}
-            for at, site in enumerate(HOSPITALS[: cohort.design.hospitals])
-        },
-    }
+    versions = {"genopact": __version__} | {name: version(name) for name in used}
+    studied = {name: gwas.n for name, gwas in zip(ANCESTRIES, cohort.gwas, strict=True)}
+    hospitals = dict[str, dict[str, int]]()
+    for at, site in enumerate(HOSPITALS[: cohort.design.hospitals]):
+        hospitals[site.name] = {name: int(part[cohort.hospital == at].sum()) for name, part in parts.items()}
+    about = {"parameters": vars(cohort.design), "versions": versions, "variants": cohort.dosages.shape[1]}
+    return about | {"studied": studied, "hospitals": hospitals}
 
 
 def _sites(cohort: Cohort) -> Texts:
@@ -82,40 +80,19 @@ def _sites(cohort: Cohort) -> Texts:
     return np.column_stack([sites[:, :2], names, sites[:, 2:]])
 
 
-def _write_vcf(path: Path, people: Texts, sites: Texts, dosages: Codes) -> None:
-    """Compressed as tabix expects it. dosages: (people, V) copies of ALT, -1 missing."""
-    import pysam
-
-    lengths = CONTIG_LENGTHS["GRCh38"] | {str(CHROMOSOME): LENGTH}
-    head = ["##fileformat=VCFv4.2", '##FORMAT=<ID=GT,Number=1,Type=String,Description="Genotype">']
-    head += [f"##contig=<ID=chr{name},length={size}>" for name, size in lengths.items()]
-    head.append("#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\tFORMAT\t" + "\t".join(people))
-    fixed = ("chr" + "\t".join(site) + "\t.\tPASS\t.\tGT" for site in sites)
-    calls = (row.tobytes().decode() for row in _CALLS[dosages.T])
-    with pysam.BGZFile(str(path), "wb", None) as file:
-        file.write("".join(f"{line}\n" for line in (*head, *map(str.__add__, fixed, calls))).encode())
-
-
 def _write_public(folder: Path, cohort: Cohort, sites: Texts) -> None:
     folder.mkdir()
-    _write(folder / "panel.bim", ((chrom, name, 0, pos, alt, ref) for chrom, pos, name, ref, alt in sites))
+    write_table(folder / "panel.bim", ((chrom, name, 0, pos, alt, ref) for chrom, pos, name, ref, alt in sites))
     copies, groups = cohort.panel.T, np.array(ANCESTRIES)[cohort.panel_ancestry]
     bits = np.stack([copies == 0, copies < 2], axis=2).reshape(len(sites), -1)  # 0, 1, 2 copies of A1: 3, 2, 0
     packed = np.packbits(bits, axis=1, bitorder="little")
     (folder / "panel.bed").write_bytes(b"\x6c\x1b\x01" + packed.tobytes())
-    _write(folder / "panel.fam", ((of, f"panel-{at:05d}", 0, 0, 0, -9) for at, of in enumerate(groups, 1)))
-    shares = [copies[:, part].mean(axis=1) / 2 for part in (groups != "", *(groups == of for of in ANCESTRIES))]
-    _write(folder / "sites.tsv", np.column_stack([sites, *(np.strings.mod("%.6f", share) for share in shares)]), SITES)
+    write_table(folder / "panel.fam", ((of, f"panel-{at:05d}", 0, 0, 0, -9) for at, of in enumerate(groups, 1)))
+    parts = (groups != "", *(groups == of for of in ANCESTRIES))
+    shares = [np.strings.mod("%.6f", copies[:, part].mean(axis=1) / 2) for part in parts]
+    write_table(folder / "sites.tsv", np.column_stack([sites, *shares]), SITES)
     for of, gwas in zip(ANCESTRIES, cohort.gwas, strict=True):
-        z = gwas.beta / gwas.se
-        log10p = -(np.log(2) + log_ndtr(-np.abs(z))) / np.log(10)  # exact where p would be 0
-        numbers = (gwas.frequency, np.full(len(z), gwas.n), gwas.beta, gwas.se, z**2, log10p)
+        chisq = (gwas.beta / gwas.se) ** 2
+        numbers = (gwas.frequency, np.full(len(chisq), gwas.n), gwas.beta, gwas.se, chisq, log10p(chisq))
         cells = [np.strings.mod("%.8g", each) for each in numbers]
-        _write(folder / f"gwas-{of}.tsv", np.column_stack([sites, *cells]), REGENIE)
-
-
-def _write(path: Path, rows: Iterable[Iterable[object]], head: Iterable[str] | None = None) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="," if path.suffix == ".csv" else "\t", lineterminator="\n")
-        writer.writerows([head] if head else [])
-        writer.writerows(rows)
+        write_table(folder / f"gwas-{of}.tsv", np.column_stack([sites, *cells]), REGENIE)

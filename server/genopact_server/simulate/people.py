@@ -5,8 +5,10 @@ the share of people above a threshold is ill. Effects have heavy tails; those of
 so do those of the hospitals' trait and of the one that the public statistics are of.
 """
 
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -40,21 +42,13 @@ class Hospital(NamedTuple):
 
     name: str
     size: float
-    mix: tuple[float, float, float]
+    mix: Sequence[float]
     shift: float
     older: float
 
 
-HOSPITALS = (
-    Hospital("northgate", 5.0, (0.04, 0.92, 0.04), 0.00, 0.0),
-    Hospital("eastharbour", 3.4, (0.04, 0.28, 0.68), -0.15, -0.1),
-    Hospital("riverside", 3.2, (0.70, 0.24, 0.06), -0.25, -0.2),
-    Hospital("hillcrest", 2.0, (0.06, 0.90, 0.04), 0.30, 0.4),
-    Hospital("southfield", 3.6, (0.10, 0.85, 0.05), 0.10, 0.2),
-    Hospital("westbrook", 2.8, (0.36, 0.38, 0.26), -0.05, 0.0),
-    Hospital("lakeside", 2.2, (0.76, 0.18, 0.06), 0.15, -0.3),
-    Hospital("kingsferry", 1.6, (0.20, 0.44, 0.36), -0.35, 0.1),
-)
+_TEXT = files("genopact_server.simulate").joinpath("hospitals.toml").read_text("utf-8")
+HOSPITALS = tuple(Hospital(name, *row) for name, row in tomllib.loads(_TEXT).items())
 
 
 @checked(frozen=True)

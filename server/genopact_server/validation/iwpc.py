@@ -43,14 +43,11 @@ def load(folder: Path) -> Cohort:
     pairs = [(row, split) for row, split in zip(rows, frozen, strict=True) if split["eligible"] == "1"]
     rows, frozen = [row for row, _ in pairs], [split for _, split in pairs]
     names = [name for name in frozen[0] if name.startswith("site")]
-    return Cohort(
-        table=_table(rows),
-        sites=np.array([int(row["Project Site"]) for row in rows]),
-        person=np.array([row["PharmGKB Subject ID"] for row in rows]),
-        fold10=np.array([int(split["fold10"]) for split in frozen]),
-        splits=np.array([[int(split[name]) for name in names] for split in frozen]),
-        citation=citation,
-    )
+    sites = np.array([int(row["Project Site"]) for row in rows])
+    person = np.array([row["PharmGKB Subject ID"] for row in rows])
+    fold10 = np.array([int(split["fold10"]) for split in frozen])
+    splits = np.array([[int(split[name]) for name in names] for split in frozen])
+    return Cohort(_table(rows), sites, person, fold10, splits, citation)
 
 
 def write_csv(cohort: Cohort, rows: NDArray[np.bool_], out: Path) -> int:
