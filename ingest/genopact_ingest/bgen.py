@@ -9,7 +9,7 @@ Source: www.chg.ox.ac.uk/~gav/bgen_format, layout 2.
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -17,9 +17,11 @@ from typing import BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genopact_ingest.findings import refusal
 from genopact_ingest.pgen import Calls, in_steps, stacked
-from genopact_ingest.plink import BATCH, digest_of, refusal, regular, sample_names
+from genopact_ingest.plink import BATCH, digest_of, regular, sample_names
 from genopact_ingest.source import Called, Harmoniser, Record
+from genopact_shared.errors import replacing
 
 CERTAIN = 0.9
 _Read = tuple[NDArray[np.generic], NDArray[np.generic], NDArray[np.generic]]
@@ -145,13 +147,10 @@ def _with_rest(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([shares, rest], axis=-2)
 
 
-@contextmanager
-def _whole(variant: int | None = None) -> Iterator[None]:
+def _whole(variant: int | None = None) -> AbstractContextManager[None]:
     """Whatever goes wrong with the bytes is one refusal, with the variant's number."""
-    try:
-        yield
-    except (ValueError, IndexError, OSError, EOFError, MemoryError, struct.error, zlib.error) as error:
-        raise refusal("GENOTYPES_UNREADABLE", "(damaged, or not BGEN 1.2 or 1.3)", variant, ".bgen") from error
+    kinds = (ValueError, IndexError, OSError, EOFError, MemoryError, struct.error, zlib.error)
+    return replacing(kinds, refusal("GENOTYPES_UNREADABLE", "(damaged, or not BGEN 1.2 or 1.3)", variant, ".bgen"))
 
 
 def _take(file: BinaryIO, size: int) -> bytes:

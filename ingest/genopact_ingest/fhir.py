@@ -31,8 +31,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from genopact_ingest.findings import Fault, Finding, ImportRefusedError
-from genopact_ingest.plink import digest_of, refusal
+from genopact_ingest.findings import Fault, Finding, refusal, refuse
+from genopact_ingest.plink import digest_of
 from genopact_ingest.table import Covariates, array_of, cell
 from genopact_shared.recipes.protocol import Choice, Column, Dosage, Flag, Number, Table
 from genopact_shared.study import Frozen
@@ -120,8 +120,7 @@ def _rules(path: Path, schema: Sequence[Column]) -> Rules:
     ]
     outcomes = {column.name for column in schema if column.role == "outcome"}
     wrong += [Finding("COLUMN_MISSING", column=name) for name in outcomes - rules.columns.keys()]
-    if wrong:
-        raise ImportRefusedError(tuple(wrong))
+    refuse(wrong)
     return rules
 
 
@@ -222,8 +221,7 @@ class _Reader:
             if column.name in self._rules.columns:
                 said = [self._said.get((column.name, person), nothing) for person in self._people.values()]
                 arrays[column.name] = array_of(column, [cell(column, one.text, one.row, self.findings) for one in said])
-        if self.findings:
-            raise ImportRefusedError(tuple(self.findings))
+        refuse(self.findings)
         return Covariates(tuple(self._people), Table(arrays, len(self._people)), digest, self._notes)
 
 

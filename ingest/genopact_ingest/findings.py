@@ -1,5 +1,6 @@
 """What is wrong with a file: all of it at once, by place, never by person."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genopact_shared.errors import CATALOGUE, GenopactError
@@ -38,3 +39,14 @@ class ImportRefusedError(GenopactError):
     def __init__(self, findings: tuple[Finding, ...]) -> None:
         self.findings = findings
         super().__init__("IMPORT_REFUSED", f"{len(findings)} findings, the first: {findings[0]}")
+
+
+def refusal(code: str, detail: str = "", row: int | None = None, column: str = "") -> ImportRefusedError:
+    """The refusal of a file for one fault."""
+    return ImportRefusedError((Finding(code, detail, row, column),))
+
+
+def refuse(findings: Sequence[Finding]) -> None:
+    """Raises ImportRefusedError if there are findings."""
+    if findings:
+        raise ImportRefusedError(tuple(findings))

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from genopact_ingest import bgzf, genotypes
 from genopact_ingest.checks import Checks
-from genopact_ingest.findings import Fault, Finding, ImportRefusedError
+from genopact_ingest.findings import Fault, ImportRefusedError, refusal, refuse
 from genopact_ingest.genotypes import LineFault, Places
 from genopact_ingest.header import parse
 from genopact_ingest.source import Called, Harmoniser, Record
@@ -87,14 +87,13 @@ class VcfFile:
             with closing(bgzf.blocks(self._path)) as blocks:
                 self._binary = bytes(next(blocks, memoryview(b""))[:3]) == b"BCF"
             with closing(self._text(hashlib.sha256())) as text:
-                self._header, _ = _header(text)
+                self._header, _ = header_lines(text)
         except Fault as fault:
             raise _refusal(fault, 1) from fault
         header = checks.header(self._header) if checks else parse(self._header)
-        if header.findings:
-            raise ImportRefusedError(header.findings)
+        refuse(header.findings)
         if not header.samples:
-            raise ImportRefusedError((Finding("VCF_NO_SAMPLES", row=len(self._header)),))
+            raise refusal("VCF_NO_SAMPLES", row=len(self._header))
         self.samples, self.contigs = header.samples, header.contigs
         defined = header.formats.get("DS")
         self._dosages = defined.number if expected and defined and defined.number in {"1", "A"} else ""
@@ -113,7 +112,7 @@ class VcfFile:
         digest, number = hashlib.sha256(), 1
         try:
             with closing(self._text(digest)) as text:
-                header, rest = _header(text)
+                header, rest = header_lines(text)
                 if header != self._header:
                     raise Fault("VCF_CHANGED")
                 number += len(header)
@@ -157,8 +156,7 @@ class VcfFile:
             if passed in self._passed or self._passed.issuperset(passed.split(";")):
                 records.append(Record(chrom, int(pos), ref, alts))
                 lines.append(line)
-        if self._checks and self._checks.findings:
-            raise ImportRefusedError(self._checks.finish())
+        refuse(self._checks.finish() if self._checks else ())
         matches = harmoniser.match(records)
         self.notes.update(
             records=len(places.ends),
@@ -228,7 +226,7 @@ class VcfFile:
             called.expected[at] = genotypes.expected(hit.line, cells, where, haploid)
 
 
-def _header(text: Iterator[memoryview]) -> tuple[list[str], memoryview]:
+def header_lines(text: Iterator[memoryview]) -> tuple[list[str], memoryview]:
     """The lines up to #CHROM, and what follows them in their last chunk."""
     lines = list[str]()
     for chunk in text:

@@ -12,7 +12,7 @@ from genopact_client.commands.opening import schemas
 from genopact_client.site import Site
 from genopact_client.store.schema import facts
 from genopact_ingest.fhir import read_fhir
-from genopact_ingest.findings import Finding, ImportRefusedError
+from genopact_ingest.findings import Finding, refuse
 from genopact_ingest.panel import Calls, read_vcf
 from genopact_ingest.table import Covariates, read_table
 from genopact_shared import __version__
@@ -116,8 +116,7 @@ def _join(covariates: Covariates, calls: Sequence[Calls]) -> Table:
             conflicts = np.flatnonzero((stated >= 0) & (found >= 0) & (stated != found)).tolist()
             findings += [Finding("DOSAGE_CONFLICT", row=row + 2, column=name) for row in conflicts]
             columns[name] = np.where(found >= 0, found, stated)
-    if findings:
-        raise ImportRefusedError(tuple(findings))
+    refuse(findings)
     return Table(columns, covariates.table.n)
 
 
