@@ -48,11 +48,6 @@ class Form(NamedTuple):
     starts: NDArray[np.int64]
     counts: NDArray[np.int64]
 
-    @property
-    def calls(self) -> bool:
-        """Whether it has GT."""
-        return self.keys[0] == "GT"
-
 
 def form(text: str, formats: Mapping[str, Definition]) -> Form:
     """Of a FORMAT column.
@@ -70,9 +65,8 @@ def form(text: str, formats: Mapping[str, Definition]) -> Form:
         if found:
             raise Fault("VCF_RECORD", f"({detail})", "FORMAT")
     defined = [formats.get(key, TEXT) for key in keys]
-    starts = [
-        _CALL if key == "GT" else _STARTS.get(each.value, _STRING) for key, each in zip(keys, defined, strict=True)
-    ]
+    starts = [_STARTS.get(each.value, _STRING) for each in defined]
+    starts[0] = _CALL if keys[0] == "GT" else starts[0]
     counts = [_FREE if each == TEXT else _COUNTS.get(each.number, _FREE) for each in defined]
     return Form(keys, np.array(starts), np.array(counts))
 

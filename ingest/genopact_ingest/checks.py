@@ -103,7 +103,7 @@ class Checks:
             except Fault as fault:
                 self._keep(fault.at(number))
         form = self._forms[text]
-        return form is None or form.calls
+        return form is None or form.keys[0] == "GT"
 
     def _filter(self, number: int, text: str) -> None:
         names = text.split(";")

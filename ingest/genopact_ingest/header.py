@@ -54,15 +54,16 @@ class Header:
 
 def parse(lines: Sequence[str]) -> Header:
     """The header of its lines (without line ends), the last of which is the #CHROM line."""
-    found = _Parser()
+    first = _FORMAT_LINE.fullmatch(lines[0]) if lines else None
+    found = _Parser(max(1, int(first[1])) if first else 1)
+    if not first:
+        said = "(the first line is ##fileformat=VCFv4.x)" if any(lines) else "(the file is empty)"
+        found.findings.append(Finding("VCF_HEADER", said, 1, "fileformat"))
     if not any(lines):
-        found.findings.append(Finding("VCF_HEADER", "(the file is empty)", 1, "fileformat"))
         return found.header()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines[1:], 2):
         try:
-            if number == 1:
-                found.version_line(line)
-            elif number == len(lines) and line.startswith("#CHROM"):
+            if number == len(lines) and line.startswith("#CHROM"):
                 found.samples = sample_columns(line)
             else:
                 found.meta_line(line)
@@ -89,28 +90,17 @@ def sample_columns(line: str) -> tuple[str, ...]:
 class _Parser:
     """Takes a header line by line."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: int) -> None:
         self.findings: list[Finding] = []
-        self.version = 1
+        self.version = version
         self.samples: tuple[str, ...] = ()
         self._kept: dict[tuple[str, str], dict[str, str]] = {}
-        self._load()
-
-    def _load(self) -> None:
-        """The rules of this version."""
         self._lines: dict[str, dict[str, str]] = {}
         self._reserved: dict[str, dict[str, list[str]]] = {"INFO": {}, "FORMAT": {}}
-        for version in map(str, range(1, self.version + 1)):
-            self._lines |= RULES["lines"].get(version, {})
-            for kind, keys in RULES["reserved"].get(version, {}).items():
+        for each in map(str, range(1, version + 1)):
+            self._lines |= RULES["lines"].get(each, {})
+            for kind, keys in RULES["reserved"].get(each, {}).items():
                 self._reserved[kind] |= keys
-
-    def version_line(self, line: str) -> None:
-        match = _FORMAT_LINE.fullmatch(line)
-        if not match:
-            raise Fault("VCF_HEADER", "(the first line is ##fileformat=VCFv4.x)", "fileformat")
-        self.version = max(1, int(match[1]))
-        self._load()
 
     def meta_line(self, line: str) -> None:
         kind, equals, value = line.removeprefix("##").partition("=")
@@ -140,17 +130,11 @@ class _Parser:
 
     def header(self) -> Header:
         """What the lines said."""
-        definitions = {kind: dict(self._definitions(kind)) for kind in ("INFO", "FORMAT")}
-        contigs = {key: fields.get("length") for (kind, key), fields in self._kept.items() if kind == "contig"}
-        return Header(
-            self.version,
-            {key: int(length) if length else None for key, length in contigs.items()},
-            frozenset(key for kind, key in self._kept if kind == "FILTER"),
-            definitions["INFO"],
-            definitions["FORMAT"],
-            self.samples,
-            tuple(self.findings),
-        )
+        info, formats = (dict(self._definitions(kind)) for kind in ("INFO", "FORMAT"))
+        lengths = {key: fields.get("length") for (kind, key), fields in self._kept.items() if kind == "contig"}
+        contigs = {key: int(length) if length else None for key, length in lengths.items()}
+        filters = frozenset(key for kind, key in self._kept if kind == "FILTER")
+        return Header(self.version, contigs, filters, info, formats, self.samples, tuple(self.findings))
 
     def _definitions(self, kind: str) -> Iterator[tuple[str, Definition]]:
         for key, (number, *forms) in self._reserved[kind].items():

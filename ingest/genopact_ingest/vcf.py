@@ -8,7 +8,7 @@ Limits: VCF 4.0-4.5 (SAMtools/hts-specs).
 """
 
 import hashlib
-import subprocess
+import io
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -17,10 +17,10 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 from typing import IO, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genopact_ingest import bgzf, genotypes
 from genopact_ingest.checks import Checks
@@ -36,22 +36,13 @@ _BLOCKS = frozenset({"<NON_REF>", "<*>"})
 _TO_TEXT = "import sys, pysam.bcftools as b; b.view('--no-version', '-Ov', '-o', '-', sys.argv[1], catch_stdout=False)"
 
 
-class _Hits(NamedTuple):
-    """Matches of a chunk. line, row, allele: (k,) int64."""
-
-    line: NDArray[np.int64]
-    row: NDArray[np.int64]
-    allele: NDArray[np.int64]
-    alts: list[tuple[str, ...]]
-
-
 class _Hit(NamedTuple):
-    """One whose line is not plain; `keys` of its FORMAT."""
+    """A match: the line of its chunk, and of `Match` and `Record` what is read there."""
 
     line: int
+    row: int
     allele: int
     alts: tuple[str, ...]
-    keys: list[str]
 
 
 class VcfFile:
@@ -152,65 +143,50 @@ class VcfFile:
             alts = _alts(alt)
             if not plain:
                 forms[line] = form
-                self._look_at(line, number, form, chunk[places.cells[line] : places.ends[line] + 1], len(alts))
+                cells = chunk[places.cells[line] : places.ends[line] + 1]
+                if form == "GT":
+                    genotypes.calls(line, cells, np.zeros(len(alts) + 1, np.int8), 1, len(self.samples))
+                elif self._checks:
+                    self._checks.cells(number + line, form, cells[:-1], len(alts))
             if passed in self._passed or self._passed.issuperset(passed.split(";")):
                 records.append(Record(chrom, int(pos), ref, alts))
                 lines.append(line)
         refuse(self._checks.finish() if self._checks else ())
         matches = harmoniser.match(records)
-        self.notes.update(
-            records=len(places.ends),
-            not_pass=len(places.ends) - len(records),
-            matched=len({match.record for match in matches}),
-        )
-        if not matches:
-            return None
-        record, row, allele = zip(*matches, strict=True)
-        hits = _Hits(
-            np.array([lines[at] for at in record], np.int64),
-            np.array(row, np.int64),
-            np.array(allele, np.int64),
-            [records[at].alts for at in record],
-        )
-        return self._called(chunk, places, hits, forms)
+        whole, matched = len(places.ends), len({match.record for match in matches})
+        self.notes.update(records=whole, not_pass=whole - len(records), matched=matched)
+        hits = [_Hit(lines[record], row, allele, records[record].alts) for record, row, allele in matches]
+        return self._called(chunk, places, hits, forms) if hits else None
 
-    def _look_at(self, line: int, number: int, form: str, cells: memoryview, alts: int) -> None:
-        """The cells of a line that is not plain."""
-        if form == "GT":
-            genotypes.calls(line, cells, np.zeros(alts + 1, np.int8), 1, len(self.samples))
-        elif self._checks:
-            self._checks.cells(number + line, form, cells[:-1], alts)
-
-    def _called(self, chunk: memoryview, places: Places, hits: _Hits, forms: dict[int, str]) -> Called:
+    def _called(self, chunk: memoryview, places: Places, hits: list[_Hit], forms: dict[int, str]) -> Called:
         """forms: FORMAT of the lines that are not plain."""
-        shape, plain = (len(hits.row), len(self.samples)), places.plain[hits.line] == 1
+        line, row, allele = np.ascontiguousarray(np.array([hit[:3] for hit in hits], np.int64).T)
+        shape, plain = (len(hits), len(self.samples)), places.plain[line] == 1
         called = Called(
-            hits.row,
+            row,
             np.empty(shape, np.int8),
             np.full(shape, 255, np.uint8) if self._dosages else None,
             np.empty(shape, np.uint8) if self._phases else None,
             None if plain.all() else np.zeros(shape, np.bool_),
         )
-        effect, absent = np.where(hits.allele < 10, hits.allele, 15), [_absent(alts) for alts in hits.alts]
-        plan = np.stack([places.cells[hits.line], np.arange(len(plain)), effect, absent])[:, plain]
+        effect, absent = np.where(allele < 10, allele, 15), [_absent(hit.alts) for hit in hits]
+        plan = np.stack([places.cells[line], np.arange(len(plain)), effect, absent])[:, plain]
         haplotypes = np.empty((0, 0), np.uint8) if called.haplotypes is None else called.haplotypes
-        self.notes["half_calls"] += genotypes.plain_calls(
-            np.frombuffer(chunk, np.uint8), plan, called.dosages, haplotypes
-        )
+        data = np.frombuffer(chunk, np.uint8)
+        self.notes["half_calls"] += genotypes.plain_calls(data, plan, called.dosages, haplotypes)
         for at in np.flatnonzero(~plain).tolist():
-            line = int(hits.line[at])
-            cells = chunk[places.cells[line] : places.ends[line] + 1]
-            self._other(called, at, _Hit(line, int(hits.allele[at]), hits.alts[at], forms[line].split(":")), cells)
+            cells = chunk[places.cells[line[at]] : places.ends[line[at]] + 1]
+            self._other(called, at, hits[at], forms[hits[at].line].split(":"), cells)
         return replace(called, haploid=None) if called.haploid is not None and not called.haploid.any() else called
 
-    def _other(self, called: Called, at: int, hit: _Hit, cells: memoryview) -> None:
-        """Fills row `at`."""
-        keys, n, alts = hit.keys, len(self.samples), len(hit.alts)
+    def _other(self, called: Called, at: int, hit: _Hit, keys: list[str], cells: memoryview) -> None:
+        """Fills row `at` from a line that is not plain; `keys` of its FORMAT."""
+        n, alts = len(self.samples), len(hit.alts)
         dosages, haplotypes, haploid = np.full(n, -1, np.int8), np.zeros(n, np.uint8), np.zeros(n, np.bool_)
         if keys[0] == "GT":
             copies = [int(index == hit.allele) if real else -1 for index, real in enumerate(_real(hit.alts))]
-            calls = genotypes.calls(hit.line, cells, np.array(copies, np.int8), len(keys), n)
-            dosages, haplotypes, haploid, tally = calls
+            read = genotypes.calls(hit.line, cells, np.array(copies, np.int8), len(keys), n)
+            dosages, haplotypes, haploid, tally = read
             self.notes.update(dict(zip(genotypes.TALLY, tally.tolist(), strict=True)))
         elif called.expected is None or "DS" not in keys:
             raise LineFault(hit.line, "VCF_NO_GENOTYPES")
@@ -230,26 +206,21 @@ def header_lines(text: Iterator[memoryview]) -> tuple[list[str], memoryview]:
     """The lines up to #CHROM, and what follows them in their last chunk."""
     lines = list[str]()
     for chunk in text:
-        at, data = 0, bytes(chunk)
-        while at < len(data):
-            end = data.index(b"\n", at)
+        data = io.BytesIO(chunk)
+        for line in data:
             with replacing(UnicodeDecodeError, LineFault(len(lines), "VCF_UNREADABLE", "(not UTF-8)")):
-                line = data[at:end].decode()
-            if line.endswith("\r"):
-                raise LineFault(len(lines), "VCF_LINE_ENDS")
-            lines.append(line)
-            at = end + 1
-            if not line.startswith("##"):
-                return lines, memoryview(data)[at:]
+                lines.append(line.decode().removesuffix("\n"))
+            if line.endswith(b"\r\n"):
+                raise LineFault(len(lines) - 1, "VCF_LINE_ENDS")
+            if not line.startswith(b"##"):
+                return lines, data.getbuffer()[data.tell() :]
     return lines, memoryview(b"")
 
 
 def _as_text(path: Path) -> Generator[bgzf.Chunk]:
     """A BCF by htslib. What it says on stderr names samples and is dropped."""
     command = [sys.executable, "-I", "-c", _TO_TEXT, str(path)]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
+    with Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL) as process:
         try:
             while data := cast("IO[bytes]", process.stdout).read(_READ):
                 yield data, 0, len(data)
