@@ -226,18 +226,15 @@ class Sites:
 
     def _rows_of(self, contig: str, pos: int, readings: Sequence[Reading]) -> list[tuple[int, Reading]]:
         """The rows that are one of the readings, as it is written or normalised."""
-        found = dict[tuple[int, Reading], None]()
+        found, manifest = dict[tuple[int, Reading], None](), self._manifest
         for reading in readings:
             places = [(pos, reading.ref, reading.alt)]
             if self._reference and len(reading.ref) + len(reading.alt) > 2:
                 places.append(alleles.normalise(partial(self._reference.bases, contig), *places[0]))
             for place, *letters in places:
                 here = self._rows[contig].get(place, ())
-                found |= {
-                    (row, reading): None
-                    for row in here
-                    if [self._manifest.ref[row], self._manifest.alt[row]] == letters
-                }
+                fitting = [row for row in here if [manifest.ref[row], manifest.alt[row]] == letters]
+                found |= dict.fromkeys((row, reading) for row in fitting)
         return list(found)
 
     def _hit(self, row: int, reading: Reading, record: Record) -> tuple[int, int]:

@@ -82,12 +82,9 @@ def _flagged(flags: Iterable[Flags]) -> list[int]:
 def missing(figure: "Figure", quality: Quality) -> None:
     """Missing calls of people and of variants."""
     policy = quality.thresholds
-    both = (
-        ("people", quality.call_rate, policy.sample_call_rate),
-        ("variants", quality.called, policy.variant_call_rate),
-    )
-    for axes, (of, rate, least) in zip(figure.subplots(1, 2), both, strict=True):
-        limit = max(100 * (1 - least), 0.1)
+    least = {"people": policy.sample_call_rate, "variants": policy.variant_call_rate}
+    for axes, of, rate in zip(figure.subplots(1, 2), least, (quality.call_rate, quality.called), strict=True):
+        limit = max(100 * (1 - least[of]), 0.1)
         axes.hist(np.clip(100 * (1 - np.nan_to_num(rate)), 0, 4 * limit), np.linspace(0, 4 * limit, 41), color=ACCENT)
         axes.axvline(limit, color=BAD, linewidth=1.4)
         _logarithmic(axes)

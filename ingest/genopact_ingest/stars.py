@@ -124,15 +124,11 @@ def read_stars(source: Source, build: Build, *, all_sites: bool = False) -> Star
                 columns.append(_letter(found[place], reference, variant.alt))
             else:
                 absent.append(variant.name)
-                columns.append(_absent(n, 3 * (reference == variant.alt), called=complete))
+                dosage, carried = (-1, 0) if not complete else (2, 3) if reference == variant.alt else (0, 0)
+                columns.append(_Copies(np.full(n, dosage, np.int8), np.full(n, carried, np.uint8)))
             copies[variant.name] = columns[-1].dosages
         calls[gene.name] = gene.calls(*map(np.stack, zip(*columns, strict=True)))
     return Stars(source.samples, copies, calls, tuple(absent))
-
-
-def _absent(n: int, haplotypes: int, *, called: bool) -> _Copies:
-    dosage = haplotypes.bit_count() if called else -1
-    return _Copies(np.full(n, dosage, np.int8), np.full(n, haplotypes * called, np.uint8))
 
 
 def _letter(rows: dict[str, list[_Copies]], reference: str, wanted: str) -> _Copies:
@@ -142,14 +138,11 @@ def _letter(rows: dict[str, list[_Copies]], reference: str, wanted: str) -> _Cop
     """
     missing = np.any([each.dosages < 0 for each in chain(*rows.values())], axis=0)
     whole = {letters: each[0] for letters, each in rows.items()}
-    several = [each.dosages for each in rows[reference]]
-    rest = 2 * (len(several) - 1)
-    whole[reference] = _Copies(
-        (np.sum(several, axis=0) - rest).astype(np.int8),
-        np.bitwise_and.reduce([each.haplotypes for each in rows[reference]]),
-    )
+    several, carried = map(np.stack, zip(*rows[reference], strict=True))
+    copies = several.sum(axis=0) - 2 * (len(several) - 1)
+    whole[reference] = _Copies(copies.astype(np.int8), np.bitwise_and.reduce(carried))
     missing |= np.sum([each.dosages for each in whole.values()], axis=0) != 2
     missing |= any(len(each) > 1 for letters, each in rows.items() if letters != reference)
-    none = _Copies(np.zeros_like(several[0]), np.zeros_like(rows[reference][0].haplotypes))
+    none = _Copies(np.zeros_like(several[0]), np.zeros_like(carried[0]))
     dosages, haplotypes = whole.get(wanted, none)
     return _Copies(np.where(missing, np.int8(-1), dosages), np.where(missing, np.uint8(0), haplotypes))
