@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol, cast
 from isal import isal_zlib
 
 from genopact_ingest.findings import Fault
+from genopact_shared.errors import replacing
 
 MAX_LINE = 256 << 20
 END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
@@ -88,7 +89,7 @@ def whole_lines(chunks: Iterable[Chunk]) -> Generator[memoryview]:
 
 
 def _chunks(path: Path, digest: Digest) -> Generator[Chunk]:
-    try:
+    with replacing(_DAMAGED, Fault("VCF_CORRUPT")), replacing(OSError, Fault("VCF_UNREADABLE")):
         if not path.is_file():  # a pipe would block
             raise Fault("VCF_UNREADABLE", "(not a regular local file)")
         with path.open("rb") as file:
@@ -108,10 +109,6 @@ def _chunks(path: Path, digest: Digest) -> Generator[Chunk]:
                     if b"\0" in data:
                         raise Fault("VCF_UNREADABLE", "(neither text nor gzip)")
                     yield data, 0, len(data)
-    except _DAMAGED as error:
-        raise Fault("VCF_CORRUPT") from error
-    except OSError as error:
-        raise Fault("VCF_UNREADABLE") from error
 
 
 def _bgzf(file: BinaryIO, digest: Digest) -> Generator[Chunk]:

@@ -152,9 +152,7 @@ class Checks:
         if place > self._reach:
             self._alleles.clear()
             self._reach = place
-        for alt in alts:
-            if not alt.isalpha():
-                continue
+        for alt in filter(str.isalpha, alts):
             allele = (place, ref, alt.upper())
             if len(ref) > 1 or len(alt) > 1:
                 allele = _trimmed(*allele)

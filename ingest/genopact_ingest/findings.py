@@ -22,11 +22,11 @@ class Finding:
 
 
 class Fault(Exception):  # noqa: N818
-    """The fault of a cell or a line, on its way to a Finding."""
+    """The fault of a cell or a line, on its way to a Finding. `line`: of a chunk, from 0, where it is known."""
 
-    def __init__(self, code: str, detail: str = "", column: str = "") -> None:
+    def __init__(self, code: str, detail: str = "", column: str = "", line: int | None = None) -> None:
         super().__init__(code)
-        self.code, self.detail, self.column = code, detail, column
+        self.code, self.detail, self.column, self.line = code, detail, column, line
 
     def at(self, row: int | None, column: str = "") -> Finding:
         """The finding at a place."""

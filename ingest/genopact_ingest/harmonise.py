@@ -261,14 +261,12 @@ class Sites:
 
     def _compare_manifest(self, reference: Reference) -> None:
         """Some rows of the manifest against the reference. Raises VARIANT_BUILD."""
-        compared = differing = 0
-        for row in range(0, len(self._manifest), -(-len(self._manifest) // _COMPARED)):
-            chrom, pos = self._manifest.chrom[row], self._pos[row]
-            if chrom in reference.lengths:
-                compared += 1
-                differing += reference.bases(chrom, pos, pos + 1).decode() not in self._beginnings(row)
-        if differing > (DIFFERING if self._compared_manifest else DIFFERING_ARRAY) * compared:
-            raise Fault("VARIANT_BUILD", f"({differing} of {compared} rows of the manifest are not the reference's)")
+        chrom, pos = self._manifest.chrom, self._pos
+        rows = [row for row in range(0, len(pos), -(-len(pos) // _COMPARED)) if chrom[row] in reference.lengths]
+        letters = {row: reference.bases(chrom[row], pos[row], pos[row] + 1).decode() for row in rows}
+        differing = sum(letter not in self._beginnings(row) for row, letter in letters.items())
+        if differing > (DIFFERING if self._compared_manifest else DIFFERING_ARRAY) * len(rows):
+            raise Fault("VARIANT_BUILD", f"({differing} of {len(rows)} rows of the manifest are not the reference's)")
 
 
 def _others(called: Called, rows: list[int]) -> Called:

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from genopact_ingest import genotypes
 from genopact_ingest.bgzf import HEAD, lines
 from genopact_ingest.findings import Fault, ImportRefusedError, refusal
-from genopact_ingest.genotypes import LineFault
 from genopact_ingest.header import sample_columns
 from genopact_ingest.vcf import header_lines
 from genopact_shared.errors import GenopactError
@@ -76,7 +75,7 @@ def read_vcf(path: Path, wanted: Sequence[Dosage], build: Build | None = None) -
         with closing(lines(path, digest)) as text:
             header, rest = header_lines(text)
             if not header or not _FORMAT_LINE.fullmatch(header[0]):
-                raise LineFault(0, "VCF_HEADER", "(the first line is ##fileformat=VCFv4.x)")
+                raise Fault("VCF_HEADER", "(the first line is ##fileformat=VCFv4.x)", line=0)
             number = len(header)
             reader = _Reader(header, wanted, build)
             for chunk in chain([rest], text):
@@ -85,7 +84,7 @@ def read_vcf(path: Path, wanted: Sequence[Dosage], build: Build | None = None) -
                     reader.record(line)
         return Calls(reader.samples, reader.dosages, reader.build, digest.hexdigest(), reader.notes)
     except Fault as fault:
-        row = fault.line + 1 if isinstance(fault, LineFault) else number or None
+        row = number or None if fault.line is None else fault.line + 1
         raise ImportRefusedError((fault.at(row),)) from fault
     except (OSError, UnicodeDecodeError) as error:
         raise refusal("VCF_UNREADABLE", "(not UTF-8)" * isinstance(error, UnicodeDecodeError)) from error
@@ -147,7 +146,7 @@ class _Reader:
         copies = np.array([int(one == column.effect) if one in _BASES else -1 for one in alleles], np.int8)
         try:
             called = genotypes.calls(0, memoryview(cells), copies, form.count(":") + 1, len(self.samples))
-        except LineFault as fault:
+        except Fault as fault:
             raise Fault(fault.code, fault.detail, column.name) from fault
         dosages = np.where(called[2], np.int8(-1), called[0])  # a call of one allele is missing
         if passed not in {"PASS", "."}:

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genopact_ingest.findings import refusal
-from genopact_ingest.plink import BATCH, LETTERS, digest_of, lines, people, regular
+from genopact_ingest.plink import BATCH, LETTERS, LocalFiles, lines, people, regular
 from genopact_ingest.source import Called, Harmoniser, Match, Record
 from genopact_shared.errors import GenopactError, replacing
 
 
-class PgenFile:
+class PgenFile(LocalFiles):
     """A `Source` of hard calls, with expected dosages and phases where they are.
 
     Variants outside FILTER PASS are left out and counted in `notes`. A call with an allele that is not letters, such
@@ -43,11 +43,6 @@ class PgenFile:
         ends = np.cumsum([0, *(max(2, 1 + len(site.alts)) for site, _ in self._sites())], dtype=np.uintp)
         with _whole("(damaged, or of another .pvar or .psam)"):
             self._reader = PgenReader(bytes(path), len(self.samples), len(ends) - 1, None, ends)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of .pgen, .pvar and .psam, one after another."""
-        return digest_of(*self._paths)
 
     def batches(self, harmoniser: Harmoniser) -> Iterator[Called]:
         """As in `Source`; at most BATCH variants each."""

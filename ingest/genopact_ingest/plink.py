@@ -34,7 +34,18 @@ _OTHER = np.array([2, 1, 0, -1], np.int8)
 """Copies of the other allele; index -1 is the last, so missing stays missing."""
 
 
-class PlinkFile:
+class LocalFiles:
+    """Files that belong together, in their order."""
+
+    _paths: tuple[Path, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the files, one after another."""
+        return digest_of(*self._paths)
+
+
+class PlinkFile(LocalFiles):
     """A `Source` of hard calls without phases.
 
     Variants without a place (chromosome or position 0, or a negative one) and variants without an A2 are left out and
@@ -62,11 +73,6 @@ class PlinkFile:
             raise refusal("GENOTYPES_UNREADABLE", "(not a PLINK 1 file)", column=".bed")
         if path.stat().st_size != 3 + self._stride * sum(1 for _ in lines(self._paths[1])):
             raise refusal("PLINK_SIZE")
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of .bed, .bim and .fam, one after another."""
-        return digest_of(*self._paths)
 
     def batches(self, harmoniser: Harmoniser) -> Iterator[Called]:
         """As in `Source`; at most BATCH variants each."""

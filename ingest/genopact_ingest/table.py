@@ -188,24 +188,21 @@ def _value(column: Column, text: str) -> float:
             return _level(text, {level: code for code, level in enumerate(levels)})
         case Flag():
             return _level(text.lower(), _FLAGS)
-        case Dosage():
-            return _dosage(column, text)
+        case Dosage(
+            effect=effect, other=other
+        ):  # or a genotype such as A/G, on either strand if the letters tell which
+            if text in {"0", "1", "2"}:
+                return int(text)
+            if complement(effect) == other:
+                raise Fault("ALLELE_AMBIGUOUS", f"(count copies of forward-strand {effect})")
+            alleles = re.split(r"[/|]", text)
+            for one, two in (effect, other), (complement(effect), complement(other)):
+                if len(alleles) == 2 and set(alleles) <= {one, two}:
+                    return alleles.count(one)
+            raise Fault("ALLELE_UNKNOWN", f"(expected {effect} and {other}, or 0, 1, 2)")
 
 
 def _level(text: str, codes: dict[str, int]) -> int:
     if text not in codes:
         raise Fault("LEVEL_UNKNOWN", f"(known: {', '.join(codes)})")
     return codes[text]
-
-
-def _dosage(column: Dosage, text: str) -> int:
-    """0, 1, 2 or a genotype such as A/G, on either strand where the letters tell which."""
-    if text in {"0", "1", "2"}:
-        return int(text)
-    if complement(column.effect) == column.other:
-        raise Fault("ALLELE_AMBIGUOUS", f"(count copies of forward-strand {column.effect})")
-    alleles = re.split(r"[/|]", text)
-    for effect, other in (column.effect, column.other), (complement(column.effect), complement(column.other)):
-        if len(alleles) == 2 and set(alleles) <= {effect, other}:
-            return alleles.count(effect)
-    raise Fault("ALLELE_UNKNOWN", f"(expected {column.effect} and {column.other}, or 0, 1, 2)")

@@ -25,7 +25,7 @@ import numpy as np
 from genopact_ingest import bgzf, genotypes
 from genopact_ingest.checks import Checks
 from genopact_ingest.findings import Fault, ImportRefusedError, refusal, refuse
-from genopact_ingest.genotypes import LineFault, Places
+from genopact_ingest.genotypes import Places
 from genopact_ingest.header import parse
 from genopact_ingest.source import Called, Harmoniser, Record
 from genopact_shared.errors import replacing
@@ -137,9 +137,9 @@ class VcfFile:
             if self._checks:
                 self._checks.record(number + line, fields)
             if "<" in alt and not _BLOCKS.isdisjoint(alt.split(",")):
-                raise LineFault(line, "VCF_GVCF")
+                raise Fault("VCF_GVCF", line=line)
             if not (pos.isascii() and pos.isdigit() and len(pos) <= 10):
-                raise LineFault(line, "VCF_RECORD", "(POS)")
+                raise Fault("VCF_RECORD", "(POS)", line=line)
             alts = _alts(alt)
             if not plain:
                 forms[line] = form
@@ -189,7 +189,7 @@ class VcfFile:
             dosages, haplotypes, haploid, tally = read
             self.notes.update(dict(zip(genotypes.TALLY, tally.tolist(), strict=True)))
         elif called.expected is None or "DS" not in keys:
-            raise LineFault(hit.line, "VCF_NO_GENOTYPES")
+            raise Fault("VCF_NO_GENOTYPES", line=hit.line)
         called.dosages[at] = dosages
         if "PS" in keys:  # phases hold within a set, and sets are not compared
             haplotypes = np.where(dosages == 1, 0, haplotypes).astype(np.uint8)
@@ -208,10 +208,10 @@ def header_lines(text: Iterator[memoryview]) -> tuple[list[str], memoryview]:
     for chunk in text:
         data = io.BytesIO(chunk)
         for line in data:
-            with replacing(UnicodeDecodeError, LineFault(len(lines), "VCF_UNREADABLE", "(not UTF-8)")):
+            with replacing(UnicodeDecodeError, Fault("VCF_UNREADABLE", "(not UTF-8)", line=len(lines))):
                 lines.append(line.decode().removesuffix("\n"))
             if line.endswith(b"\r\n"):
-                raise LineFault(len(lines) - 1, "VCF_LINE_ENDS")
+                raise Fault("VCF_LINE_ENDS", line=len(lines) - 1)
             if not line.startswith(b"##"):
                 return lines, data.getbuffer()[data.tell() :]
     return lines, memoryview(b"")
@@ -233,7 +233,7 @@ def _as_text(path: Path) -> Generator[bgzf.Chunk]:
 
 def _refusal(fault: Fault, first: int) -> ImportRefusedError:
     """first: the number of the chunk's first line."""
-    return ImportRefusedError((fault.at(first + fault.line if isinstance(fault, LineFault) else None),))
+    return ImportRefusedError((fault.at(None if fault.line is None else first + fault.line),))
 
 
 @lru_cache(1024)

@@ -153,7 +153,8 @@ def quality(
 
     target = out or site.home / f"quality-{name}.html"
     with _opened(site, name) as rows, working("Counting"):
-        people = People(rows.rows, _recorded(site, rows.rows), batches=_labels(site, batches, rows.rows))
+        labels = _labels(site, batches, rows.rows) if batches else {}
+        people = People(rows.rows, _recorded(site, rows.rows), batches=labels)
         found = assess(chunks(rows), rows.variants, people)
         durable.replace(target, page(found, rows.variants, f"Quality of {name}").encode())
         if list(facts(COHORT_SUMMARY.schema)) == site.store.manifest()["columns"]:
@@ -264,9 +265,7 @@ def _recorded(site: Site, rows: NDArray[np.int64]) -> NDArray[np.int8]:
     return sexes
 
 
-def _labels(site: Site, path: Path | None, rows: NDArray[np.int64]) -> dict[str, list[str]]:
-    if path is None:
-        return {}
+def _labels(site: Site, path: Path, rows: NDArray[np.int64]) -> dict[str, list[str]]:
     wrong = GenopactError("USAGE", "--batches: a CSV in UTF-8 with a column person, one line a person")
     with replacing((OSError, ValueError, KeyError, csv.Error), wrong):
         with path.open(newline="", encoding="utf-8") as file:
