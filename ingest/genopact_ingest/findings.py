@@ -33,6 +33,12 @@ class Fault(Exception):  # noqa: N818
         return Finding(self.code, self.detail, row, column or self.column)
 
 
+def require(holds: object, code: str, detail: str = "", column: str = "") -> None:
+    """Raises a Fault unless something holds."""
+    if not holds:
+        raise Fault(code, detail, column)
+
+
 class ImportRefusedError(GenopactError):
     """A file is refused whole; `findings` says why."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, NamedTuple
 
-from genopact_ingest.findings import Fault, Finding
+from genopact_ingest.findings import Fault, Finding, require
 
 RULES: dict[str, Any] = tomllib.loads(resources.files("genopact_ingest").joinpath("vcf.toml").read_text("utf-8"))
 _COLUMNS = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"]
@@ -77,13 +77,11 @@ def parse(lines: Sequence[str]) -> Header:
 def sample_columns(line: str) -> tuple[str, ...]:
     """Sample names (NFC) of the #CHROM line, none in a file of sites. Fault VCF_HEADER, VCF_NO_SAMPLES, VCF_SAMPLES."""
     names = line.split("\t")
-    if names[:9] != _COLUMNS[: len(names[:9])] or len(names) < 8:
-        raise Fault("VCF_HEADER", "(the #CHROM line has other columns)", "#CHROM")
-    if len(names) == 9:
-        raise Fault("VCF_NO_SAMPLES", column="#CHROM")
+    usual = names[:9] == _COLUMNS[: len(names)] and len(names) >= 8
+    require(usual, "VCF_HEADER", "(the #CHROM line has other columns)", "#CHROM")
+    require(len(names) != 9, "VCF_NO_SAMPLES", column="#CHROM")
     samples = tuple(unicodedata.normalize("NFC", name.strip()) for name in names[9:])
-    if len(set(samples)) != len(samples) or not all(samples):
-        raise Fault("VCF_SAMPLES", column="#CHROM")
+    require(len(set(samples)) == len(samples) and all(samples), "VCF_SAMPLES", column="#CHROM")
     return samples
 
 
@@ -103,16 +101,13 @@ class _Parser:
                 self._reserved[kind] |= keys
 
     def meta_line(self, line: str) -> None:
-        kind, equals, value = line.removeprefix("##").partition("=")
-        if not line.startswith("##") or not kind:
-            raise Fault("VCF_HEADER", "(a header line starts with ## and a key)", "##")
-        if not equals or not value:
-            known = kind in _NAMED or kind in self._lines
-            raise Fault("VCF_HEADER", "(not of the form ##key=value)", kind if known else "##")
-        if kind in {"assembly", "pedigreeDB"} and not _URL.fullmatch(value):
-            raise Fault("VCF_HEADER", "(not a URL)", kind)
-        if kind == "fileformat":
-            raise Fault("VCF_HEADER", "(a second version)", kind)
+        kind, _, value = line.removeprefix("##").partition("=")
+        require(line.startswith("##") and kind, "VCF_HEADER", "(a header line starts with ## and a key)", "##")
+        known = kind in _NAMED or kind in self._lines
+        require(value, "VCF_HEADER", "(not of the form ##key=value)", kind if known else "##")
+        sound = kind not in {"assembly", "pedigreeDB"} or _URL.fullmatch(value)
+        require(sound, "VCF_HEADER", "(not a URL)", kind)
+        require(kind != "fileformat", "VCF_HEADER", "(a second version)", kind)
         if rule := self._lines.get(kind):
             self._keep(kind, _fields(kind, value, rule, ordered=self.version < 4 and "Description" in rule))
 
@@ -120,13 +115,12 @@ class _Parser:
         key = fields.get("ID", "")
         if kind in self._reserved and (reserved := self._reserved[kind].get(key)):
             for name, expected in zip(("Number", "Type"), reserved, strict=False):
-                given = f"{key} {name}={fields[name]}"
-                if expected not in {"", fields[name]} and given not in RULES["tolerated"][kind]:
-                    raise Fault("VCF_HEADER", f"({name} is {expected} in the specification)", f"{kind}/{key}")
+                fits = expected in {"", fields[name]} or f"{key} {name}={fields[name]}" in RULES["tolerated"][kind]
+                require(fits, "VCF_HEADER", f"({name} is {expected} in the specification)", f"{kind}/{key}")
         before = self._kept.setdefault((kind, key), fields)
         both = [name for name in ("Number", "Type", "length") if name in before and name in fields]
-        if any(before[name] != fields[name] for name in both):
-            raise Fault("VCF_HEADER", "(defined twice, differently)", kind)
+        alike = all(before[name] == fields[name] for name in both)
+        require(alike, "VCF_HEADER", "(defined twice, differently)", kind)
 
     def header(self) -> Header:
         """What the lines said."""
@@ -150,22 +144,20 @@ def _fields(kind: str, value: str, rule: dict[str, str], *, ordered: bool) -> di
     """Of a structured line, checked."""
     body, fields, at = value[1:-1], dict[str, str](), 0
     while match := _FIELD.match(body, at):
-        if match[1] in fields:
-            raise Fault("VCF_HEADER", "(a field twice)", kind)
+        require(match[1] not in fields, "VCF_HEADER", "(a field twice)", kind)
         fields[match[1]], at = match[2], match.end()
         if at == len(body):
             break
-    if value[0] + value[-1] != "<>" or at != len(body) or not fields:
-        raise Fault("VCF_HEADER", "(not of the form <key=value,...>, or a quotation mark is not closed)", kind)
+    whole = value[0] + value[-1] == "<>" and at == len(body) and fields
+    require(whole, "VCF_HEADER", "(not of the form <key=value,...>, or a quotation mark is not closed)", kind)
     names = {name.rstrip("?"): name for name in rule if name != "*"}
     for name, marked in names.items():
-        if name not in fields and name == marked:
-            raise Fault("VCF_HEADER", f"({name} is missing)", kind)
+        require(name in fields or name != marked, "VCF_HEADER", f"({name} is missing)", kind)
     patterns = ((name, rule.get(names.get(name, "*"))) for name in fields)
     if wrong := [name for name, pattern in patterns if pattern and not re.fullmatch(pattern, fields[name])]:
         said = ", ".join(name if name in names else "a value" for name in wrong)
         key = f"/{fields.get('ID')}" * (kind in {"INFO", "FORMAT"} and "ID" not in wrong)
         raise Fault("VCF_HEADER", f"(malformed: {said})", kind + key)
-    if ordered and [name for name in fields if name in names] != [name for name in names if name in fields]:
-        raise Fault("VCF_HEADER", f"(the fields are in another order than {', '.join(names)})", kind)
+    alike = [name for name in fields if name in names] == [name for name in names if name in fields]
+    require(alike or not ordered, "VCF_HEADER", f"(the fields are in another order than {', '.join(names)})", kind)
     return fields

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from genopact_ingest import genotypes
 from genopact_ingest.bgzf import HEAD, lines
-from genopact_ingest.findings import Fault, ImportRefusedError, refusal
+from genopact_ingest.findings import Fault, ImportRefusedError, refusal, require
 from genopact_ingest.header import sample_columns
 from genopact_ingest.vcf import header_lines
 from genopact_shared.errors import GenopactError
@@ -104,8 +104,7 @@ class _Reader:
 
     def __init__(self, header: list[str], wanted: Sequence[Dosage], build: Build | None) -> None:
         self.samples, self.notes = sample_columns(header[-1]), Counter[str]()
-        if not self.samples:
-            raise Fault("VCF_NO_SAMPLES")
+        require(self.samples, "VCF_NO_SAMPLES")
         self.build = _build({match[1]: int(match[2]) for match in map(_CONTIG.match, header) if match}, build)
         self.dosages: dict[str, NDArray[np.int8]] = {}
         self._wanted = {column.rsid: column for column in wanted}
@@ -114,8 +113,7 @@ class _Reader:
 
     def record(self, line: str) -> None:
         """One line without its end."""
-        if line.endswith("\r"):
-            raise Fault("VCF_LINE_ENDS")
+        require(not line.endswith("\r"), "VCF_LINE_ENDS")
         if line.count("\t") != 8 + len(self.samples):
             raise Fault("VCF_RECORD", f"(expected {9 + len(self.samples)} fields)")
         match = _SITE.match(line)
@@ -135,10 +133,8 @@ class _Reader:
         if len(ref) > 1:
             self.notes["other_records"] += 1  # a deletion that starts here says nothing about the substitution
             return
-        if column.name in self.dosages:
-            raise Fault("VCF_TWICE", column=column.name)
-        if form.split(":")[0] != "GT":
-            raise Fault("VCF_NO_GENOTYPES", column=column.name)
+        require(column.name not in self.dosages, "VCF_TWICE", column=column.name)
+        require(form.split(":")[0] == "GT", "VCF_NO_GENOTYPES", column=column.name)
         alleles = _forward([ref, *alt.split(",")] if alt != "." else [ref], variant, column.name)
         if alleles[0] != ref or ref != variant.ref:
             self.notes["exchanged_or_flipped"] += 1
@@ -159,8 +155,8 @@ def _build(lengths: dict[str, int], declared: Build | None) -> Build:
     """The build that the header's contig lengths show, which must not contradict the declared one."""
     shown: set[Build] = {build for build, known in CONTIG_LENGTHS.items() if known.items() & lengths.items()}
     other = any(lengths.get(chrom, length) != length for chrom, length in CONTIG_LENGTHS["GRCh38"].items())
-    if len(shown) > 1 or (other and not shown) or (declared and shown and declared not in shown):
-        raise Fault("VCF_BUILD", "(contig lengths)")
+    one = shown == {declared or next(iter(shown))} if shown else not other
+    require(one, "VCF_BUILD", "(contig lengths)")
     build = declared or next(iter(shown), None)
     if build is None:
         raise Fault("VCF_BUILD", "(no contig lengths in the header: declare the build)")
@@ -173,8 +169,7 @@ def _forward(alleles: list[str], variant: Variant, column: str) -> list[str]:
     REF equal to the reference: forward. REF the other letter: REF and ALT were exchanged. Letters of the other strand:
     complemented. Where the letters fit both readings (C/G, A/T) only the first is accepted.
     """
-    if any(allele in {"<NON_REF>", "<*>"} for allele in alleles):
-        raise Fault("VCF_GVCF", column=column)
+    require({"<NON_REF>", "<*>"}.isdisjoint(alleles), "VCF_GVCF", column=column)
     unique = len(set(alleles)) == len(alleles)
     if unique and alleles[0] == variant.ref:
         return alleles
