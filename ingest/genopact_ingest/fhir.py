@@ -31,7 +31,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from genopact_ingest.findings import Fault, Finding, refusal, refuse
+from genopact_ingest.findings import Fault, Finding, refusal, refuse, require
 from genopact_ingest.plink import digest_of
 from genopact_ingest.table import Covariates, array_of, cell
 from genopact_shared.recipes.protocol import Choice, Column, Dosage, Flag, Number, Table
@@ -162,8 +162,7 @@ class _Reader:
         if len(names) != 1 or not names[0].strip():
             raise Fault("PERSON_MISSING", "(not exactly one identifier of the system)")
         name, person = unicodedata.normalize("NFC", names[0].strip()), len(self._people)
-        if name in self._people or resource["id"] in self._rows:
-            raise Fault("PERSON_TWICE")
+        require(name not in self._people and resource["id"] not in self._rows, "PERSON_TWICE")
         self._people[name] = self._rows[resource["id"]] = person
         born, until = _time(resource.get("birthDate")), self._rules.until
         for column, rule in self._rules.columns.items():
@@ -204,8 +203,7 @@ class _Reader:
         former, rule = self._said.setdefault((column, person), said), self._rules.columns[column]
         if former is said or rule.value == "exists":
             return
-        if rule.pick == "only":
-            raise Fault("FHIR_SEVERAL", f"(another is in line {former.row})", column)
+        require(rule.pick != "only", "FHIR_SEVERAL", f"(another is in line {former.row})", column)
         if former.time == said.time and former.text != said.text:
             self._notes["contradictory"] += 1
             self._said[column, person] = said._replace(text="")  # neither counts
@@ -254,6 +252,5 @@ def _text(rule: Rule, resource: _Resource, column: str) -> str | None:
     quantity = resource.get("valueQuantity", {})
     if "value" not in quantity or "comparator" in quantity:
         return None
-    if quantity.get("code", quantity.get("unit")) != rule.unit:
-        raise Fault("UNIT_WRONG", f"(expected {rule.unit})", column)
+    require(quantity.get("code", quantity.get("unit")) == rule.unit, "UNIT_WRONG", f"(expected {rule.unit})", column)
     return str(quantity["value"])

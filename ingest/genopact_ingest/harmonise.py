@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from genopact_ingest.findings import Fault
+from genopact_ingest.findings import Fault, require
 from genopact_ingest.reference import Reference
 from genopact_ingest.source import Called, Match, Record, Source
 from genopact_shared import alleles
@@ -292,7 +292,6 @@ def _exchanged(reading: Reading, status: str) -> Reading:
 
 def _contig(name: str) -> str:
     """The contig of a file's name; empty if it is to be left out. Raises VARIANT_CONTIG."""
-    found = alleles.contig(name)
-    if found is None and not _LEFT_OUT.fullmatch(name):
-        raise Fault("VARIANT_CONTIG")
-    return found or ""
+    found = alleles.contig(name) or ""
+    require(found or _LEFT_OUT.fullmatch(name), "VARIANT_CONTIG")
+    return found

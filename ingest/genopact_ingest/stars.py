@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_ingest.findings import Fault
+from genopact_ingest.findings import require
 from genopact_ingest.source import Match, Record, Source
 from genopact_shared.alleles import contig
 from genopact_shared.recipes.pharmacogenes import GENES, Call
@@ -76,8 +76,7 @@ class _Letters:
             if place not in self.references:
                 continue
             ref, short = record.ref.upper(), self.references[place]
-            if not (ref.startswith(short) or short.startswith(ref)):
-                raise Fault("VCF_ALLELES", f"({place[0]}:{place[1]})")
+            require(ref.startswith(short) or short.startswith(ref), "VCF_ALLELES", f"({place[0]}:{place[1]})")
             written = [ref, *(alt.upper() for alt in record.alts)]
             tail = ref.removeprefix(short) if ref.startswith(short) else "-"
             hits = [letters for letters in sorted(self.letters[place]) if letters + tail in written]

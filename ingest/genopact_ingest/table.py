@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from genopact_ingest.findings import Fault, Finding, refusal, refuse
+from genopact_ingest.findings import Fault, Finding, refusal, refuse, require
 from genopact_shared.errors import replacing
 from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
 from genopact_shared.recipes.variants import complement
@@ -179,8 +179,7 @@ def array_of(column: Column, values: list[float]) -> Floats | Codes:
 def _value(column: Column, text: str) -> float:
     match column:
         case Number():
-            if not _NUMBER.fullmatch(text):
-                raise Fault("NUMBER_INVALID")
+            require(_NUMBER.fullmatch(text), "NUMBER_INVALID")
             if not column.low <= float(text) <= column.high:
                 raise Fault("VALUE_RANGE", f"(expected {column.low:g} to {column.high:g} {column.unit})")
             return float(text)

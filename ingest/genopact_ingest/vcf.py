@@ -24,7 +24,7 @@ import numpy as np
 
 from genopact_ingest import bgzf, genotypes
 from genopact_ingest.checks import Checks
-from genopact_ingest.findings import Fault, ImportRefusedError, refusal, refuse
+from genopact_ingest.findings import Fault, ImportRefusedError, refusal, refuse, require
 from genopact_ingest.genotypes import Places
 from genopact_ingest.header import parse
 from genopact_ingest.source import Called, Harmoniser, Record
@@ -104,16 +104,14 @@ class VcfFile:
         try:
             with closing(self._text(digest)) as text:
                 header, rest = header_lines(text)
-                if header != self._header:
-                    raise Fault("VCF_CHANGED")
+                require(header == self._header, "VCF_CHANGED")
                 number += len(header)
                 for chunk in chain([rest], text):
                     places = genotypes.places(np.frombuffer(chunk, np.uint8), len(self.samples))
                     if called := self._batch(chunk, places, number, harmoniser):
                         yield called
                     number += len(places.ends)
-            if self._digest not in {"", digest.hexdigest()}:
-                raise Fault("VCF_CHANGED")
+            require(self._digest in {"", digest.hexdigest()}, "VCF_CHANGED")
             self._digest = digest.hexdigest()
         except Fault as fault:
             raise _refusal(fault, number) from fault
@@ -227,8 +225,7 @@ def _as_text(path: Path) -> Generator[bgzf.Chunk]:
             process.wait()
         finally:
             process.kill()
-    if process.returncode:
-        raise Fault("VCF_UNREADABLE", "(htslib cannot read this BCF)")
+    require(process.returncode == 0, "VCF_UNREADABLE", "(htslib cannot read this BCF)")
 
 
 def _refusal(fault: Fault, first: int) -> ImportRefusedError:

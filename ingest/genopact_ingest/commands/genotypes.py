@@ -19,7 +19,6 @@ from genopact_client.genotypes import Genotypes, Opened
 from genopact_client.genotypes.records import Plane
 from genopact_client.site import Site
 from genopact_client.store.schema import facts
-from genopact_ingest.commands.rows import chunks, known_people
 from genopact_shared import canonical, durable
 from genopact_shared import manifest as variants
 from genopact_shared.errors import GenopactError, replacing
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 Columns = NDArray[np.intp] | slice
 Dosages = NDArray[np.int8]
 Octets = NDArray[np.uint8] | None
+CHUNK = 256
+"""People at a time."""
 Name = Annotated[str, typer.Argument(help="The store, as `genopact-site genotypes list` shows it.")]
 
 app = typer.Typer(name="genotypes", help="Sealed genotypes.", no_args_is_help=True)
@@ -60,18 +61,17 @@ def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answ
     Raises:
         ImportRefusedError, GenopactError: nothing was changed.
     """
-    from genopact_ingest.files import Harmonised, harmonised, numbered
-    from genopact_ingest.files import opened as source_of
+    from genopact_ingest import files
 
     features = variants.load(given.manifest, [VerifyKey.from_hex(given.signer)])
     name = f"{features.name}-{features.version}"
     with working("Reading the files' heads"):
         sources: list[Source] = []
         for number, path in enumerate(given.files):
-            with numbered(number):
-                sources.append(source_of(path, phases=given.phases, expected=given.expected))
+            with files.numbered(number):
+                sources.append(files.opened(path, phases=given.phases, expected=given.expected))
         columns = _columns(site, sources)
-    found = Harmonised(np.zeros(len(features), np.bool_))
+    found = files.Harmonised(np.zeros(len(features), np.bool_))
     rows = columns[0][0]
     sexes = cache(lambda samples: _recorded(site, site.people.find(samples)))
     with nullcontext() if dry_run else _store(site, name, features, given) as store:
@@ -79,7 +79,7 @@ def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answ
         plan = _plan(given, digests, [sexes(each.samples) for each in sources])
         writer = store.writer(rows, plan) if store else None
         left = {at: each for at, each in enumerate(sources) if not writer or digests[at] not in writer.finished}
-        stream = harmonised(left, features, given.reference, sexes, found, array=given.array)
+        stream = files.harmonised(left, features, given.reference, sexes, found, array=given.array)
         with bar("Variants", len(features)) as advance:
             for at, called in stream:
                 if called:
@@ -205,6 +205,25 @@ def _store(site: Site, name: str, features: VariantManifest, given: GenotypeFile
             if not store.signed.generation:
                 shutil.rmtree(store.path)
             raise
+
+
+def known_people(site: Site, names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """Rows of the people whom this site knows and has not erased, and their places in `names`, in the order of `names`.
+
+    Raises:
+        GenopactError: VCF_PEOPLE if it knows nobody.
+    """
+    rows = site.people.find(names)
+    places = np.flatnonzero((rows >= 0) & site.keyfile.alive(rows))
+    if not len(places):
+        raise GenopactError("VCF_PEOPLE", "import the table of covariates first")
+    return rows[places], places
+
+
+def chunks(opened: Opened) -> Iterator[NDArray[np.uint8]]:
+    """Packed calls of CHUNK people at a time."""
+    for at in range(0, len(opened), CHUNK):
+        yield opened.packed(np.arange(at, min(at + CHUNK, len(opened))))
 
 
 @contextmanager
