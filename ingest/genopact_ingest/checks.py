@@ -81,18 +81,14 @@ class Checks:
             try:
                 cells.check(data, known, n_alts, len(self._header.samples), self._header.version)
             except Fault as fault:
-                self._keep(fault.at(number))
+                self.findings.append(fault.at(number))
 
     def finish(self) -> tuple[Finding, ...]:
         """All findings, at most MOST."""
         return tuple(self.findings[:MOST])
 
     def _add(self, number: int, code: str, detail: str = "", column: str = "") -> None:
-        self._keep(Finding(code, detail and f"({detail})", number, column))
-
-    def _keep(self, finding: Finding) -> None:
-        if len(self.findings) < MOST:
-            self.findings.append(finding)
+        self.findings.append(Finding(code, detail and f"({detail})", number, column))
 
     def _calls(self, number: int, text: str) -> bool:
         """Whether a FORMAT has calls; a malformed one may."""
@@ -101,7 +97,7 @@ class Checks:
             try:
                 self._forms[text] = cells.form(text, self._header.formats)
             except Fault as fault:
-                self._keep(fault.at(number))
+                self.findings.append(fault.at(number))
         form = self._forms[text]
         return form is None or form.keys[0] == "GT"
 

@@ -159,8 +159,7 @@ class _Reader:
         system, names = self._rules.identifier, [resource["id"]]
         if system is not None:
             names = [entry["value"] for entry in resource.get("identifier", ()) if entry.get("system") == system]
-        if len(names) != 1 or not names[0].strip():
-            raise Fault("PERSON_MISSING", "(not exactly one identifier of the system)")
+        require(len(names) == 1 and names[0].strip(), "PERSON_MISSING", "(not exactly one identifier of the system)")
         name, person = unicodedata.normalize("NFC", names[0].strip()), len(self._people)
         require(name not in self._people and resource["id"] not in self._rows, "PERSON_TWICE")
         self._people[name] = self._rows[resource["id"]] = person

@@ -33,10 +33,10 @@ class Fault(Exception):  # noqa: N818
         return Finding(self.code, self.detail, row, column or self.column)
 
 
-def require(holds: object, code: str, detail: str = "", column: str = "") -> None:
+def require(holds: object, code: str, detail: str = "", column: str = "", line: int | None = None) -> None:
     """Raises a Fault unless something holds."""
     if not holds:
-        raise Fault(code, detail, column)
+        raise Fault(code, detail, column, line)
 
 
 class ImportRefusedError(GenopactError):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_ingest.findings import Fault
+from genopact_ingest.findings import Fault, require
 from genopact_shared.compiled import compiled
 
 if sys.byteorder != "little":
@@ -53,10 +53,8 @@ def places(chunk: NDArray[np.uint8], samples: int) -> Places:
     most = len(chunk) // (9 + samples) + 1  # lines of empty columns, and one that is too short
     found, text = np.empty((3, most), np.int64), np.empty(len(chunk), np.uint8)
     lines, used, fault = compiled(_scan)(chunk, samples, found, text, _CELL)
-    if fault == 1:
-        raise Fault("VCF_RECORD", f"(expected {9 + samples} fields)", line=lines)
-    if fault == 2:
-        raise Fault("VCF_LINE_ENDS", line=lines)
+    require(fault != 1, "VCF_RECORD", f"(expected {9 + samples} fields)", line=lines)
+    require(fault != 2, "VCF_LINE_ENDS", line=lines)
     try:
         return Places(text[:used].tobytes().decode(), *found[:, :lines])
     except UnicodeDecodeError as error:

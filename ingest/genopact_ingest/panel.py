@@ -155,7 +155,7 @@ def _build(lengths: dict[str, int], declared: Build | None) -> Build:
     """The build that the header's contig lengths show, which must not contradict the declared one."""
     shown: set[Build] = {build for build, known in CONTIG_LENGTHS.items() if known.items() & lengths.items()}
     other = any(lengths.get(chrom, length) != length for chrom, length in CONTIG_LENGTHS["GRCh38"].items())
-    builds = shown | ({declared} if declared else set())
+    builds: set[Build] = shown | ({declared} if declared else set())
     require(len(builds) < 2 and (shown or not other), "VCF_BUILD", "(contig lengths)")
     require(builds, "VCF_BUILD", "(no contig lengths in the header: declare the build)")
     return builds.pop()

@@ -85,11 +85,10 @@ class PlinkFile(LocalFiles):
                 calls = np.fromfile(file, np.uint8, len(sites) * self._stride)
                 if calls.size < len(sites) * self._stride:
                     raise refusal("PLINK_SIZE")
-                yield from self._batch(sites, calls.reshape(-1, self._stride), harmoniser)
+                if called := self._batch(sites, calls.reshape(-1, self._stride), harmoniser):
+                    yield called
 
-    def _batch(
-        self, sites: list[tuple[int, str]], calls: NDArray[np.uint8], harmoniser: Harmoniser
-    ) -> Iterator[Called]:
+    def _batch(self, sites: list[tuple[int, str]], calls: NDArray[np.uint8], harmoniser: Harmoniser) -> Called | None:
         """calls: (k, stride) packed; the last byte of each row is padded."""
         n = len(self.samples)
         if n % 4:
@@ -99,11 +98,11 @@ class PlinkFile(LocalFiles):
         kept = [at for at, record in enumerate(found) if record]
         matches = harmoniser.match([record for record in found if record])
         if not matches:
-            return
+            return None
         copies = _COPIES.take(calls[[kept[match.record] for match in matches]]).view(np.int8)[:, :n]
         other = np.array([match.allele == 0 for match in matches])
         copies[other] = _OTHER[copies[other]]
-        yield Called(np.array([match.row for match in matches], np.int64), np.ascontiguousarray(copies))
+        return Called(np.array([match.row for match in matches], np.int64), np.ascontiguousarray(copies))
 
     def _record(self, row: int, line: str, frequency: float | None) -> Record | None:
         match = _SITE.fullmatch(line)

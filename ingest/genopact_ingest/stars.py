@@ -23,7 +23,6 @@ from genopact_shared.recipes.pharmacogenes import GENES, Call
 from genopact_shared.recipes.protocol import Codes
 from genopact_shared.recipes.variants import Build
 
-Haplotypes = NDArray[np.uint8]
 Place = tuple[str, int]
 
 
@@ -46,7 +45,7 @@ class _Copies(NamedTuple):
     """(n,) copies of one letter and (n,) haplotypes that carry it, as in `Called`."""
 
     dosages: Codes
-    haplotypes: Haplotypes
+    haplotypes: NDArray[np.uint8]
 
 
 class _Letters:

@@ -188,7 +188,7 @@ def export_bed(opened: Opened, prefix: Path) -> None:
 def _store(site: Site, name: str, features: VariantManifest, given: GenotypeFiles) -> Iterator[Genotypes]:
     """The store of a manifest, made if it is the first time. A refusal leaves no empty store."""
     asked: dict[Plane, bool] = {"calls": True, "expected": given.expected, "haplotypes": given.phases}
-    planes = tuple(plane for plane, wanted in asked.items() if wanted)
+    planes: tuple[Plane, ...] = tuple(plane for plane, wanted in asked.items() if wanted)
     if name not in site.genotype_names():
         path = site.home / "genotypes" / name
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
