@@ -31,8 +31,7 @@ class Checks:
     """
 
     def __init__(self) -> None:
-        self.findings: list[Finding] = []
-        self.notes = Counter[str]()
+        self.findings, self.notes = list[Finding](), Counter[str]()
         self._header = Header()
         self._filters, self._forms = {"PASS", "."}, dict[str, cells.Form | None]()
         self._patterns = dict[tuple[str, int], re.Pattern[str]]()

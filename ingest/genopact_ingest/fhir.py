@@ -211,14 +211,12 @@ class _Reader:
 
     def finish(self, schema: Sequence[Column], digest: str) -> Covariates:
         """All columns of the mapping."""
-        if not self._people and not self.findings:
-            self.findings.append(Finding("CSV_EMPTY"))
         arrays, nothing = {}, _Said(_NEVER, "", 0)
         for column in schema:
             if column.name in self._rules.columns:
                 said = [self._said.get((column.name, person), nothing) for person in self._people.values()]
                 arrays[column.name] = array_of(column, [cell(column, one.text, one.row, self.findings) for one in said])
-        refuse(self.findings)
+        refuse(self.findings or [Finding("CSV_EMPTY")] * (not self._people))
         return Covariates(tuple(self._people), Table(arrays, len(self._people)), digest, self._notes)
 
 

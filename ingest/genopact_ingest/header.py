@@ -89,11 +89,9 @@ class _Parser:
     """Takes a header line by line."""
 
     def __init__(self, version: int) -> None:
-        self.findings: list[Finding] = []
-        self.version = version
+        self.version, self.findings = version, list[Finding]()
         self.samples: tuple[str, ...] = ()
-        self._kept: dict[tuple[str, str], dict[str, str]] = {}
-        self._lines: dict[str, dict[str, str]] = {}
+        self._lines, self._kept = dict[str, dict[str, str]](), dict[tuple[str, str], dict[str, str]]()
         self._reserved: dict[str, dict[str, list[str]]] = {"INFO": {}, "FORMAT": {}}
         for each in map(str, range(1, version + 1)):
             self._lines |= RULES["lines"].get(each, {})

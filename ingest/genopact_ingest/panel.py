@@ -105,7 +105,7 @@ class _Reader:
     def __init__(self, header: list[str], wanted: Sequence[Dosage], build: Build | None) -> None:
         self.samples, self.notes = sample_columns(header[-1]), Counter[str]()
         require(self.samples, "VCF_NO_SAMPLES")
-        self.build = _build({match[1]: int(match[2]) for match in map(_CONTIG.match, header) if match}, build)
+        self.build: Build = _build({match[1]: int(match[2]) for match in map(_CONTIG.match, header) if match}, build)
         self.dosages: dict[str, NDArray[np.int8]] = {}
         self._wanted = {column.rsid: column for column in wanted}
         variants = [VARIANTS[rsid] for rsid in self._wanted]
@@ -155,7 +155,7 @@ def _build(lengths: dict[str, int], declared: Build | None) -> Build:
     """The build that the header's contig lengths show, which must not contradict the declared one."""
     shown: set[Build] = {build for build, known in CONTIG_LENGTHS.items() if known.items() & lengths.items()}
     other = any(lengths.get(chrom, length) != length for chrom, length in CONTIG_LENGTHS["GRCh38"].items())
-    builds: set[Build] = shown | ({declared} if declared else set())
+    builds: set[Build] = {*shown, declared} if declared else shown
     require(len(builds) < 2 and (shown or not other), "VCF_BUILD", "(contig lengths)")
     require(builds, "VCF_BUILD", "(no contig lengths in the header: declare the build)")
     return builds.pop()

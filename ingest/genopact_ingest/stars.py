@@ -56,15 +56,13 @@ class _Letters:
     """
 
     def __init__(self, build: Build) -> None:
-        self.rows: list[tuple[Place, str]] = []
-        self.chroms = set[str]()
-        self.references: dict[Place, str] = {}
-        self.letters: dict[Place, set[str]] = {}
+        self.rows, self.chroms = list[tuple[Place, str]](), set[str]()
+        self.references, self.letters = dict[Place, str](), defaultdict[Place, set[str]](set)
         for gene in GENES.values():
             for variant in gene.variants:
                 place = gene.chrom, variant.positions[build]
                 self.references[place] = variant.references[build]
-                self.letters.setdefault(place, set()).update((variant.ref, variant.alt))
+                self.letters[place] |= {variant.ref, variant.alt}
 
     def match(self, records: Sequence[Record]) -> list[Match]:
         """See `Harmoniser`. Raises Fault VCF_ALLELES where REF is not the reference."""

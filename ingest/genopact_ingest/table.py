@@ -49,12 +49,11 @@ def read_table(path: Path, schema: Sequence[Column]) -> Covariates:
     Raises:
         ImportRefusedError: with every fault of the file; nothing is taken from a file with a fault.
     """
-    findings: list[Finding] = []
+    findings, people = list[Finding](), dict[str, int]()
     data, rows = _rows(path)
     columns = _columns(rows[0], schema, findings)
     refuse(findings)
     cells: dict[str, list[float]] = {column.name: [] for column in columns if column is not None}
-    people: dict[str, int] = {}
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(columns):
             findings.append(Finding("CSV_RAGGED", f"({len(row)} cells, the header has {len(columns)})", number))
@@ -64,9 +63,7 @@ def read_table(path: Path, schema: Sequence[Column]) -> Covariates:
                 findings += _person(text, number, people)
             else:
                 cells[column.name].append(cell(column, text, number, findings))
-    if not people and not findings:
-        findings.append(Finding("CSV_EMPTY"))
-    refuse(findings)
+    refuse(findings or [Finding("CSV_EMPTY")] * (not people))
     arrays = {column.name: array_of(column, cells[column.name]) for column in columns if column is not None}
     return Covariates(tuple(people), Table(arrays, len(people)), hashlib.sha256(data).hexdigest())
 
@@ -132,8 +129,7 @@ def _columns(header: list[str], schema: Sequence[Column], findings: list[Finding
         findings.append(Finding("CSV_DELIMITER", row=1))
         return []
     declared = {column.name: column for column in schema}
-    columns: list[Column | None] = []
-    seen: set[str] = set()
+    columns, seen = list[Column | None](), set[str]()
     for place, cell in enumerate(header, start=1):
         match = _HEADER.fullmatch(cell.strip())
         name = match["name"] if match else ""

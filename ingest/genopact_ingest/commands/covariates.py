@@ -76,8 +76,7 @@ def _join(covariates: Covariates, calls: Sequence[Calls]) -> Table:
     """The table with the VCFs' dosages; a dosage that both know must be the same."""
     place = {person: index for index, person in enumerate(covariates.people)}
     columns: dict[str, Floats | Codes] = dict(covariates.table.columns)
-    findings: list[Finding] = []
-    called: set[str] = set()
+    findings, called = list[Finding](), set[str]()
     for source in calls:
         pairs = [(place[sample], at) for at, sample in enumerate(source.samples) if sample in place]
         if not pairs:

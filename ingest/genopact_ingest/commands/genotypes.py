@@ -36,6 +36,7 @@ Octets = NDArray[np.uint8] | None
 CHUNK = 256
 """People at a time."""
 Name = Annotated[str, typer.Argument(help="The store, as `genopact-site genotypes list` shows it.")]
+Prefix = Annotated[Path, typer.Option(help="Prefix of .bed, .bim and .fam.")]
 
 app = typer.Typer(name="genotypes", help="Sealed genotypes.", no_args_is_help=True)
 
@@ -76,8 +77,7 @@ def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answ
     sexes = cache(lambda samples: _recorded(site, site.people.find(samples)))
     with nullcontext() if dry_run else _store(site, name, features, given) as store:
         digests = [each.digest for each in sources] if store else []
-        plan = _plan(given, digests, [sexes(each.samples) for each in sources])
-        writer = store.writer(rows, plan) if store else None
+        writer = store.writer(rows, _plan(given, digests, [sexes(each.samples) for each in sources])) if store else None
         left = {at: each for at, each in enumerate(sources) if not writer or digests[at] not in writer.finished}
         stream = files.harmonised(left, features, given.reference, sexes, found, array=given.array)
         with bar("Variants", len(features)) as advance:
@@ -124,9 +124,7 @@ def verify(site: Site, name: Name) -> Answer:
 
 
 @command(app, "export", example="genopact-site genotypes export cad-1 --out cad", room=opened)
-def export(
-    site: Site, name: Name, *, out: Annotated[Path, typer.Option(help="Prefix of .bed, .bim and .fam.")]
-) -> Answer:
+def export(site: Site, name: Name, *, out: Prefix) -> Answer:
     """Write a store's genotypes IN THE CLEAR as PLINK 1 files, people named by row numbers."""
     if any(Path(f"{out}{end}").exists() for end in (".bed", ".bim", ".fam")):
         raise GenopactError("USAGE", "files of that name are there already")
