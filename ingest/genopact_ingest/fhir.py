@@ -25,6 +25,7 @@ import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -227,13 +228,11 @@ def _codes(concept: _Resource | None) -> set[str]:
 
 def _time(text: str | None) -> datetime | None:
     """A FHIR date with its day, or an instant; a day alone is its first moment."""
-    if text is None or not _DAY.fullmatch(text):
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    if text is not None and _DAY.fullmatch(text):
+        with suppress(ValueError):
+            found = datetime.fromisoformat(text)
+            return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return None
 
 
 def _text(rule: Rule, resource: _Resource, column: str) -> str | None:

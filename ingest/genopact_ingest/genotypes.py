@@ -58,8 +58,7 @@ def places(chunk: NDArray[np.uint8], samples: int) -> Places:
     try:
         return Places(text[:used].tobytes().decode(), *found[:, :lines])
     except UnicodeDecodeError as error:
-        line = text[: error.start].tobytes().count(b"\n")
-        raise Fault("VCF_UNREADABLE", "(not UTF-8)", line=line) from error
+        raise Fault("VCF_UNREADABLE", "(not UTF-8)", line=text[: error.start].tobytes().count(b"\n")) from error
 
 
 def plain_calls(

@@ -17,7 +17,7 @@ from genopact_ingest.findings import Fault, Finding, require
 
 RULES: dict[str, Any] = tomllib.loads(resources.files("genopact_ingest").joinpath("vcf.toml").read_text("utf-8"))
 _COLUMNS = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"]
-_FORMAT_LINE = re.compile(r"##fileformat=VCFv4\.([0-5])")
+FORMAT_LINE = re.compile(r"##fileformat=VCFv4\.([0-5])")
 _FIELD = re.compile(r'([^\s=,"<>]+)=("(?:[^"\\]|\\.)*"|\[[^\]]*\]|(?!["\[])[^,]*)(?:,|$)')
 _URL = re.compile(r"[a-z]+://(?:[^\s/@]+@)?(?!\d+[:/])[\w.-]+(?::\d+)?(?:/\S*)?|[^\s<>:]+|file:\S+")
 
@@ -54,7 +54,7 @@ class Header:
 
 def parse(lines: Sequence[str]) -> Header:
     """The header of its lines (without line ends), the last of which is the #CHROM line."""
-    first = _FORMAT_LINE.fullmatch(lines[0]) if lines else None
+    first = FORMAT_LINE.fullmatch(lines[0]) if lines else None
     found = _Parser(max(1, int(first[1])) if first else 1)
     if not first:
         said = "(the first line is ##fileformat=VCFv4.x)" if any(lines) else "(the file is empty)"
@@ -103,8 +103,7 @@ class _Parser:
         require(line.startswith("##") and kind, "VCF_HEADER", "(a header line starts with ## and a key)", "##")
         known = kind in _NAMED or kind in self._lines
         require(value, "VCF_HEADER", "(not of the form ##key=value)", kind if known else "##")
-        sound = kind not in {"assembly", "pedigreeDB"} or _URL.fullmatch(value)
-        require(sound, "VCF_HEADER", "(not a URL)", kind)
+        require(kind not in {"assembly", "pedigreeDB"} or _URL.fullmatch(value), "VCF_HEADER", "(not a URL)", kind)
         require(kind != "fileformat", "VCF_HEADER", "(a second version)", kind)
         if rule := self._lines.get(kind):
             self._keep(kind, _fields(kind, value, rule, ordered=self.version < 4 and "Description" in rule))
@@ -117,8 +116,7 @@ class _Parser:
                 require(fits, "VCF_HEADER", f"({name} is {expected} in the specification)", f"{kind}/{key}")
         before = self._kept.setdefault((kind, key), fields)
         both = [name for name in ("Number", "Type", "length") if name in before and name in fields]
-        alike = all(before[name] == fields[name] for name in both)
-        require(alike, "VCF_HEADER", "(defined twice, differently)", kind)
+        require(all(before[name] == fields[name] for name in both), "VCF_HEADER", "(defined twice, differently)", kind)
 
     def header(self) -> Header:
         """What the lines said."""

@@ -22,14 +22,13 @@ from numpy.typing import NDArray
 from genopact_ingest import genotypes
 from genopact_ingest.bgzf import HEAD, lines
 from genopact_ingest.findings import Fault, ImportRefusedError, refusal, require
-from genopact_ingest.header import sample_columns
+from genopact_ingest.header import FORMAT_LINE, sample_columns
 from genopact_ingest.vcf import header_lines
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.protocol import Dosage
 from genopact_shared.recipes.variants import CONTIG_LENGTHS, VARIANTS, Build, Variant, complement
 
 _BASES = frozenset("ACGT")
-_FORMAT_LINE = re.compile(r"##fileformat=VCFv4\.[0-5]")
 _CONTIG = re.compile(r"##contig=<(?:.*,)?ID=(?:chr)?(\w+),(?:.*,)?length=(\d+)[,>]", re.ASCII)
 _SITE = re.compile(
     r"(?:<[^\s<>]+>|[\w!#$%&+./:;?@^|~-][\w!#$%&*+./:;=?@^|~-]*)\t"  # CHROM
@@ -74,7 +73,7 @@ def read_vcf(path: Path, wanted: Sequence[Dosage], build: Build | None = None) -
         _refuse_gzip(path)
         with closing(lines(path, digest)) as text:
             header, rest = header_lines(text)
-            if not header or not _FORMAT_LINE.fullmatch(header[0]):
+            if not header or not FORMAT_LINE.fullmatch(header[0]):
                 raise Fault("VCF_HEADER", "(the first line is ##fileformat=VCFv4.x)", line=0)
             number = len(header)
             reader = _Reader(header, wanted, build)

@@ -80,8 +80,7 @@ def _rows(path: Path) -> tuple[bytes, list[list[str]]]:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter))
     while rows and not rows[-1]:
         rows.pop()
-    if not rows:
-        raise refusal("CSV_EMPTY")
+    refuse([Finding("CSV_EMPTY")] * (not rows))
     return data, rows
 
 

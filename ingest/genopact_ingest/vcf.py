@@ -27,6 +27,7 @@ from genopact_ingest.checks import Checks
 from genopact_ingest.findings import Fault, ImportRefusedError, refusal, refuse, require
 from genopact_ingest.genotypes import Places
 from genopact_ingest.header import parse
+from genopact_ingest.plink import digest_of
 from genopact_ingest.source import Called, Harmoniser, Record
 from genopact_shared.errors import replacing
 
@@ -92,9 +93,7 @@ class VcfFile:
     @property
     def digest(self) -> str:
         """SHA-256 of the file's bytes."""
-        if not self._digest:
-            with self._path.open("rb") as file:
-                self._digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self._digest = self._digest or digest_of(self._path)
         return self._digest
 
     def batches(self, harmoniser: Harmoniser) -> Iterator[Called]:

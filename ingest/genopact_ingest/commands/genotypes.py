@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from genopact_ingest.source import Called, Source
 
 Columns = NDArray[np.intp] | slice
-Dosages = NDArray[np.int8]
 Octets = NDArray[np.uint8] | None
 CHUNK = 256
 """People at a time."""
@@ -72,8 +71,7 @@ def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answ
             with files.numbered(number):
                 sources.append(files.opened(path, phases=given.phases, expected=given.expected))
         columns = _columns(site, sources)
-    found = files.Harmonised(np.zeros(len(features), np.bool_))
-    rows = columns[0][0]
+    found, rows = files.Harmonised(np.zeros(len(features), np.bool_)), columns[0][0]
     sexes = cache(lambda samples: _recorded(site, site.people.find(samples)))
     with nullcontext() if dry_run else _store(site, name, features, given) as store:
         digests = [each.digest for each in sources] if store else []
@@ -247,7 +245,7 @@ def _plan(given: GenotypeFiles, digests: Sequence[str], sexes: Sequence[NDArray[
     return canonical.digest_of({"files": list(digests), "reference": reference, "rules": rules, "sexes": recorded})
 
 
-def _planes(called: "Called", columns: Columns, given: GenotypeFiles) -> tuple[Dosages, Octets, Octets]:
+def _planes(called: "Called", columns: Columns, given: GenotypeFiles) -> tuple[NDArray[np.int8], Octets, Octets]:
     """Dosages, expected copies and haplotypes of some samples; what a file does not say follows from the dosages."""
     expected, haplotypes = called.expected, called.haplotypes
     if given.expected:
@@ -291,5 +289,4 @@ def _labels(site: Site, path: Path, rows: NDArray[np.int64]) -> dict[str, list[s
         if not people or len({*people}) < len(people) or any(None in (*line, *line.values()) for line in lines):
             raise ValueError
         of_row = dict(zip(site.people.find(people).tolist(), lines, strict=True))
-    columns = [name for name in lines[0] if name != "person"]
-    return {name: [of_row.get(row, {}).get(name, "") for row in rows.tolist()] for name in columns}
+    return {name: [of_row.get(row, {}).get(name, "") for row in rows.tolist()] for name in lines[0] if name != "person"}
