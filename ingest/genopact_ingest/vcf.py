@@ -210,7 +210,7 @@ def header_lines(text: Iterator[memoryview]) -> tuple[list[str], memoryview]:
             if line.endswith(b"\r\n"):
                 raise Fault("VCF_LINE_ENDS", line=len(lines) - 1)
             if not line.startswith(b"##"):
-                return lines, data.getbuffer()[data.tell() :]
+                return lines, data.getbuffer().toreadonly()[data.tell() :]
     return lines, memoryview(b"")
 
 
