@@ -9,7 +9,7 @@ Source: www.chg.ox.ac.uk/~gav/bgen_format, layout 2.
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -17,15 +17,17 @@ from typing import BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genopact_ingest.findings import refusal
 from genopact_ingest.pgen import Calls, in_steps, stacked
-from genopact_ingest.plink import BATCH, digest_of, refusal, regular, sample_names
+from genopact_ingest.plink import BATCH, LocalFiles, regular, sample_names
 from genopact_ingest.source import Called, Harmoniser, Record
+from genopact_shared.errors import replacing
 
 CERTAIN = 0.9
 _Read = tuple[NDArray[np.generic], NDArray[np.generic], NDArray[np.generic]]
 
 
-class BgenFile:
+class BgenFile(LocalFiles):
     """A `Source` of hard calls, expected dosages and phases.
 
     The format does not say which allele is the reference: `reference` does. qctool puts it first, and plink2's export
@@ -38,7 +40,7 @@ class BgenFile:
         Raises:
             ImportRefusedError: GENOTYPES_UNREADABLE, GENOTYPES_SAMPLES.
         """
-        self._path, self._turn, self._phases = regular(path), int(reference == "last"), phases
+        self._paths, self._turn, self._phases = (regular(path),), int(reference == "last"), phases
         with path.open("rb") as file, _whole():
             start, length, self._count, n, magic = struct.unpack("<4I4s", _take(file, 20))
             flags = int.from_bytes(_take(file, length - 16)[-4:], "little")
@@ -52,14 +54,9 @@ class BgenFile:
             if file.tell() > self._start:
                 raise ValueError
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the file."""
-        return digest_of(self._path)
-
     def batches(self, harmoniser: Harmoniser) -> Iterator[Called]:
         """As in `Source`; at most BATCH variants each."""
-        with self._path.open("rb") as file, self._path.open("rb") as blocks:
+        with self._paths[0].open("rb") as file, self._paths[0].open("rb") as blocks:
             file.seek(self._start)
             sites = self._sites(file)
             while some := list(islice(sites, BATCH)):
@@ -81,7 +78,7 @@ class BgenFile:
                 start = file.tell()
                 file.seek(size, 1)
             yield site, start, size
-        if file.tell() != self._path.stat().st_size:
+        if file.tell() != self._paths[0].stat().st_size:
             raise refusal("GENOTYPES_UNREADABLE", "(it ends before or after its last variant)", column=".bgen")
 
     def _calls(self, file: BinaryIO, site: Record, start: int, size: int, effect: int) -> Calls:
@@ -108,16 +105,16 @@ class BgenFile:
         return hard.astype(np.int8), in_steps(copies), haplotypes.astype(np.uint8), ploidy == 1
 
     def _inflated(self, data: bytes, limit: int) -> bytes:
-        size, block = int.from_bytes(data[:4], "little"), data
+        size = int.from_bytes(data[:4], "little")
         if self._compression and size > limit:
             raise ValueError
         if self._compression == 1:
-            block = zlib.decompress(data[4:], bufsize=size)
-        elif self._compression == 2:
+            return zlib.decompress(data[4:], bufsize=size)
+        if self._compression == 2:
             from pyarrow import Codec
 
-            block = Codec("zstd").decompress(data[4:], decompressed_size=size, asbytes=True)
-        return block
+            return bytes(Codec("zstd").decompress(data[4:], decompressed_size=size, asbytes=True))
+        return data
 
 
 def _by_haplotype(shares: NDArray[np.float64], k: int, effect: int) -> _Read:
@@ -145,13 +142,10 @@ def _with_rest(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate([shares, rest], axis=-2)
 
 
-@contextmanager
-def _whole(variant: int | None = None) -> Iterator[None]:
+def _whole(variant: int | None = None) -> AbstractContextManager[None]:
     """Whatever goes wrong with the bytes is one refusal, with the variant's number."""
-    try:
-        yield
-    except (ValueError, IndexError, OSError, EOFError, MemoryError, struct.error, zlib.error) as error:
-        raise refusal("GENOTYPES_UNREADABLE", "(damaged, or not BGEN 1.2 or 1.3)", variant, ".bgen") from error
+    kinds = (ValueError, IndexError, OSError, EOFError, MemoryError, struct.error, zlib.error)
+    return replacing(kinds, refusal("GENOTYPES_UNREADABLE", "(damaged, or not BGEN 1.2 or 1.3)", variant, ".bgen"))
 
 
 def _take(file: BinaryIO, size: int) -> bytes:

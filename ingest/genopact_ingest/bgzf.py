@@ -14,7 +14,8 @@ from typing import BinaryIO, Protocol, cast
 
 from isal import isal_zlib
 
-from genopact_ingest.findings import Fault
+from genopact_ingest.findings import Fault, require
+from genopact_shared.errors import replacing
 
 MAX_LINE = 256 << 20
 END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
@@ -81,16 +82,13 @@ def whole_lines(chunks: Iterable[Chunk]) -> Generator[memoryview]:
         if last > start:
             yield memoryview(buffer)[start:last].toreadonly()
         carry = bytes(buffer[last:end])
-        if len(carry) > MAX_LINE:
-            raise Fault("VCF_LINE_LONG")
-    if carry:
-        raise Fault("VCF_TRUNCATED", "(the last line has no end)")
+        require(len(carry) <= MAX_LINE, "VCF_LINE_LONG")
+    require(not carry, "VCF_TRUNCATED", "(the last line has no end)")
 
 
 def _chunks(path: Path, digest: Digest) -> Generator[Chunk]:
-    try:
-        if not path.is_file():  # a pipe would block
-            raise Fault("VCF_UNREADABLE", "(not a regular local file)")
+    with replacing(_DAMAGED, Fault("VCF_CORRUPT")), replacing(OSError, Fault("VCF_UNREADABLE")):
+        require(path.is_file(), "VCF_UNREADABLE", "(not a regular local file)")  # a pipe would block
         with path.open("rb") as file:
             head = file.read(len(HEAD))
             file.seek(max(0, path.stat().st_size - len(END)))
@@ -105,13 +103,8 @@ def _chunks(path: Path, digest: Digest) -> Generator[Chunk]:
             else:
                 while data := file.read(_READ):
                     digest.update(data)
-                    if b"\0" in data:
-                        raise Fault("VCF_UNREADABLE", "(neither text nor gzip)")
+                    require(b"\0" not in data, "VCF_UNREADABLE", "(neither text nor gzip)")
                     yield data, 0, len(data)
-    except _DAMAGED as error:
-        raise Fault("VCF_CORRUPT") from error
-    except OSError as error:
-        raise Fault("VCF_UNREADABLE") from error
 
 
 def _bgzf(file: BinaryIO, digest: Digest) -> Generator[Chunk]:
@@ -119,12 +112,10 @@ def _bgzf(file: BinaryIO, digest: Digest) -> Generator[Chunk]:
     view, end = memoryview(buffer), _ROOM
     for block in _whole_blocks(file, digest):
         size = int.from_bytes(block[-4:], "little")
-        if not 0 < size <= _BLOCK:
-            raise Fault("VCF_CORRUPT")
+        require(0 < size <= _BLOCK, "VCF_CORRUPT")
         # With a gzip wrapper isal checks CRC32 and length itself.
         data = isal_zlib.decompress(block, wbits=31, bufsize=size)
-        if len(data) != size:  # the deflate stream ends before the block does
-            raise Fault("VCF_CORRUPT")
+        require(len(data) == size, "VCF_CORRUPT")  # else the deflate stream ends before the block does
         view[end : end + size] = data
         end += size
         if end + _BLOCK > len(buffer):
@@ -142,8 +133,8 @@ def _whole_blocks(file: BinaryIO, digest: Digest) -> Iterator[memoryview]:
         data += more
         view, at = memoryview(data), 0
         while len(data) - at >= len(HEAD) + 2:
-            if ended or data[at : at + len(HEAD)] != HEAD:
-                raise Fault("VCF_CORRUPT", "(bytes after the end block, or a damaged block)")
+            sound = not ended and data[at : at + len(HEAD)] == HEAD
+            require(sound, "VCF_CORRUPT", "(bytes after the end block, or a damaged block)")
             end = at + int.from_bytes(data[at + 16 : at + 18], "little") + 1
             if end > len(data):
                 break
@@ -152,10 +143,8 @@ def _whole_blocks(file: BinaryIO, digest: Digest) -> Iterator[memoryview]:
                 yield view[at:end]
             at = end
         data = data[at:]
-    if ended and data:
-        raise Fault("VCF_CORRUPT", "(bytes after the end block)")
-    if not ended:
-        raise Fault("VCF_TRUNCATED")
+    require(not (ended and data), "VCF_CORRUPT", "(bytes after the end block)")
+    require(ended, "VCF_TRUNCATED")
 
 
 def _gzip(file: BinaryIO, digest: Digest) -> Generator[Chunk]:
@@ -169,5 +158,4 @@ def _gzip(file: BinaryIO, digest: Digest) -> Generator[Chunk]:
             if chunk:
                 yield chunk, 0, len(chunk)
             data, member = (member.unused_data, None) if member.eof else (b"", member)
-    if member:
-        raise Fault("VCF_TRUNCATED")
+    require(not member, "VCF_TRUNCATED")

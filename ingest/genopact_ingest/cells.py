@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_ingest.findings import Fault
+from genopact_ingest.findings import Fault, require
 from genopact_ingest.header import Definition
 from genopact_shared.compiled import compiled
 
@@ -48,11 +48,6 @@ class Form(NamedTuple):
     starts: NDArray[np.int64]
     counts: NDArray[np.int64]
 
-    @property
-    def calls(self) -> bool:
-        """Whether it has GT."""
-        return self.keys[0] == "GT"
-
 
 def form(text: str, formats: Mapping[str, Definition]) -> Form:
     """Of a FORMAT column.
@@ -61,18 +56,12 @@ def form(text: str, formats: Mapping[str, Definition]) -> Form:
         Fault: VCF_RECORD, if a key is malformed or there twice, or GT is not the first.
     """
     keys = text.split(":")
-    wrong = {
-        "a malformed key": not all(map(_KEY.fullmatch, keys)),
-        "a key twice": len(set(keys)) != len(keys),
-        "GT is not the first key": "GT" in keys[1:],
-    }
-    for detail, found in wrong.items():
-        if found:
-            raise Fault("VCF_RECORD", f"({detail})", "FORMAT")
+    require(all(map(_KEY.fullmatch, keys)), "VCF_RECORD", "(a malformed key)", "FORMAT")
+    require(len(set(keys)) == len(keys), "VCF_RECORD", "(a key twice)", "FORMAT")
+    require("GT" not in keys[1:], "VCF_RECORD", "(GT is not the first key)", "FORMAT")
     defined = [formats.get(key, TEXT) for key in keys]
-    starts = [
-        _CALL if key == "GT" else _STARTS.get(each.value, _STRING) for key, each in zip(keys, defined, strict=True)
-    ]
+    starts = [_STARTS.get(each.value, _STRING) for each in defined]
+    starts[0] = _CALL if keys[0] == "GT" else starts[0]
     counts = [_FREE if each == TEXT else _COUNTS.get(each.number, _FREE) for each in defined]
     return Form(keys, np.array(starts), np.array(counts))
 

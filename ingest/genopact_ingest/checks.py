@@ -31,8 +31,7 @@ class Checks:
     """
 
     def __init__(self) -> None:
-        self.findings: list[Finding] = []
-        self.notes = Counter[str]()
+        self.findings, self.notes = list[Finding](), Counter[str]()
         self._header = Header()
         self._filters, self._forms = {"PASS", "."}, dict[str, cells.Form | None]()
         self._patterns = dict[tuple[str, int], re.Pattern[str]]()
@@ -81,18 +80,14 @@ class Checks:
             try:
                 cells.check(data, known, n_alts, len(self._header.samples), self._header.version)
             except Fault as fault:
-                self._keep(fault.at(number))
+                self.findings.append(fault.at(number))
 
     def finish(self) -> tuple[Finding, ...]:
         """All findings, at most MOST."""
         return tuple(self.findings[:MOST])
 
     def _add(self, number: int, code: str, detail: str = "", column: str = "") -> None:
-        self._keep(Finding(code, detail and f"({detail})", number, column))
-
-    def _keep(self, finding: Finding) -> None:
-        if len(self.findings) < MOST:
-            self.findings.append(finding)
+        self.findings.append(Finding(code, detail and f"({detail})", number, column))
 
     def _calls(self, number: int, text: str) -> bool:
         """Whether a FORMAT has calls; a malformed one may."""
@@ -101,9 +96,9 @@ class Checks:
             try:
                 self._forms[text] = cells.form(text, self._header.formats)
             except Fault as fault:
-                self._keep(fault.at(number))
+                self.findings.append(fault.at(number))
         form = self._forms[text]
-        return form is None or form.calls
+        return form is None or form.keys[0] == "GT"
 
     def _filter(self, number: int, text: str) -> None:
         names = text.split(";")
@@ -152,9 +147,7 @@ class Checks:
         if place > self._reach:
             self._alleles.clear()
             self._reach = place
-        for alt in alts:
-            if not alt.isalpha():
-                continue
+        for alt in filter(str.isalpha, alts):
             allele = (place, ref, alt.upper())
             if len(ref) > 1 or len(alt) > 1:
                 allele = _trimmed(*allele)

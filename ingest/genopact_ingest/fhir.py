@@ -25,14 +25,15 @@ import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from genopact_ingest.findings import Fault, Finding, ImportRefusedError
-from genopact_ingest.plink import digest_of, refusal
+from genopact_ingest.findings import Fault, Finding, refusal, refuse, require
+from genopact_ingest.plink import digest_of
 from genopact_ingest.table import Covariates, array_of, cell
 from genopact_shared.recipes.protocol import Choice, Column, Dosage, Flag, Number, Table
 from genopact_shared.study import Frozen
@@ -120,8 +121,7 @@ def _rules(path: Path, schema: Sequence[Column]) -> Rules:
     ]
     outcomes = {column.name for column in schema if column.role == "outcome"}
     wrong += [Finding("COLUMN_MISSING", column=name) for name in outcomes - rules.columns.keys()]
-    if wrong:
-        raise ImportRefusedError(tuple(wrong))
+    refuse(wrong)
     return rules
 
 
@@ -160,11 +160,9 @@ class _Reader:
         system, names = self._rules.identifier, [resource["id"]]
         if system is not None:
             names = [entry["value"] for entry in resource.get("identifier", ()) if entry.get("system") == system]
-        if len(names) != 1 or not names[0].strip():
-            raise Fault("PERSON_MISSING", "(not exactly one identifier of the system)")
+        require(len(names) == 1 and names[0].strip(), "PERSON_MISSING", "(not exactly one identifier of the system)")
         name, person = unicodedata.normalize("NFC", names[0].strip()), len(self._people)
-        if name in self._people or resource["id"] in self._rows:
-            raise Fault("PERSON_TWICE")
+        require(name not in self._people and resource["id"] not in self._rows, "PERSON_TWICE")
         self._people[name] = self._rows[resource["id"]] = person
         born, until = _time(resource.get("birthDate")), self._rules.until
         for column, rule in self._rules.columns.items():
@@ -205,8 +203,7 @@ class _Reader:
         former, rule = self._said.setdefault((column, person), said), self._rules.columns[column]
         if former is said or rule.value == "exists":
             return
-        if rule.pick == "only":
-            raise Fault("FHIR_SEVERAL", f"(another is in line {former.row})", column)
+        require(rule.pick != "only", "FHIR_SEVERAL", f"(another is in line {former.row})", column)
         if former.time == said.time and former.text != said.text:
             self._notes["contradictory"] += 1
             self._said[column, person] = said._replace(text="")  # neither counts
@@ -215,15 +212,12 @@ class _Reader:
 
     def finish(self, schema: Sequence[Column], digest: str) -> Covariates:
         """All columns of the mapping."""
-        if not self._people and not self.findings:
-            self.findings.append(Finding("CSV_EMPTY"))
         arrays, nothing = {}, _Said(_NEVER, "", 0)
         for column in schema:
             if column.name in self._rules.columns:
                 said = [self._said.get((column.name, person), nothing) for person in self._people.values()]
                 arrays[column.name] = array_of(column, [cell(column, one.text, one.row, self.findings) for one in said])
-        if self.findings:
-            raise ImportRefusedError(tuple(self.findings))
+        refuse(self.findings or [Finding("CSV_EMPTY")] * (not self._people))
         return Covariates(tuple(self._people), Table(arrays, len(self._people)), digest, self._notes)
 
 
@@ -234,13 +228,11 @@ def _codes(concept: _Resource | None) -> set[str]:
 
 def _time(text: str | None) -> datetime | None:
     """A FHIR date with its day, or an instant; a day alone is its first moment."""
-    if text is None or not _DAY.fullmatch(text):
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    if text is not None and _DAY.fullmatch(text):
+        with suppress(ValueError):
+            found = datetime.fromisoformat(text)
+            return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return None
 
 
 def _text(rule: Rule, resource: _Resource, column: str) -> str | None:
@@ -256,6 +248,5 @@ def _text(rule: Rule, resource: _Resource, column: str) -> str | None:
     quantity = resource.get("valueQuantity", {})
     if "value" not in quantity or "comparator" in quantity:
         return None
-    if quantity.get("code", quantity.get("unit")) != rule.unit:
-        raise Fault("UNIT_WRONG", f"(expected {rule.unit})", column)
+    require(quantity.get("code", quantity.get("unit")) == rule.unit, "UNIT_WRONG", f"(expected {rule.unit})", column)
     return str(quantity["value"])

@@ -1,5 +1,6 @@
 """What is wrong with a file: all of it at once, by place, never by person."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genopact_shared.errors import CATALOGUE, GenopactError
@@ -21,15 +22,21 @@ class Finding:
 
 
 class Fault(Exception):  # noqa: N818
-    """The fault of a cell or a line, on its way to a Finding."""
+    """The fault of a cell or a line, on its way to a Finding. `line`: of a chunk, from 0, where it is known."""
 
-    def __init__(self, code: str, detail: str = "", column: str = "") -> None:
+    def __init__(self, code: str, detail: str = "", column: str = "", line: int | None = None) -> None:
         super().__init__(code)
-        self.code, self.detail, self.column = code, detail, column
+        self.code, self.detail, self.column, self.line = code, detail, column, line
 
     def at(self, row: int | None, column: str = "") -> Finding:
         """The finding at a place."""
         return Finding(self.code, self.detail, row, column or self.column)
+
+
+def require(holds: object, code: str, detail: str = "", column: str = "", line: int | None = None) -> None:
+    """Raises a Fault unless something holds."""
+    if not holds:
+        raise Fault(code, detail, column, line)
 
 
 class ImportRefusedError(GenopactError):
@@ -38,3 +45,14 @@ class ImportRefusedError(GenopactError):
     def __init__(self, findings: tuple[Finding, ...]) -> None:
         self.findings = findings
         super().__init__("IMPORT_REFUSED", f"{len(findings)} findings, the first: {findings[0]}")
+
+
+def refusal(code: str, detail: str = "", row: int | None = None, column: str = "") -> ImportRefusedError:
+    """The refusal of a file for one fault."""
+    return ImportRefusedError((Finding(code, detail, row, column),))
+
+
+def refuse(findings: Sequence[Finding]) -> None:
+    """Raises ImportRefusedError if there are findings."""
+    if findings:
+        raise ImportRefusedError(tuple(findings))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_ingest.findings import Fault
+from genopact_ingest.findings import Fault, require
 from genopact_shared.compiled import compiled
 
 if sys.byteorder != "little":
@@ -44,31 +44,21 @@ class Places(NamedTuple):
     plain: NDArray[np.int64]
 
 
-class LineFault(Fault):
-    """The fault of line `line` of a chunk, counted from 0."""
-
-    def __init__(self, line: int, code: str, detail: str = "") -> None:
-        super().__init__(code, detail)
-        self.line = line
-
-
 def places(chunk: NDArray[np.uint8], samples: int) -> Places:
     """Of a chunk of whole lines.
 
     Raises:
-        LineFault: VCF_RECORD, a line without 9 + samples columns; VCF_LINE_ENDS; VCF_UNREADABLE, not UTF-8.
+        Fault: with its line; VCF_RECORD, a line without 9 + samples columns; VCF_LINE_ENDS; VCF_UNREADABLE, not UTF-8.
     """
     most = len(chunk) // (9 + samples) + 1  # lines of empty columns, and one that is too short
     found, text = np.empty((3, most), np.int64), np.empty(len(chunk), np.uint8)
     lines, used, fault = compiled(_scan)(chunk, samples, found, text, _CELL)
-    if fault == 1:
-        raise LineFault(lines, "VCF_RECORD", f"(expected {9 + samples} fields)")
-    if fault == 2:
-        raise LineFault(lines, "VCF_LINE_ENDS")
+    require(fault != 1, "VCF_RECORD", f"(expected {9 + samples} fields)", line=lines)
+    require(fault != 2, "VCF_LINE_ENDS", line=lines)
     try:
         return Places(text[:used].tobytes().decode(), *found[:, :lines])
     except UnicodeDecodeError as error:
-        raise LineFault(text[: error.start].tobytes().count(b"\n"), "VCF_UNREADABLE", "(not UTF-8)") from error
+        raise Fault("VCF_UNREADABLE", "(not UTF-8)", line=text[: error.start].tobytes().count(b"\n")) from error
 
 
 def plain_calls(
@@ -94,7 +84,7 @@ def calls(
     keys: of FORMAT.
 
     Raises:
-        LineFault: VCF_CALL.
+        Fault: VCF_CALL, with its line.
     """
     out = np.empty(samples, np.int8), np.empty(samples, np.uint8), np.empty(samples, np.bool_), np.zeros(4, np.int64)
     _refuse(line, compiled(_letters)(np.frombuffer(cells, np.uint8), copies, keys, out))
@@ -111,7 +101,7 @@ def expected(
     haploid: (n,), the call has one allele.
 
     Raises:
-        LineFault: VCF_CALL.
+        Fault: VCF_CALL, with its line.
     """
     out = np.empty(len(haploid), np.uint8)
     _refuse(line, compiled(_dosages)(np.frombuffer(cells, np.uint8), where, haploid, out))
@@ -120,7 +110,7 @@ def expected(
 
 def _refuse(line: int, fault: int) -> None:
     if fault:
-        raise LineFault(line, "VCF_CALL", f"(field {10 + fault // 4}: {_REASONS[fault % 4]})")
+        raise Fault("VCF_CALL", f"(field {10 + fault // 4}: {_REASONS[fault % 4]})", line=line)
 
 
 # numba widens what it adds or combines; the casts in the loops keep them to vectors of bytes and words.

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from genopact_ingest.findings import Fault
+from genopact_ingest.findings import Fault, require
 from genopact_ingest.reference import Reference
 from genopact_ingest.source import Called, Match, Record, Source
 from genopact_shared import alleles
@@ -226,18 +226,15 @@ class Sites:
 
     def _rows_of(self, contig: str, pos: int, readings: Sequence[Reading]) -> list[tuple[int, Reading]]:
         """The rows that are one of the readings, as it is written or normalised."""
-        found = dict[tuple[int, Reading], None]()
+        found, manifest = dict[tuple[int, Reading], None](), self._manifest
         for reading in readings:
             places = [(pos, reading.ref, reading.alt)]
             if self._reference and len(reading.ref) + len(reading.alt) > 2:
                 places.append(alleles.normalise(partial(self._reference.bases, contig), *places[0]))
             for place, *letters in places:
                 here = self._rows[contig].get(place, ())
-                found |= {
-                    (row, reading): None
-                    for row in here
-                    if [self._manifest.ref[row], self._manifest.alt[row]] == letters
-                }
+                fitting = [row for row in here if [manifest.ref[row], manifest.alt[row]] == letters]
+                found |= dict.fromkeys((row, reading) for row in fitting)
         return list(found)
 
     def _hit(self, row: int, reading: Reading, record: Record) -> tuple[int, int]:
@@ -264,14 +261,12 @@ class Sites:
 
     def _compare_manifest(self, reference: Reference) -> None:
         """Some rows of the manifest against the reference. Raises VARIANT_BUILD."""
-        compared = differing = 0
-        for row in range(0, len(self._manifest), -(-len(self._manifest) // _COMPARED)):
-            chrom, pos = self._manifest.chrom[row], self._pos[row]
-            if chrom in reference.lengths:
-                compared += 1
-                differing += reference.bases(chrom, pos, pos + 1).decode() not in self._beginnings(row)
-        if differing > (DIFFERING if self._compared_manifest else DIFFERING_ARRAY) * compared:
-            raise Fault("VARIANT_BUILD", f"({differing} of {compared} rows of the manifest are not the reference's)")
+        chrom, pos = self._manifest.chrom, self._pos
+        rows = [row for row in range(0, len(pos), -(-len(pos) // _COMPARED)) if chrom[row] in reference.lengths]
+        letters = {row: reference.bases(chrom[row], pos[row], pos[row] + 1).decode() for row in rows}
+        differing = sum(letter not in self._beginnings(row) for row, letter in letters.items())
+        if differing > (DIFFERING if self._compared_manifest else DIFFERING_ARRAY) * len(rows):
+            raise Fault("VARIANT_BUILD", f"({differing} of {len(rows)} rows of the manifest are not the reference's)")
 
 
 def _others(called: Called, rows: list[int]) -> Called:
@@ -297,7 +292,6 @@ def _exchanged(reading: Reading, status: str) -> Reading:
 
 def _contig(name: str) -> str:
     """The contig of a file's name; empty if it is to be left out. Raises VARIANT_CONTIG."""
-    found = alleles.contig(name)
-    if found is None and not _LEFT_OUT.fullmatch(name):
-        raise Fault("VARIANT_CONTIG")
-    return found or ""
+    found = alleles.contig(name) or ""
+    require(found or _LEFT_OUT.fullmatch(name), "VARIANT_CONTIG")
+    return found

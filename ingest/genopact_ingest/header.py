@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, NamedTuple
 
-from genopact_ingest.findings import Fault, Finding
+from genopact_ingest.findings import Fault, Finding, require
 
 RULES: dict[str, Any] = tomllib.loads(resources.files("genopact_ingest").joinpath("vcf.toml").read_text("utf-8"))
 _COLUMNS = ["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT"]
-_FORMAT_LINE = re.compile(r"##fileformat=VCFv4\.([0-5])")
+FORMAT_LINE = re.compile(r"##fileformat=VCFv4\.([0-5])")
 _FIELD = re.compile(r'([^\s=,"<>]+)=("(?:[^"\\]|\\.)*"|\[[^\]]*\]|(?!["\[])[^,]*)(?:,|$)')
 _URL = re.compile(r"[a-z]+://(?:[^\s/@]+@)?(?!\d+[:/])[\w.-]+(?::\d+)?(?:/\S*)?|[^\s<>:]+|file:\S+")
 
@@ -54,15 +54,16 @@ class Header:
 
 def parse(lines: Sequence[str]) -> Header:
     """The header of its lines (without line ends), the last of which is the #CHROM line."""
-    found = _Parser()
+    first = FORMAT_LINE.fullmatch(lines[0]) if lines else None
+    found = _Parser(max(1, int(first[1])) if first else 1)
+    if not first:
+        said = "(the first line is ##fileformat=VCFv4.x)" if any(lines) else "(the file is empty)"
+        found.findings.append(Finding("VCF_HEADER", said, 1, "fileformat"))
     if not any(lines):
-        found.findings.append(Finding("VCF_HEADER", "(the file is empty)", 1, "fileformat"))
         return found.header()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines[1:], 2):
         try:
-            if number == 1:
-                found.version_line(line)
-            elif number == len(lines) and line.startswith("#CHROM"):
+            if number == len(lines) and line.startswith("#CHROM"):
                 found.samples = sample_columns(line)
             else:
                 found.meta_line(line)
@@ -76,53 +77,34 @@ def parse(lines: Sequence[str]) -> Header:
 def sample_columns(line: str) -> tuple[str, ...]:
     """Sample names (NFC) of the #CHROM line, none in a file of sites. Fault VCF_HEADER, VCF_NO_SAMPLES, VCF_SAMPLES."""
     names = line.split("\t")
-    if names[:9] != _COLUMNS[: len(names[:9])] or len(names) < 8:
-        raise Fault("VCF_HEADER", "(the #CHROM line has other columns)", "#CHROM")
-    if len(names) == 9:
-        raise Fault("VCF_NO_SAMPLES", column="#CHROM")
+    usual = names[:9] == _COLUMNS[: len(names)] and len(names) >= 8
+    require(usual, "VCF_HEADER", "(the #CHROM line has other columns)", "#CHROM")
+    require(len(names) != 9, "VCF_NO_SAMPLES", column="#CHROM")
     samples = tuple(unicodedata.normalize("NFC", name.strip()) for name in names[9:])
-    if len(set(samples)) != len(samples) or not all(samples):
-        raise Fault("VCF_SAMPLES", column="#CHROM")
+    require(len(set(samples)) == len(samples) and all(samples), "VCF_SAMPLES", column="#CHROM")
     return samples
 
 
 class _Parser:
     """Takes a header line by line."""
 
-    def __init__(self) -> None:
-        self.findings: list[Finding] = []
-        self.version = 1
+    def __init__(self, version: int) -> None:
+        self.version, self.findings = version, list[Finding]()
         self.samples: tuple[str, ...] = ()
-        self._kept: dict[tuple[str, str], dict[str, str]] = {}
-        self._load()
-
-    def _load(self) -> None:
-        """The rules of this version."""
-        self._lines: dict[str, dict[str, str]] = {}
+        self._lines, self._kept = dict[str, dict[str, str]](), dict[tuple[str, str], dict[str, str]]()
         self._reserved: dict[str, dict[str, list[str]]] = {"INFO": {}, "FORMAT": {}}
-        for version in map(str, range(1, self.version + 1)):
-            self._lines |= RULES["lines"].get(version, {})
-            for kind, keys in RULES["reserved"].get(version, {}).items():
+        for each in map(str, range(1, version + 1)):
+            self._lines |= RULES["lines"].get(each, {})
+            for kind, keys in RULES["reserved"].get(each, {}).items():
                 self._reserved[kind] |= keys
 
-    def version_line(self, line: str) -> None:
-        match = _FORMAT_LINE.fullmatch(line)
-        if not match:
-            raise Fault("VCF_HEADER", "(the first line is ##fileformat=VCFv4.x)", "fileformat")
-        self.version = max(1, int(match[1]))
-        self._load()
-
     def meta_line(self, line: str) -> None:
-        kind, equals, value = line.removeprefix("##").partition("=")
-        if not line.startswith("##") or not kind:
-            raise Fault("VCF_HEADER", "(a header line starts with ## and a key)", "##")
-        if not equals or not value:
-            known = kind in _NAMED or kind in self._lines
-            raise Fault("VCF_HEADER", "(not of the form ##key=value)", kind if known else "##")
-        if kind in {"assembly", "pedigreeDB"} and not _URL.fullmatch(value):
-            raise Fault("VCF_HEADER", "(not a URL)", kind)
-        if kind == "fileformat":
-            raise Fault("VCF_HEADER", "(a second version)", kind)
+        kind, _, value = line.removeprefix("##").partition("=")
+        require(line.startswith("##") and kind, "VCF_HEADER", "(a header line starts with ## and a key)", "##")
+        known = kind in _NAMED or kind in self._lines
+        require(value, "VCF_HEADER", "(not of the form ##key=value)", kind if known else "##")
+        require(kind not in {"assembly", "pedigreeDB"} or _URL.fullmatch(value), "VCF_HEADER", "(not a URL)", kind)
+        require(kind != "fileformat", "VCF_HEADER", "(a second version)", kind)
         if rule := self._lines.get(kind):
             self._keep(kind, _fields(kind, value, rule, ordered=self.version < 4 and "Description" in rule))
 
@@ -130,27 +112,19 @@ class _Parser:
         key = fields.get("ID", "")
         if kind in self._reserved and (reserved := self._reserved[kind].get(key)):
             for name, expected in zip(("Number", "Type"), reserved, strict=False):
-                given = f"{key} {name}={fields[name]}"
-                if expected not in {"", fields[name]} and given not in RULES["tolerated"][kind]:
-                    raise Fault("VCF_HEADER", f"({name} is {expected} in the specification)", f"{kind}/{key}")
+                fits = expected in {"", fields[name]} or f"{key} {name}={fields[name]}" in RULES["tolerated"][kind]
+                require(fits, "VCF_HEADER", f"({name} is {expected} in the specification)", f"{kind}/{key}")
         before = self._kept.setdefault((kind, key), fields)
         both = [name for name in ("Number", "Type", "length") if name in before and name in fields]
-        if any(before[name] != fields[name] for name in both):
-            raise Fault("VCF_HEADER", "(defined twice, differently)", kind)
+        require(all(before[name] == fields[name] for name in both), "VCF_HEADER", "(defined twice, differently)", kind)
 
     def header(self) -> Header:
         """What the lines said."""
-        definitions = {kind: dict(self._definitions(kind)) for kind in ("INFO", "FORMAT")}
-        contigs = {key: fields.get("length") for (kind, key), fields in self._kept.items() if kind == "contig"}
-        return Header(
-            self.version,
-            {key: int(length) if length else None for key, length in contigs.items()},
-            frozenset(key for kind, key in self._kept if kind == "FILTER"),
-            definitions["INFO"],
-            definitions["FORMAT"],
-            self.samples,
-            tuple(self.findings),
-        )
+        info, formats = (dict(self._definitions(kind)) for kind in ("INFO", "FORMAT"))
+        lengths = {key: fields.get("length") for (kind, key), fields in self._kept.items() if kind == "contig"}
+        contigs = {key: int(length) if length else None for key, length in lengths.items()}
+        filters = frozenset(key for kind, key in self._kept if kind == "FILTER")
+        return Header(self.version, contigs, filters, info, formats, self.samples, tuple(self.findings))
 
     def _definitions(self, kind: str) -> Iterator[tuple[str, Definition]]:
         for key, (number, *forms) in self._reserved[kind].items():
@@ -166,22 +140,20 @@ def _fields(kind: str, value: str, rule: dict[str, str], *, ordered: bool) -> di
     """Of a structured line, checked."""
     body, fields, at = value[1:-1], dict[str, str](), 0
     while match := _FIELD.match(body, at):
-        if match[1] in fields:
-            raise Fault("VCF_HEADER", "(a field twice)", kind)
+        require(match[1] not in fields, "VCF_HEADER", "(a field twice)", kind)
         fields[match[1]], at = match[2], match.end()
         if at == len(body):
             break
-    if value[0] + value[-1] != "<>" or at != len(body) or not fields:
-        raise Fault("VCF_HEADER", "(not of the form <key=value,...>, or a quotation mark is not closed)", kind)
+    whole = value[0] + value[-1] == "<>" and at == len(body) and fields
+    require(whole, "VCF_HEADER", "(not of the form <key=value,...>, or a quotation mark is not closed)", kind)
     names = {name.rstrip("?"): name for name in rule if name != "*"}
     for name, marked in names.items():
-        if name not in fields and name == marked:
-            raise Fault("VCF_HEADER", f"({name} is missing)", kind)
+        require(name in fields or name != marked, "VCF_HEADER", f"({name} is missing)", kind)
     patterns = ((name, rule.get(names.get(name, "*"))) for name in fields)
     if wrong := [name for name, pattern in patterns if pattern and not re.fullmatch(pattern, fields[name])]:
         said = ", ".join(name if name in names else "a value" for name in wrong)
         key = f"/{fields.get('ID')}" * (kind in {"INFO", "FORMAT"} and "ID" not in wrong)
         raise Fault("VCF_HEADER", f"(malformed: {said})", kind + key)
-    if ordered and [name for name in fields if name in names] != [name for name in names if name in fields]:
-        raise Fault("VCF_HEADER", f"(the fields are in another order than {', '.join(names)})", kind)
+    alike = [name for name in fields if name in names] == [name for name in names if name in fields]
+    require(alike or not ordered, "VCF_HEADER", f"(the fields are in another order than {', '.join(names)})", kind)
     return fields

@@ -24,9 +24,7 @@ EDGES = np.linspace(-0.5, 0.5, 101)
 NO_OPPOSITES = 0.005
 """Parent and child share an allele everywhere: opposite homozygotes are errors."""
 _CODES = (np.arange(256)[:, None] >> np.array([0, 2, 4, 6])) & 3
-_SIGN, _HET, _CALLED = (
-    np.array(values, np.float32)[_CODES] for values in ([1, 0, 0, -1], [0, 0, 1, 0], [1, 0, 1, 1])
-)  # fmt: skip
+_SIGN, _HET, _CALLED = np.array([[1, 0, 0, -1], [0, 0, 1, 0], [1, 0, 1, 1]], np.float32)[:, _CODES]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genopact_ingest.bgzf import lines
-from genopact_ingest.findings import Fault, Finding, ImportRefusedError
-from genopact_ingest.plink import digest_of, refusal, regular
-from genopact_ingest.table import parquet_faults
+from genopact_ingest.findings import Fault, Finding, refusal, refuse
+from genopact_ingest.plink import digest_of, regular
+from genopact_ingest.table import NUMBERS, TEXTS, is_any, parquet_faults
 from genopact_shared.errors import replacing
 
 _CELL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?|NA|NaN|nan|", re.ASCII)
@@ -72,8 +72,7 @@ def read_matrix(
     findings += [Finding("PERSON_TWICE")] * (len(set(persons)) < len(persons))
     findings += [Finding("COLUMN_TWICE", "(a feature)")] * (len(set(present)) < len(present))
     columns = [wanted[name] for name in present if name in wanted]
-    if findings or not columns:
-        raise ImportRefusedError(tuple(findings) or (Finding("MATRIX_FEATURES"),))
+    refuse(findings or [Finding("MATRIX_FEATURES")] * (not columns))
     values = np.full((len(persons), len(features)), np.nan, np.float32)
     values[:, columns] = np.stack(parts, axis=0 if across else 1)
     notes = Counter(absent_features=len(features) - len(columns), other_features=len(present) - len(columns))
@@ -106,15 +105,13 @@ def _row(row: int, cells: list[str], count: int) -> tuple[str, NDArray[np.float6
 
 
 def _parquet(path: Path) -> tuple[list[str], _Rows]:
-    from pyarrow import types
     from pyarrow.parquet import ParquetFile
 
     with parquet_faults():
         file = ParquetFile(path, page_checksum_verification=True)
         names, kinds = file.schema_arrow.names, file.schema_arrow.types
     for place, kind in enumerate(kinds, start=1):
-        number = types.is_floating(kind) or types.is_integer(kind) or types.is_null(kind)
-        if not (number if place > 1 else types.is_string(kind) or types.is_large_string(kind)):
+        if not is_any(kind, *(NUMBERS if place > 1 else TEXTS)):
             raise refusal("COLUMN_TYPE", row=1, column=f"{place}")
 
     def rows() -> _Rows:

@@ -11,7 +11,9 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +21,14 @@ from numpy.typing import NDArray
 
 from genopact_ingest import genotypes
 from genopact_ingest.bgzf import HEAD, lines
-from genopact_ingest.findings import Fault, Finding, ImportRefusedError
-from genopact_ingest.genotypes import LineFault
-from genopact_ingest.header import sample_columns
+from genopact_ingest.findings import Fault, ImportRefusedError, refusal, require
+from genopact_ingest.header import FORMAT_LINE, sample_columns
+from genopact_ingest.vcf import header_lines
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.protocol import Dosage
 from genopact_shared.recipes.variants import CONTIG_LENGTHS, VARIANTS, Build, Variant, complement
 
-_FORMAT_LINE = re.compile(r"##fileformat=VCFv4\.[0-5]")
+_BASES = frozenset("ACGT")
 _CONTIG = re.compile(r"##contig=<(?:.*,)?ID=(?:chr)?(\w+),(?:.*,)?length=(\d+)[,>]", re.ASCII)
 _SITE = re.compile(
     r"(?:<[^\s<>]+>|[\w!#$%&+./:;?@^|~-][\w!#$%&*+./:;=?@^|~-]*)\t"  # CHROM
@@ -64,19 +66,27 @@ def read_vcf(path: Path, wanted: Sequence[Dosage], build: Build | None = None) -
         ImportRefusedError: with the first fault and its line; no partial answer.
         GenopactError: VARIANT_UNKNOWN.
     """
-    reader, digest = _Reader(wanted, build), hashlib.sha256()
+    if unknown := [column.name for column in wanted if column.rsid not in VARIANTS]:
+        raise GenopactError("VARIANT_UNKNOWN", ", ".join(unknown))
+    digest, number = hashlib.sha256(), 0
     try:
         _refuse_gzip(path)
-        for chunk in lines(path, digest):
-            for line in bytes(chunk).decode().split("\n")[:-1]:
-                reader.feed(line)
-        return reader.finish(digest.hexdigest())
+        with closing(lines(path, digest)) as text:
+            header, rest = header_lines(text)
+            if not header or not FORMAT_LINE.fullmatch(header[0]):
+                raise Fault("VCF_HEADER", "(the first line is ##fileformat=VCFv4.x)", line=0)
+            number = len(header)
+            reader = _Reader(header, wanted, build)
+            for chunk in chain([rest], text):
+                for line in bytes(chunk).decode().split("\n")[:-1]:
+                    number += 1
+                    reader.record(line)
+        return Calls(reader.samples, reader.dosages, reader.build, digest.hexdigest(), reader.notes)
     except Fault as fault:
-        raise ImportRefusedError((fault.at(reader.line or None),)) from fault
-    except UnicodeDecodeError as error:
-        raise ImportRefusedError((Finding("VCF_UNREADABLE", "(not UTF-8)"),)) from error
-    except OSError as error:
-        raise ImportRefusedError((Finding("VCF_UNREADABLE"),)) from error
+        row = number or None if fault.line is None else fault.line + 1
+        raise ImportRefusedError((fault.at(row),)) from fault
+    except (OSError, UnicodeDecodeError) as error:
+        raise refusal("VCF_UNREADABLE", "(not UTF-8)" * isinstance(error, UnicodeDecodeError)) from error
 
 
 def _refuse_gzip(path: Path) -> None:
@@ -89,56 +99,22 @@ def _refuse_gzip(path: Path) -> None:
 
 
 class _Reader:
-    """Takes a VCF line by line."""
+    """Takes a VCF's records line by line."""
 
-    def __init__(self, wanted: Sequence[Dosage], build: Build | None) -> None:
-        if unknown := [column.name for column in wanted if column.rsid not in VARIANTS]:
-            raise GenopactError("VARIANT_UNKNOWN", ", ".join(unknown))
+    def __init__(self, header: list[str], wanted: Sequence[Dosage], build: Build | None) -> None:
+        self.samples, self.notes = sample_columns(header[-1]), Counter[str]()
+        require(self.samples, "VCF_NO_SAMPLES")
+        self.build: Build = _build({match[1]: int(match[2]) for match in map(_CONTIG.match, header) if match}, build)
+        self.dosages: dict[str, NDArray[np.int8]] = {}
         self._wanted = {column.rsid: column for column in wanted}
-        self._build: Build | None = build
-        self._samples: tuple[str, ...] = ()
-        self._dosages: dict[str, NDArray[np.int8]] = {}
-        self._sites: dict[tuple[str, str], Variant] = {}
-        self._notes = Counter[str]()
-        self._lengths: dict[str, int] = {}
-        self.line = 0
+        variants = [VARIANTS[rsid] for rsid in self._wanted]
+        self._sites = {(variant.chrom, str(variant.positions[self.build])): variant for variant in variants}
 
-    def feed(self, line: str) -> None:
+    def record(self, line: str) -> None:
         """One line without its end."""
-        self.line += 1
-        if line.endswith("\r"):
-            raise Fault("VCF_LINE_ENDS")
-        if self.line == 1:
-            if not _FORMAT_LINE.fullmatch(line):
-                raise Fault("VCF_HEADER", "(the first line is ##fileformat=VCFv4.x)")
-        elif self._samples:
-            self._record(line)
-        elif line.startswith("##"):
-            if match := _CONTIG.match(line):
-                self._lengths[match[1]] = int(match[2])
-        else:
-            self._column_line(line)
-
-    def finish(self, digest: str) -> Calls:
-        """What was read, after the last line."""
-        if self._build is None or not self._samples:
-            raise Fault("VCF_HEADER", "(no #CHROM line)")
-        return Calls(self._samples, self._dosages, self._build, digest, self._notes)
-
-    def _column_line(self, line: str) -> None:
-        samples = sample_columns(line)
-        if not samples:
-            raise Fault("VCF_NO_SAMPLES")
-        self._build = build = _build(self._lengths, self._build)
-        self._sites = {
-            (variant.chrom, str(variant.positions[build])): variant
-            for variant in (VARIANTS[rsid] for rsid in self._wanted)
-        }
-        self._samples = samples
-
-    def _record(self, line: str) -> None:
-        if line.count("\t") != 8 + len(self._samples):
-            raise Fault("VCF_RECORD", f"(expected {9 + len(self._samples)} fields)")
+        require(not line.endswith("\r"), "VCF_LINE_ENDS")
+        if line.count("\t") != 8 + len(self.samples):
+            raise Fault("VCF_RECORD", f"(expected {9 + len(self.samples)} fields)")
         match = _SITE.match(line)
         if not match or line[match.end()] != "\t":
             raise Fault("VCF_RECORD", "(one of CHROM to FORMAT is malformed)")
@@ -147,49 +123,41 @@ class _Reader:
         if variant is not None:
             self._take(variant, site, f"{line[match.end() + 1 :]}\n".encode())
         elif not self._wanted.keys().isdisjoint(site[2].split(";")):
-            raise Fault("VCF_BUILD", f"(a wanted variant lies elsewhere than on {self._build})", "POS")
+            raise Fault("VCF_BUILD", f"(a wanted variant lies elsewhere than on {self.build})", "POS")
 
     def _take(self, variant: Variant, site: list[str], cells: bytes) -> None:
         """The dosages of a record at a wanted position."""
         column = self._wanted[variant.rsid]
         ref, alt, passed, form = site[3].upper(), site[4].upper(), site[6], site[8]
         if len(ref) > 1:
-            self._notes["other_records"] += 1  # a deletion that starts here says nothing about the substitution
+            self.notes["other_records"] += 1  # a deletion that starts here says nothing about the substitution
             return
-        if column.name in self._dosages:
-            raise Fault("VCF_TWICE", column=column.name)
-        if form.split(":")[0] != "GT":
-            raise Fault("VCF_NO_GENOTYPES", column=column.name)
+        require(column.name not in self.dosages, "VCF_TWICE", column=column.name)
+        require(form.split(":")[0] == "GT", "VCF_NO_GENOTYPES", column=column.name)
         alleles = _forward([ref, *alt.split(",")] if alt != "." else [ref], variant, column.name)
         if alleles[0] != ref or ref != variant.ref:
-            self._notes["exchanged_or_flipped"] += 1
-        copies = np.array(_copies(alleles, column.effect), np.int8)
+            self.notes["exchanged_or_flipped"] += 1
+        # 1 for the effect allele, 0 for another base, -1 for anything else, such as `*`
+        copies = np.array([int(one == column.effect) if one in _BASES else -1 for one in alleles], np.int8)
         try:
-            called = genotypes.calls(0, memoryview(cells), copies, form.count(":") + 1, len(self._samples))
-        except LineFault as fault:
+            called = genotypes.calls(0, memoryview(cells), copies, form.count(":") + 1, len(self.samples))
+        except Fault as fault:
             raise Fault(fault.code, fault.detail, column.name) from fault
         dosages = np.where(called[2], np.int8(-1), called[0])  # a call of one allele is missing
         if passed not in {"PASS", "."}:
-            self._notes["not_pass"] += 1
+            self.notes["not_pass"] += 1
             dosages[:] = -1
-        self._dosages[column.name] = dosages
+        self.dosages[column.name] = dosages
 
 
 def _build(lengths: dict[str, int], declared: Build | None) -> Build:
     """The build that the header's contig lengths show, which must not contradict the declared one."""
-    shown: set[Build] = {
-        build
-        for build, known in CONTIG_LENGTHS.items()
-        for chrom, length in known.items()
-        if lengths.get(chrom) == length
-    }
+    shown: set[Build] = {build for build, known in CONTIG_LENGTHS.items() if known.items() & lengths.items()}
     other = any(lengths.get(chrom, length) != length for chrom, length in CONTIG_LENGTHS["GRCh38"].items())
-    if len(shown) > 1 or (other and not shown) or (declared and shown and declared not in shown):
-        raise Fault("VCF_BUILD", "(contig lengths)")
-    build = declared or next(iter(shown), None)
-    if build is None:
-        raise Fault("VCF_BUILD", "(no contig lengths in the header: declare the build)")
-    return build
+    builds: set[Build] = {*shown, declared} if declared else shown
+    require(len(builds) < 2 and (shown or not other), "VCF_BUILD", "(contig lengths)")
+    require(builds, "VCF_BUILD", "(no contig lengths in the header: declare the build)")
+    return builds.pop()
 
 
 def _forward(alleles: list[str], variant: Variant, column: str) -> list[str]:
@@ -198,8 +166,7 @@ def _forward(alleles: list[str], variant: Variant, column: str) -> list[str]:
     REF equal to the reference: forward. REF the other letter: REF and ALT were exchanged. Letters of the other strand:
     complemented. Where the letters fit both readings (C/G, A/T) only the first is accepted.
     """
-    if any(allele in {"<NON_REF>", "<*>"} for allele in alleles):
-        raise Fault("VCF_GVCF", column=column)
+    require({"<NON_REF>", "<*>"}.isdisjoint(alleles), "VCF_GVCF", column=column)
     unique = len(set(alleles)) == len(alleles)
     if unique and alleles[0] == variant.ref:
         return alleles
@@ -210,8 +177,3 @@ def _forward(alleles: list[str], variant: Variant, column: str) -> list[str]:
         if set(flipped) == {variant.ref, variant.alt}:
             return flipped
     raise Fault("VCF_ALLELES", column=column)
-
-
-def _copies(alleles: list[str], effect: str) -> list[int]:
-    """Per allele index of a call: 1 for the effect allele, 0 for another base, -1 for anything else, such as `*`."""
-    return [int(allele == effect) if allele in set("ACGT") else -1 for allele in alleles]

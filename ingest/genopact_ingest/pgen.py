@@ -5,23 +5,22 @@ nobody can see. Compare checksums with whoever made it. The format does not know
 Source: github.com/chrchang/plink-ng, pgen_spec and pgenlib's python_api.txt.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_ingest.plink import BATCH, digest_of, lines, people, refusal, regular
+from genopact_ingest.findings import refusal
+from genopact_ingest.plink import BATCH, LETTERS, LocalFiles, lines, people, regular
 from genopact_ingest.source import Called, Harmoniser, Match, Record
 from genopact_shared.errors import GenopactError, replacing
 
-_LETTERS = re.compile("[ACGT]+")
 
-
-class PgenFile:
+class PgenFile(LocalFiles):
     """A `Source` of hard calls, with expected dosages and phases where they are.
 
     Variants outside FILTER PASS are left out and counted in `notes`. A call with an allele that is not letters, such
@@ -42,15 +41,8 @@ class PgenFile:
         self._phases, self.notes = phases, Counter[str]()
         self.samples, self.sex = people(self._paths[2])
         ends = np.cumsum([0, *(max(2, 1 + len(site.alts)) for site, _ in self._sites())], dtype=np.uintp)
-        try:
+        with _whole("(damaged, or of another .pvar or .psam)"):
             self._reader = PgenReader(bytes(path), len(self.samples), len(ends) - 1, None, ends)
-        except RuntimeError as error:
-            raise refusal("GENOTYPES_UNREADABLE", "(damaged, or of another .pvar or .psam)", column=".pgen") from error
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of .pgen, .pvar and .psam, one after another."""
-        return digest_of(*self._paths)
 
     def batches(self, harmoniser: Harmoniser) -> Iterator[Called]:
         """As in `Source`; at most BATCH variants each."""
@@ -60,10 +52,8 @@ class PgenFile:
             kept = [(index, site) for index, (site, passed) in some if passed]
             self.notes["not_pass"] += len(some) - len(kept)
             if matches := harmoniser.match([site for _, site in kept]):
-                try:
+                with _whole("(a variant is damaged)"):
                     found = [self._calls(*kept[match.record], match) for match in matches]
-                except (RuntimeError, IndexError) as error:
-                    raise refusal("GENOTYPES_UNREADABLE", "(a variant is damaged)", column=".pgen") from error
                 yield stacked(matches, found, phases=self._phases)
 
     def _sites(self) -> Iterator[tuple[Record, bool]]:
@@ -84,7 +74,7 @@ class PgenFile:
         alleles, n = (site.ref, *site.alts), len(self.samples)
         called, phased, doses = np.empty(2 * n, np.int32), np.empty(n, np.bool_), np.empty(n, np.float32)
         self._reader.read_alleles_and_phasepresent(index, called, phased)
-        copies = [int(at == match.allele) if _LETTERS.fullmatch(allele) else -1 for at, allele in enumerate(alleles)]
+        copies = [int(at == match.allele) if LETTERS.fullmatch(allele) else -1 for at, allele in enumerate(alleles)]
         called[called == -9] = len(copies)
         first, second = np.array([*copies, -1], np.int8)[called].reshape(n, 2).T
         known = (first >= 0) & (second >= 0)
@@ -99,6 +89,11 @@ class PgenFile:
 
 Calls = tuple[NDArray[np.int8], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]
 """(n,) each of one variant: dosages, expected dosages, haplotypes, haploid, as of `Called`."""
+
+
+def _whole(detail: str) -> AbstractContextManager[None]:
+    """What pgenlib says of the bytes is one refusal."""
+    return replacing((RuntimeError, IndexError), refusal("GENOTYPES_UNREADABLE", detail, column=".pgen"))
 
 
 def in_steps(copies: NDArray[np.floating]) -> NDArray[np.uint8]:

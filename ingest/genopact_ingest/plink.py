@@ -18,14 +18,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_ingest.findings import Finding, ImportRefusedError
+from genopact_ingest.findings import refusal
 from genopact_ingest.ploidy import FEMALE, MALE, UNKNOWN
 from genopact_ingest.source import Called, Harmoniser, Record
+from genopact_shared.errors import replacing
 
 BATCH = 256
 """Variants that are read at a time; bounds memory."""
 _SITE = re.compile(r"\s*(\S+)\s+\S+\s+\S+\s+(-?\d{1,10})\s+(\S+)\s+(\S+)\s*", re.ASCII)
-_LETTERS = re.compile("[ACGT]+")
+LETTERS = re.compile("[ACGT]+")
 _SEX = {"1": MALE, "M": MALE, "2": FEMALE, "F": FEMALE}
 _COPIES = np.array([2, -1, 1, 0], np.int8)[np.arange(256)[:, None] >> np.arange(0, 8, 2) & 3].view(np.int32)[:, 0]
 """(256,): copies of A1 in the four calls of a byte, -1 missing, as four int8."""
@@ -33,7 +34,18 @@ _OTHER = np.array([2, 1, 0, -1], np.int8)
 """Copies of the other allele; index -1 is the last, so missing stays missing."""
 
 
-class PlinkFile:
+class LocalFiles:
+    """Files that belong together, in their order."""
+
+    _paths: tuple[Path, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the files, one after another."""
+        return digest_of(*self._paths)
+
+
+class PlinkFile(LocalFiles):
     """A `Source` of hard calls without phases.
 
     Variants without a place (chromosome or position 0, or a negative one) and variants without an A2 are left out and
@@ -62,11 +74,6 @@ class PlinkFile:
         if path.stat().st_size != 3 + self._stride * sum(1 for _ in lines(self._paths[1])):
             raise refusal("PLINK_SIZE")
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of .bed, .bim and .fam, one after another."""
-        return digest_of(*self._paths)
-
     def batches(self, harmoniser: Harmoniser) -> Iterator[Called]:
         """As in `Source`; at most BATCH variants each."""
         self.notes.clear()
@@ -78,11 +85,10 @@ class PlinkFile:
                 calls = np.fromfile(file, np.uint8, len(sites) * self._stride)
                 if calls.size < len(sites) * self._stride:
                     raise refusal("PLINK_SIZE")
-                yield from self._batch(sites, calls.reshape(-1, self._stride), harmoniser)
+                if called := self._batch(sites, calls.reshape(-1, self._stride), harmoniser):
+                    yield called
 
-    def _batch(
-        self, sites: list[tuple[int, str]], calls: NDArray[np.uint8], harmoniser: Harmoniser
-    ) -> Iterator[Called]:
+    def _batch(self, sites: list[tuple[int, str]], calls: NDArray[np.uint8], harmoniser: Harmoniser) -> Called | None:
         """calls: (k, stride) packed; the last byte of each row is padded."""
         n = len(self.samples)
         if n % 4:
@@ -92,18 +98,18 @@ class PlinkFile:
         kept = [at for at, record in enumerate(found) if record]
         matches = harmoniser.match([record for record in found if record])
         if not matches:
-            return
+            return None
         copies = _COPIES.take(calls[[kept[match.record] for match in matches]]).view(np.int8)[:, :n]
         other = np.array([match.allele == 0 for match in matches])
         copies[other] = _OTHER[copies[other]]
-        yield Called(np.array([match.row for match in matches], np.int64), np.ascontiguousarray(copies))
+        return Called(np.array([match.row for match in matches], np.int64), np.ascontiguousarray(copies))
 
     def _record(self, row: int, line: str, frequency: float | None) -> Record | None:
         match = _SITE.fullmatch(line)
         if not match:
             raise refusal("GENOTYPES_LINE", "(six columns are expected)", row, ".bim")
         chrom, position, a1, a2 = match[1], int(match[2]), match[3].upper(), match[4].upper()
-        if any(allele != "0" and not _LETTERS.fullmatch(allele) for allele in (a1, a2)):
+        if any(allele != "0" and not LETTERS.fullmatch(allele) for allele in (a1, a2)):
             raise refusal("GENOTYPES_ALLELES", row=row, column=".bim")
         if a1 == a2 != "0" or (a1 == "0" and frequency):
             raise refusal("GENOTYPES_ALLELES", "(A1 is missing but called, or equals A2)", row, ".bim")
@@ -116,20 +122,10 @@ class PlinkFile:
 def _frequencies(calls: NDArray[np.uint8]) -> list[float | None]:
     """Share of A1 among the called alleles of each row of (k, stride) packed calls; None if nobody is called."""
     high = calls >> 1
-    a1, both, a2 = (
-        np.bitwise_count(code & 0x55).sum(axis=1, dtype=np.int64)
-        for code in (~(calls | high), high & ~calls, calls & high)
-    )
-    called = (a1 + both + a2).tolist()
-    return [
-        copies / (2 * people) if people else None
-        for copies, people in zip((2 * a1 + both).tolist(), called, strict=True)
-    ]
-
-
-def refusal(code: str, detail: str = "", row: int | None = None, column: str = "") -> ImportRefusedError:
-    """The refusal of a file for one fault."""
-    return ImportRefusedError((Finding(code, detail, row, column),))
+    codes = (~(calls | high), high & ~calls, calls & high)
+    a1, both, a2 = (np.bitwise_count(code & 0x55).sum(axis=1, dtype=np.int64) for code in codes)
+    counts = zip((2 * a1 + both).tolist(), (2 * (a1 + both + a2)).tolist(), strict=True)
+    return [copies / whole if whole else None for copies, whole in counts]
 
 
 def people(path: Path) -> tuple[tuple[str, ...], NDArray[np.int8]]:
@@ -162,14 +158,12 @@ def sample_names(names: Sequence[str]) -> tuple[str, ...]:
 
 def lines(path: Path) -> Iterator[str]:
     """The lines of a text file of sites or samples, each of which must be whole."""
-    try:
-        with regular(path).open(encoding="utf-8") as file:
-            for row, line in enumerate(file, start=1):
-                if not line.endswith("\n"):
-                    raise refusal("GENOTYPES_LINE", "(it has no end: the file is cut off)", row, path.suffix)
-                yield line
-    except (OSError, UnicodeDecodeError) as error:
-        raise refusal("GENOTYPES_UNREADABLE", column=path.suffix) from error
+    unreadable = refusal("GENOTYPES_UNREADABLE", column=path.suffix)
+    with replacing((OSError, UnicodeDecodeError), unreadable), regular(path).open(encoding="utf-8") as file:
+        for row, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                raise refusal("GENOTYPES_LINE", "(it has no end: the file is cut off)", row, path.suffix)
+            yield line
 
 
 def regular(path: Path) -> Path:
@@ -184,6 +178,5 @@ def digest_of(*paths: Path) -> str:
     found = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            while data := file.read(1 << 20):
-                found.update(data)
+            hashlib.file_digest(file, lambda: found)
     return found.hexdigest()

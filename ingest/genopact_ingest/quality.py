@@ -7,7 +7,6 @@ variant is doubtful, and the thresholds, which are policy, say which flags exclu
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from statistics import NormalDist
 from typing import Literal
 
@@ -103,15 +102,17 @@ class Quality:
     person_flags: Mapping[PersonReason, Flags]
     variant_flags: Mapping[VariantReason, Flags]
 
-    @cached_property
+    @property
     def keep_people(self) -> Flags:
         """(n,) people without an excluding flag."""
-        return _none([self.person_flags[reason] for reason in self.thresholds.people_out], len(self.f))
+        out = (self.person_flags[reason] for reason in self.thresholds.people_out)
+        return ~sum(out, np.zeros(len(self.f), np.bool_))
 
-    @cached_property
+    @property
     def keep_variants(self) -> Flags:
         """(V,) variants without an excluding flag."""
-        return _none([self.variant_flags[reason] for reason in self.thresholds.variants_out], len(self.called))
+        out = (self.variant_flags[reason] for reason in self.thresholds.variants_out)
+        return ~sum(out, np.zeros(len(self.called), np.bool_))
 
     @property
     def agreement(self) -> float:
@@ -185,10 +186,6 @@ def assess(
     )  # fmt: skip
 
 
-def _none(flags: list[Flags], size: int) -> Flags:
-    return np.logical_not(np.any([np.zeros(size, np.bool_), *flags], axis=0), out=np.ones(size, np.bool_))
-
-
 def _outlying(f: Floats, pcs: Floats, sds: float) -> Flags:
     """(n,) F far from what is usual for the ancestry: from its fit by the components and their squares."""
     known = np.isfinite(f)
@@ -221,8 +218,8 @@ def _correlation(one: Floats, other: Floats) -> float:
 
 def _closest(manifest: VariantManifest, frequency: Floats) -> tuple[str, Floats]:
     """The manifest's frequency column that is most like the site's: sites differ in ancestry."""
-    columns = {name: values for name, values in manifest.extra.items() if name.startswith("af_")}
-    columns = {"frequency": manifest.frequency} | columns
+    columns = {"frequency": manifest.frequency}
+    columns |= {name: values for name, values in manifest.extra.items() if name.startswith("af_")}
     best = max(columns, key=lambda name: np.nan_to_num(_correlation(frequency, columns[name]), nan=-2))
     return best, columns[best]
 

@@ -47,16 +47,14 @@ def page(quality: Quality, manifest: VariantManifest, title: str = "Quality of t
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["number"] = number
+    loader = FileSystemLoader(Path(__file__).parent / "templates")
+    jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja.filters["number"] = number
     absent = {"components"} if quality.pcs.shape[1] < 2 else set()
     absent |= set() if np.isfinite(quality.x_f).any() else {"sex"}
     absent |= {"kinship"} if quality.kinship is None else set()
     tested = np.where(np.isnan(quality.hardy_weinberg), 1.0, quality.hardy_weinberg)
-    return environment.get_template("quality.html.j2").render(
+    return jinja.get_template("quality.html.j2").render(
         title=title, quality=quality, manifest=manifest, policy=quality.thresholds, kinship=quality.kinship,
         plots={name: None if name in absent else _svg(name, quality) for name in PLOTS}, most=MOST_ROWS,
         people=_flagged(flags for reason, flags in quality.person_flags.items() if reason not in ("relative", "batch")),
@@ -72,8 +70,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def _flagged(flags: Iterable[Flags]) -> list[int]:
-    rows: list[int] = np.flatnonzero(np.any(list(flags), axis=0)).tolist()
-    return rows
+    return np.flatnonzero(np.any(list(flags), axis=0)).tolist()
 
 
 # --- plots
@@ -82,12 +79,9 @@ def _flagged(flags: Iterable[Flags]) -> list[int]:
 def missing(figure: "Figure", quality: Quality) -> None:
     """Missing calls of people and of variants."""
     policy = quality.thresholds
-    both = (
-        ("people", quality.call_rate, policy.sample_call_rate),
-        ("variants", quality.called, policy.variant_call_rate),
-    )
-    for axes, (of, rate, least) in zip(figure.subplots(1, 2), both, strict=True):
-        limit = max(100 * (1 - least), 0.1)
+    least = {"people": policy.sample_call_rate, "variants": policy.variant_call_rate}
+    for axes, of, rate in zip(figure.subplots(1, 2), least, (quality.call_rate, quality.called), strict=True):
+        limit = max(100 * (1 - least[of]), 0.1)
         axes.hist(np.clip(100 * (1 - np.nan_to_num(rate)), 0, 4 * limit), np.linspace(0, 4 * limit, 41), color=ACCENT)
         axes.axvline(limit, color=BAD, linewidth=1.4)
         _logarithmic(axes)
@@ -173,9 +167,7 @@ def components(figure: "Figure", quality: Quality) -> None:
     axes.set(xlabel="first component", ylabel="second component")
 
 
-PLOTS = {
-    plot.__name__: plot for plot in (missing, heterozygosity, frequency, hardy_weinberg, sex, kinship, components)
-}  # fmt: skip
+PLOTS = {plot.__name__: plot for plot in (missing, heterozygosity, frequency, hardy_weinberg, sex, kinship, components)}
 HEIGHTS = {"missing": 2.9, "frequency": 5.4, "components": 4.6}
 """Inches; 3.8 else."""
 

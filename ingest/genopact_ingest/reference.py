@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from genopact_ingest.findings import Fault
+from genopact_ingest.findings import Fault, require
 from genopact_shared.alleles import CONTIGS, contig
 from genopact_shared.errors import replacing
 
@@ -24,8 +24,7 @@ class Reference:
     """
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise Fault("REFERENCE_UNREADABLE", "(not a regular local file)")
+        require(path.is_file(), "REFERENCE_UNREADABLE", "(not a regular local file)")
         with _silent(), tempfile.TemporaryDirectory(prefix="genopact-") as folder:
             self._file = _open(path, Path(folder))
         found = [(contig(name), name) for name in self._file.references]

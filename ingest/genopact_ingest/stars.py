@@ -16,14 +16,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_ingest.findings import Fault
+from genopact_ingest.findings import require
 from genopact_ingest.source import Match, Record, Source
 from genopact_shared.alleles import contig
 from genopact_shared.recipes.pharmacogenes import GENES, Call
 from genopact_shared.recipes.protocol import Codes
 from genopact_shared.recipes.variants import Build
 
-Haplotypes = NDArray[np.uint8]
 Place = tuple[str, int]
 
 
@@ -46,7 +45,7 @@ class _Copies(NamedTuple):
     """(n,) copies of one letter and (n,) haplotypes that carry it, as in `Called`."""
 
     dosages: Codes
-    haplotypes: Haplotypes
+    haplotypes: NDArray[np.uint8]
 
 
 class _Letters:
@@ -57,15 +56,13 @@ class _Letters:
     """
 
     def __init__(self, build: Build) -> None:
-        self.rows: list[tuple[Place, str]] = []
-        self.chroms = set[str]()
-        self.references: dict[Place, str] = {}
-        self.letters: dict[Place, set[str]] = {}
+        self.rows, self.chroms = list[tuple[Place, str]](), set[str]()
+        self.references, self.letters = dict[Place, str](), defaultdict[Place, set[str]](set)
         for gene in GENES.values():
             for variant in gene.variants:
                 place = gene.chrom, variant.positions[build]
                 self.references[place] = variant.references[build]
-                self.letters.setdefault(place, set()).update((variant.ref, variant.alt))
+                self.letters[place] |= {variant.ref, variant.alt}
 
     def match(self, records: Sequence[Record]) -> list[Match]:
         """See `Harmoniser`. Raises Fault VCF_ALLELES where REF is not the reference."""
@@ -76,8 +73,7 @@ class _Letters:
             if place not in self.references:
                 continue
             ref, short = record.ref.upper(), self.references[place]
-            if not (ref.startswith(short) or short.startswith(ref)):
-                raise Fault("VCF_ALLELES", f"({place[0]}:{place[1]})")
+            require(ref.startswith(short) or short.startswith(ref), "VCF_ALLELES", f"({place[0]}:{place[1]})")
             written = [ref, *(alt.upper() for alt in record.alts)]
             tail = ref.removeprefix(short) if ref.startswith(short) else "-"
             hits = [letters for letters in sorted(self.letters[place]) if letters + tail in written]
@@ -124,15 +120,11 @@ def read_stars(source: Source, build: Build, *, all_sites: bool = False) -> Star
                 columns.append(_letter(found[place], reference, variant.alt))
             else:
                 absent.append(variant.name)
-                columns.append(_absent(n, 3 * (reference == variant.alt), called=complete))
+                dosage, carried = (-1, 0) if not complete else (2, 3) if reference == variant.alt else (0, 0)
+                columns.append(_Copies(np.full(n, dosage, np.int8), np.full(n, carried, np.uint8)))
             copies[variant.name] = columns[-1].dosages
         calls[gene.name] = gene.calls(*map(np.stack, zip(*columns, strict=True)))
     return Stars(source.samples, copies, calls, tuple(absent))
-
-
-def _absent(n: int, haplotypes: int, *, called: bool) -> _Copies:
-    dosage = haplotypes.bit_count() if called else -1
-    return _Copies(np.full(n, dosage, np.int8), np.full(n, haplotypes * called, np.uint8))
 
 
 def _letter(rows: dict[str, list[_Copies]], reference: str, wanted: str) -> _Copies:
@@ -142,14 +134,11 @@ def _letter(rows: dict[str, list[_Copies]], reference: str, wanted: str) -> _Cop
     """
     missing = np.any([each.dosages < 0 for each in chain(*rows.values())], axis=0)
     whole = {letters: each[0] for letters, each in rows.items()}
-    several = [each.dosages for each in rows[reference]]
-    rest = 2 * (len(several) - 1)
-    whole[reference] = _Copies(
-        (np.sum(several, axis=0) - rest).astype(np.int8),
-        np.bitwise_and.reduce([each.haplotypes for each in rows[reference]]),
-    )
+    several, carried = map(np.stack, zip(*rows[reference], strict=True))
+    copies = several.sum(axis=0) - 2 * (len(several) - 1)
+    whole[reference] = _Copies(copies.astype(np.int8), np.bitwise_and.reduce(carried))
     missing |= np.sum([each.dosages for each in whole.values()], axis=0) != 2
     missing |= any(len(each) > 1 for letters, each in rows.items() if letters != reference)
-    none = _Copies(np.zeros_like(several[0]), np.zeros_like(rows[reference][0].haplotypes))
+    none = _Copies(np.zeros_like(several[0]), np.zeros_like(carried[0]))
     dosages, haplotypes = whole.get(wanted, none)
     return _Copies(np.where(missing, np.int8(-1), dosages), np.where(missing, np.uint8(0), haplotypes))

@@ -16,15 +16,17 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from genopact_ingest.findings import Fault, Finding, ImportRefusedError
+from genopact_ingest.findings import Fault, Finding, refusal, refuse, require
 from genopact_shared.errors import replacing
 from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
 from genopact_shared.recipes.variants import complement
 
 PERSON = "person"
+TEXTS, NUMBERS = ("string", "large_string"), ("integer", "floating", "null")
 _MISSING = frozenset({"", "NA"})
 _FLAGS = {"0": 0, "no": 0, "false": 0, "1": 1, "yes": 1, "true": 1}
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
@@ -47,13 +49,11 @@ def read_table(path: Path, schema: Sequence[Column]) -> Covariates:
     Raises:
         ImportRefusedError: with every fault of the file; nothing is taken from a file with a fault.
     """
-    findings: list[Finding] = []
+    findings, people = list[Finding](), dict[str, int]()
     data, rows = _rows(path)
     columns = _columns(rows[0], schema, findings)
-    if findings:
-        raise ImportRefusedError(tuple(findings))
+    refuse(findings)
     cells: dict[str, list[float]] = {column.name: [] for column in columns if column is not None}
-    people: dict[str, int] = {}
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(columns):
             findings.append(Finding("CSV_RAGGED", f"({len(row)} cells, the header has {len(columns)})", number))
@@ -63,16 +63,13 @@ def read_table(path: Path, schema: Sequence[Column]) -> Covariates:
                 findings += _person(text, number, people)
             else:
                 cells[column.name].append(cell(column, text, number, findings))
-    if not people and not findings:
-        findings.append(Finding("CSV_EMPTY"))
-    if findings:
-        raise ImportRefusedError(tuple(findings))
+    refuse(findings or [Finding("CSV_EMPTY")] * (not people))
     arrays = {column.name: array_of(column, cells[column.name]) for column in columns if column is not None}
     return Covariates(tuple(people), Table(arrays, len(people)), hashlib.sha256(data).hexdigest())
 
 
 def _rows(path: Path) -> tuple[bytes, list[list[str]]]:
-    with replacing((OSError, ValueError, csv.Error), ImportRefusedError((Finding("CSV_UNREADABLE"),))):
+    with replacing((OSError, ValueError, csv.Error), refusal("CSV_UNREADABLE")):
         data = path.read_bytes()
         if data.startswith(b"PAR1"):
             return data, _parquet(data)
@@ -83,8 +80,7 @@ def _rows(path: Path) -> tuple[bytes, list[list[str]]]:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter))
     while rows and not rows[-1]:
         rows.pop()
-    if not rows:
-        raise ImportRefusedError((Finding("CSV_EMPTY"),))
+    refuse([Finding("CSV_EMPTY")] * (not rows))
     return data, rows
 
 
@@ -96,30 +92,25 @@ def _parquet(data: bytes) -> list[list[str]]:
     with parquet_faults():
         table = ParquetFile(BufferReader(data), page_checksum_verification=True).read()
         names = table.column_names
-    kinds = (
-        types.is_string,
-        types.is_large_string,
-        types.is_integer,
-        types.is_floating,
-        types.is_boolean,
-        types.is_null,
-    )
-    foreign = []
-    for place, column in enumerate(table.columns, start=1):
-        kind = column.type.value_type if types.is_dictionary(column.type) else column.type
-        if not any(known(kind) for known in kinds):
-            foreign.append(Finding("COLUMN_TYPE", row=1, column=f"{place}"))
-    if foreign:
-        raise ImportRefusedError(tuple(foreign))
+    kinds = [one.type.value_type if types.is_dictionary(one.type) else one.type for one in table.columns]
+    wrong = [place for place, kind in enumerate(kinds, start=1) if not is_any(kind, *TEXTS, *NUMBERS, "boolean")]
+    refuse([Finding("COLUMN_TYPE", row=1, column=f"{place}") for place in wrong])
     columns = [[_text(value) for value in column.to_pylist()] for column in table.columns]
     return [names, *map(list, zip(*columns, strict=True))]
+
+
+def is_any(kind: Any, *names: str) -> bool:
+    """Whether a parquet column is of one of these types."""
+    from pyarrow import types
+
+    return any(getattr(types, f"is_{name}")(kind) for name in names)
 
 
 def parquet_faults() -> AbstractContextManager[None]:
     """Whatever is wrong inside a parquet file is one refusal."""
     from pyarrow import ArrowException
 
-    return replacing((ArrowException, OSError, ValueError), ImportRefusedError((Finding("CSV_UNREADABLE"),)))
+    return replacing((ArrowException, OSError, ValueError), refusal("CSV_UNREADABLE"))
 
 
 def _text(value: str | float | None) -> str:
@@ -137,8 +128,7 @@ def _columns(header: list[str], schema: Sequence[Column], findings: list[Finding
         findings.append(Finding("CSV_DELIMITER", row=1))
         return []
     declared = {column.name: column for column in schema}
-    columns: list[Column | None] = []
-    seen: set[str] = set()
+    columns, seen = list[Column | None](), set[str]()
     for place, cell in enumerate(header, start=1):
         match = _HEADER.fullmatch(cell.strip())
         name = match["name"] if match else ""
@@ -184,38 +174,29 @@ def array_of(column: Column, values: list[float]) -> Floats | Codes:
 def _value(column: Column, text: str) -> float:
     match column:
         case Number():
-            return _number(column, text)
+            require(_NUMBER.fullmatch(text), "NUMBER_INVALID")
+            if not column.low <= float(text) <= column.high:
+                raise Fault("VALUE_RANGE", f"(expected {column.low:g} to {column.high:g} {column.unit})")
+            return float(text)
         case Choice(levels=levels):
             return _level(text, {level: code for code, level in enumerate(levels)})
         case Flag():
             return _level(text.lower(), _FLAGS)
-        case Dosage():
-            return _dosage(column, text)
-
-
-def _number(column: Number, text: str) -> float:
-    if not _NUMBER.fullmatch(text):
-        raise Fault("NUMBER_INVALID")
-    value = float(text)
-    if not column.low <= value <= column.high:
-        raise Fault("VALUE_RANGE", f"(expected {column.low:g} to {column.high:g} {column.unit})")
-    return value
+        case Dosage(
+            effect=effect, other=other
+        ):  # or a genotype such as A/G, on either strand if the letters tell which
+            if text in {"0", "1", "2"}:
+                return int(text)
+            if complement(effect) == other:
+                raise Fault("ALLELE_AMBIGUOUS", f"(count copies of forward-strand {effect})")
+            alleles = re.split(r"[/|]", text)
+            for one, two in (effect, other), (complement(effect), complement(other)):
+                if len(alleles) == 2 and set(alleles) <= {one, two}:
+                    return alleles.count(one)
+            raise Fault("ALLELE_UNKNOWN", f"(expected {effect} and {other}, or 0, 1, 2)")
 
 
 def _level(text: str, codes: dict[str, int]) -> int:
     if text not in codes:
         raise Fault("LEVEL_UNKNOWN", f"(known: {', '.join(codes)})")
     return codes[text]
-
-
-def _dosage(column: Dosage, text: str) -> int:
-    """0, 1, 2 or a genotype such as A/G, on either strand where the letters tell which."""
-    if text in {"0", "1", "2"}:
-        return int(text)
-    if complement(column.effect) == column.other:
-        raise Fault("ALLELE_AMBIGUOUS", f"(count copies of forward-strand {column.effect})")
-    alleles = re.split(r"[/|]", text)
-    for effect, other in (column.effect, column.other), (complement(column.effect), complement(column.other)):
-        if len(alleles) == 2 and set(alleles) <= {effect, other}:
-            return alleles.count(effect)
-    raise Fault("ALLELE_UNKNOWN", f"(expected {column.effect} and {column.other}, or 0, 1, 2)")

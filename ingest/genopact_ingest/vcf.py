@@ -8,7 +8,7 @@ Limits: VCF 4.0-4.5 (SAMtools/hts-specs).
 """
 
 import hashlib
-import subprocess
+import io
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -17,16 +17,17 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 from typing import IO, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genopact_ingest import bgzf, genotypes
 from genopact_ingest.checks import Checks
-from genopact_ingest.findings import Fault, Finding, ImportRefusedError
-from genopact_ingest.genotypes import LineFault, Places
+from genopact_ingest.findings import Fault, ImportRefusedError, refusal, refuse, require
+from genopact_ingest.genotypes import Places
 from genopact_ingest.header import parse
+from genopact_ingest.plink import digest_of
 from genopact_ingest.source import Called, Harmoniser, Record
 from genopact_shared.errors import replacing
 
@@ -36,22 +37,13 @@ _BLOCKS = frozenset({"<NON_REF>", "<*>"})
 _TO_TEXT = "import sys, pysam.bcftools as b; b.view('--no-version', '-Ov', '-o', '-', sys.argv[1], catch_stdout=False)"
 
 
-class _Hits(NamedTuple):
-    """Matches of a chunk. line, row, allele: (k,) int64."""
-
-    line: NDArray[np.int64]
-    row: NDArray[np.int64]
-    allele: NDArray[np.int64]
-    alts: list[tuple[str, ...]]
-
-
 class _Hit(NamedTuple):
-    """One whose line is not plain; `keys` of its FORMAT."""
+    """A match: the line of its chunk, and of `Match` and `Record` what is read there."""
 
     line: int
+    row: int
     allele: int
     alts: tuple[str, ...]
-    keys: list[str]
 
 
 class VcfFile:
@@ -87,14 +79,13 @@ class VcfFile:
             with closing(bgzf.blocks(self._path)) as blocks:
                 self._binary = bytes(next(blocks, memoryview(b""))[:3]) == b"BCF"
             with closing(self._text(hashlib.sha256())) as text:
-                self._header, _ = _header(text)
+                self._header, _ = header_lines(text)
         except Fault as fault:
             raise _refusal(fault, 1) from fault
         header = checks.header(self._header) if checks else parse(self._header)
-        if header.findings:
-            raise ImportRefusedError(header.findings)
+        refuse(header.findings)
         if not header.samples:
-            raise ImportRefusedError((Finding("VCF_NO_SAMPLES", row=len(self._header)),))
+            raise refusal("VCF_NO_SAMPLES", row=len(self._header))
         self.samples, self.contigs = header.samples, header.contigs
         defined = header.formats.get("DS")
         self._dosages = defined.number if expected and defined and defined.number in {"1", "A"} else ""
@@ -102,9 +93,7 @@ class VcfFile:
     @property
     def digest(self) -> str:
         """SHA-256 of the file's bytes."""
-        if not self._digest:
-            with self._path.open("rb") as file:
-                self._digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self._digest = self._digest or digest_of(self._path)
         return self._digest
 
     def batches(self, harmoniser: Harmoniser) -> Iterator[Called]:
@@ -113,17 +102,15 @@ class VcfFile:
         digest, number = hashlib.sha256(), 1
         try:
             with closing(self._text(digest)) as text:
-                header, rest = _header(text)
-                if header != self._header:
-                    raise Fault("VCF_CHANGED")
+                header, rest = header_lines(text)
+                require(header == self._header, "VCF_CHANGED")
                 number += len(header)
                 for chunk in chain([rest], text):
                     places = genotypes.places(np.frombuffer(chunk, np.uint8), len(self.samples))
                     if called := self._batch(chunk, places, number, harmoniser):
                         yield called
                     number += len(places.ends)
-            if self._digest not in {"", digest.hexdigest()}:
-                raise Fault("VCF_CHANGED")
+            require(self._digest in {"", digest.hexdigest()}, "VCF_CHANGED")
             self._digest = digest.hexdigest()
         except Fault as fault:
             raise _refusal(fault, number) from fault
@@ -147,75 +134,59 @@ class VcfFile:
             if self._checks:
                 self._checks.record(number + line, fields)
             if "<" in alt and not _BLOCKS.isdisjoint(alt.split(",")):
-                raise LineFault(line, "VCF_GVCF")
+                raise Fault("VCF_GVCF", line=line)
             if not (pos.isascii() and pos.isdigit() and len(pos) <= 10):
-                raise LineFault(line, "VCF_RECORD", "(POS)")
+                raise Fault("VCF_RECORD", "(POS)", line=line)
             alts = _alts(alt)
             if not plain:
                 forms[line] = form
-                self._look_at(line, number, form, chunk[places.cells[line] : places.ends[line] + 1], len(alts))
+                cells = chunk[places.cells[line] : places.ends[line] + 1]
+                if form == "GT":
+                    genotypes.calls(line, cells, np.zeros(len(alts) + 1, np.int8), 1, len(self.samples))
+                elif self._checks:
+                    self._checks.cells(number + line, form, cells[:-1], len(alts))
             if passed in self._passed or self._passed.issuperset(passed.split(";")):
                 records.append(Record(chrom, int(pos), ref, alts))
                 lines.append(line)
-        if self._checks and self._checks.findings:
-            raise ImportRefusedError(self._checks.finish())
+        refuse(self._checks.finish() if self._checks else ())
         matches = harmoniser.match(records)
-        self.notes.update(
-            records=len(places.ends),
-            not_pass=len(places.ends) - len(records),
-            matched=len({match.record for match in matches}),
-        )
-        if not matches:
-            return None
-        record, row, allele = zip(*matches, strict=True)
-        hits = _Hits(
-            np.array([lines[at] for at in record], np.int64),
-            np.array(row, np.int64),
-            np.array(allele, np.int64),
-            [records[at].alts for at in record],
-        )
-        return self._called(chunk, places, hits, forms)
+        whole, matched = len(places.ends), len({match.record for match in matches})
+        self.notes.update(records=whole, not_pass=whole - len(records), matched=matched)
+        hits = [_Hit(lines[record], row, allele, records[record].alts) for record, row, allele in matches]
+        return self._called(chunk, places, hits, forms) if hits else None
 
-    def _look_at(self, line: int, number: int, form: str, cells: memoryview, alts: int) -> None:
-        """The cells of a line that is not plain."""
-        if form == "GT":
-            genotypes.calls(line, cells, np.zeros(alts + 1, np.int8), 1, len(self.samples))
-        elif self._checks:
-            self._checks.cells(number + line, form, cells[:-1], alts)
-
-    def _called(self, chunk: memoryview, places: Places, hits: _Hits, forms: dict[int, str]) -> Called:
+    def _called(self, chunk: memoryview, places: Places, hits: list[_Hit], forms: dict[int, str]) -> Called:
         """forms: FORMAT of the lines that are not plain."""
-        shape, plain = (len(hits.row), len(self.samples)), places.plain[hits.line] == 1
+        line, row, allele = np.ascontiguousarray(np.array([hit[:3] for hit in hits], np.int64).T)
+        shape, plain = (len(hits), len(self.samples)), places.plain[line] == 1
         called = Called(
-            hits.row,
+            row,
             np.empty(shape, np.int8),
             np.full(shape, 255, np.uint8) if self._dosages else None,
             np.empty(shape, np.uint8) if self._phases else None,
             None if plain.all() else np.zeros(shape, np.bool_),
         )
-        effect, absent = np.where(hits.allele < 10, hits.allele, 15), [_absent(alts) for alts in hits.alts]
-        plan = np.stack([places.cells[hits.line], np.arange(len(plain)), effect, absent])[:, plain]
+        effect, absent = np.where(allele < 10, allele, 15), [_absent(hit.alts) for hit in hits]
+        plan = np.stack([places.cells[line], np.arange(len(plain)), effect, absent])[:, plain]
         haplotypes = np.empty((0, 0), np.uint8) if called.haplotypes is None else called.haplotypes
-        self.notes["half_calls"] += genotypes.plain_calls(
-            np.frombuffer(chunk, np.uint8), plan, called.dosages, haplotypes
-        )
+        data = np.frombuffer(chunk, np.uint8)
+        self.notes["half_calls"] += genotypes.plain_calls(data, plan, called.dosages, haplotypes)
         for at in np.flatnonzero(~plain).tolist():
-            line = int(hits.line[at])
-            cells = chunk[places.cells[line] : places.ends[line] + 1]
-            self._other(called, at, _Hit(line, int(hits.allele[at]), hits.alts[at], forms[line].split(":")), cells)
+            cells = chunk[places.cells[line[at]] : places.ends[line[at]] + 1]
+            self._other(called, at, hits[at], forms[hits[at].line].split(":"), cells)
         return replace(called, haploid=None) if called.haploid is not None and not called.haploid.any() else called
 
-    def _other(self, called: Called, at: int, hit: _Hit, cells: memoryview) -> None:
-        """Fills row `at`."""
-        keys, n, alts = hit.keys, len(self.samples), len(hit.alts)
+    def _other(self, called: Called, at: int, hit: _Hit, keys: list[str], cells: memoryview) -> None:
+        """Fills row `at` from a line that is not plain; `keys` of its FORMAT."""
+        n, alts = len(self.samples), len(hit.alts)
         dosages, haplotypes, haploid = np.full(n, -1, np.int8), np.zeros(n, np.uint8), np.zeros(n, np.bool_)
         if keys[0] == "GT":
             copies = [int(index == hit.allele) if real else -1 for index, real in enumerate(_real(hit.alts))]
-            calls = genotypes.calls(hit.line, cells, np.array(copies, np.int8), len(keys), n)
-            dosages, haplotypes, haploid, tally = calls
+            read = genotypes.calls(hit.line, cells, np.array(copies, np.int8), len(keys), n)
+            dosages, haplotypes, haploid, tally = read
             self.notes.update(dict(zip(genotypes.TALLY, tally.tolist(), strict=True)))
         elif called.expected is None or "DS" not in keys:
-            raise LineFault(hit.line, "VCF_NO_GENOTYPES")
+            raise Fault("VCF_NO_GENOTYPES", line=hit.line)
         called.dosages[at] = dosages
         if "PS" in keys:  # phases hold within a set, and sets are not compared
             haplotypes = np.where(dosages == 1, 0, haplotypes).astype(np.uint8)
@@ -228,43 +199,37 @@ class VcfFile:
             called.expected[at] = genotypes.expected(hit.line, cells, where, haploid)
 
 
-def _header(text: Iterator[memoryview]) -> tuple[list[str], memoryview]:
+def header_lines(text: Iterator[memoryview]) -> tuple[list[str], memoryview]:
     """The lines up to #CHROM, and what follows them in their last chunk."""
     lines = list[str]()
     for chunk in text:
-        at, data = 0, bytes(chunk)
-        while at < len(data):
-            end = data.index(b"\n", at)
-            with replacing(UnicodeDecodeError, LineFault(len(lines), "VCF_UNREADABLE", "(not UTF-8)")):
-                line = data[at:end].decode()
-            if line.endswith("\r"):
-                raise LineFault(len(lines), "VCF_LINE_ENDS")
-            lines.append(line)
-            at = end + 1
-            if not line.startswith("##"):
-                return lines, memoryview(data)[at:]
+        data = io.BytesIO(chunk)
+        for line in data:
+            with replacing(UnicodeDecodeError, Fault("VCF_UNREADABLE", "(not UTF-8)", line=len(lines))):
+                lines.append(line.decode().removesuffix("\n"))
+            if line.endswith(b"\r\n"):
+                raise Fault("VCF_LINE_ENDS", line=len(lines) - 1)
+            if not line.startswith(b"##"):
+                return lines, data.getbuffer().toreadonly()[data.tell() :]
     return lines, memoryview(b"")
 
 
 def _as_text(path: Path) -> Generator[bgzf.Chunk]:
     """A BCF by htslib. What it says on stderr names samples and is dropped."""
     command = [sys.executable, "-I", "-c", _TO_TEXT, str(path)]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
+    with Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL) as process:
         try:
             while data := cast("IO[bytes]", process.stdout).read(_READ):
                 yield data, 0, len(data)
             process.wait()
         finally:
             process.kill()
-    if process.returncode:
-        raise Fault("VCF_UNREADABLE", "(htslib cannot read this BCF)")
+    require(process.returncode == 0, "VCF_UNREADABLE", "(htslib cannot read this BCF)")
 
 
 def _refusal(fault: Fault, first: int) -> ImportRefusedError:
     """first: the number of the chunk's first line."""
-    return ImportRefusedError((fault.at(first + fault.line if isinstance(fault, LineFault) else None),))
+    return ImportRefusedError((fault.at(None if fault.line is None else first + fault.line),))
 
 
 @lru_cache(1024)

@@ -22,7 +22,7 @@ import torch
 
 from genopact_client.genotypes import Genotypes, Opened
 from genopact_client.keyfile import KeyFile
-from genopact_ingest.commands.export import export_bed
+from genopact_ingest.commands.genotypes import export_bed
 from genopact_shared.manifest import VariantManifest
 
 PEOPLE, VARIANTS, BATCH, ROUNDS = 5_000, 50_000, 256, 21

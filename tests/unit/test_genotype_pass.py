@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from genopact_ingest import bgzf, genotypes
 from genopact_ingest.checks import Checks
-from genopact_ingest.findings import ImportRefusedError
-from genopact_ingest.genotypes import LineFault
+from genopact_ingest.findings import Fault, ImportRefusedError
 from genopact_ingest.source import Called
 from genopact_ingest.vcf import VcfFile
 from tests.benchmarks import genotype_pass
@@ -171,7 +170,7 @@ def test_a_letter_in_a_plain_line_is_seen_wherever_it_is(samples: int) -> None:
                 same = changed.count(b"\t") == samples - 1 and not changed.endswith(b"\r\n")
                 try:
                     found = genotypes.places(np.frombuffer(head + changed, np.uint8), samples)
-                except LineFault:
+                except Fault:
                     assert not same
                 else:
                     assert same

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from genopact_client.genotypes import Genotypes
-from genopact_ingest.commands.export import export_bed
+from genopact_ingest.commands.genotypes import export_bed
 from genopact_shared.errors import GenopactError
 from tests.benchmarks import genotype_batches
 from tests.benchmarks.packed import PackedGenotypes

@@ -24,7 +24,7 @@ PEOPLE = 40
 
 def site(people: People, keyfile: KeyFile, store: Store) -> Site:
     """A site's folder as far as an import needs it."""
-    return cast("Site", SimpleNamespace(people=people, keyfile=keyfile, store=store))
+    return cast("Site", SimpleNamespace(home="home", people=people, keyfile=keyfile, store=store))
 
 
 @pytest.fixture
@@ -55,20 +55,26 @@ def assert_true_or_missing(found: Table, truth: Table) -> None:
 
 def test_import_arrives_in_the_store(rooms: Site, files: Files, truth: Table) -> None:
     done = import_site(files, SCHEMA, rooms)
-    assert (done.people, done.new, done.erased, done.strangers, done.generation) == (PEOPLE, PEOPLE, 0, 0, 1)
+    assert (
+        done.data["people"],
+        done.data["new"],
+        done.data["erased"],
+        done.data["strangers"],
+        done.data["generation"],
+    ) == (PEOPLE, PEOPLE, 0, 0, 1)
     assert rooms.store.rows().tolist() == list(range(PEOPLE))
     assert_true_or_missing(rooms.store.table(rooms.store.rows()), truth)
     provenance = rooms.store.manifest()["provenance"]
     assert len(provenance) == 1
     assert provenance[0]["vcfs"][0]["build"] == "GRCh38"
-    assert done.observed[OUTCOME] == PEOPLE
+    assert done.data["observed"][OUTCOME] == PEOPLE
 
 
 def test_importing_again_changes_versions_and_nothing_else(rooms: Site, files: Files) -> None:
     import_site(files, SCHEMA, rooms)
     before = rooms.store.table(rooms.store.rows())
     done = import_site(files, SCHEMA, rooms)
-    assert (done.new, done.generation) == (0, 2)
+    assert (done.data["new"], done.data["generation"]) == (0, 2)
     after = rooms.store.table(rooms.store.rows())
     for name, values in before.columns.items():
         np.testing.assert_array_equal(values, after.columns[name])
@@ -78,9 +84,9 @@ def test_importing_again_changes_versions_and_nothing_else(rooms: Site, files: F
 def test_dry_run_reports_and_changes_nothing(tmp_path: Path, rooms: Site, files: Files) -> None:
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     done = import_site(files, SCHEMA, rooms, dry_run=True)
-    assert (done.new, done.generation) == (PEOPLE, None)
+    assert (done.data["new"], done.data["generation"]) == (PEOPLE, None)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    shown = "\n".join(done.lines())
+    shown = "\n".join(done.text)
     assert "40 people: 40 new" in shown
     assert "dry run: nothing was changed" in shown
     assert "h-000" not in shown
@@ -99,7 +105,7 @@ def test_the_erased_do_not_come_back(rooms: Site, files: Files) -> None:
     rooms.keyfile.erase([5])
     rooms.store.erase(5)
     done = import_site(files, SCHEMA, rooms)
-    assert (done.new, done.erased) == (0, 1)
+    assert (done.data["new"], done.data["erased"]) == (0, 1)
     assert 5 not in rooms.store.rows()
     assert len(rooms.people) == PEOPLE
 
@@ -121,7 +127,7 @@ def table(tmp_path: Path, content: str) -> Path:
 def test_samples_that_are_no_people_are_left_out(tmp_path: Path, rooms: Site, files: Files) -> None:
     small = Files(table(tmp_path, "person,weekly_dose_mg\nh-00002,30\nelse,20\n"), files.vcfs)
     done = import_site(small, SCHEMA, rooms)
-    assert (done.people, done.strangers) == (2, PEOPLE - 1)
+    assert (done.data["people"], done.data["strangers"]) == (2, PEOPLE - 1)
     assert rooms.store.table(np.array([1])).codes("vkorc1_1639").tolist() == [-1]
     with pytest.raises(ImportRefusedError, match="VCF_PEOPLE"):
         import_site(Files(table(tmp_path, "person,weekly_dose_mg\nelse,20\n"), files.vcfs), SCHEMA, rooms)
@@ -130,7 +136,10 @@ def test_samples_that_are_no_people_are_left_out(tmp_path: Path, rooms: Site, fi
 def test_contradicting_dosages_are_refused(tmp_path: Path, rooms: Site, files: Files, truth: Table) -> None:
     known = int(truth.codes("cyp2c9_2")[0])
     header = "person,cyp2c9_2,weekly_dose_mg\n"
-    assert import_site(Files(table(tmp_path, f"{header}h-00001,{known},30\n"), files.vcfs), SCHEMA, rooms).people == 1
+    assert (
+        import_site(Files(table(tmp_path, f"{header}h-00001,{known},30\n"), files.vcfs), SCHEMA, rooms).data["people"]
+        == 1
+    )
     with pytest.raises(ImportRefusedError) as caught:
         import_site(Files(table(tmp_path, f"{header}h-00001,{2 - known or 1},30\n"), files.vcfs), SCHEMA, rooms)
     assert [(found.code, found.row) for found in caught.value.findings] == [("DOSAGE_CONFLICT", 2)]
@@ -143,7 +152,7 @@ def test_the_same_variant_in_two_files_is_refused(rooms: Site, files: Files) -> 
 
 def test_a_table_alone_is_enough(rooms: Site, files: Files) -> None:
     done = import_site(Files(files.table), SCHEMA, rooms)
-    assert "vkorc1_1639" not in done.observed
+    assert "vkorc1_1639" not in done.data["observed"]
     assert (rooms.store.table(rooms.store.rows()).codes("vkorc1_1639") == -1).all()
 
 
@@ -200,6 +209,6 @@ def test_a_power_cut_at_any_durable_write_leaves_all_or_nothing(
             assert_true_or_missing(store.table(store.rows()), truth)
         rooms = site(people, keyfile, store)
     assert seen[0] == 0, "the first cut was in the way"
-    assert import_site(files, SCHEMA, rooms).people == PEOPLE
+    assert import_site(files, SCHEMA, rooms).data["people"] == PEOPLE
     assert_true_or_missing(store.table(store.rows()), truth)
     assert len(rooms.people) == len(rooms.keyfile) == PEOPLE

@@ -1,8 +1,8 @@
 """One import: a table and VCFs are read and checked, joined by person, and sealed; or nothing is changed."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,14 @@ from genopact_client.commands.opening import schemas
 from genopact_client.site import Site
 from genopact_client.store.schema import facts
 from genopact_ingest.fhir import read_fhir
-from genopact_ingest.findings import Finding, ImportRefusedError
+from genopact_ingest.findings import Finding, refuse
 from genopact_ingest.panel import Calls, read_vcf
 from genopact_ingest.table import Covariates, read_table
 from genopact_shared import __version__
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.protocol import Codes, Column, Dosage, Floats, Table
 from genopact_shared.recipes.variants import Build
-from genopact_shared.terminal import working
+from genopact_shared.terminal import Answer, working
 
 
 @dataclass(frozen=True)
@@ -41,35 +41,12 @@ class Files:
         raise GenopactError("USAGE", "give --table, or --fhir with --mapping")
 
 
-@dataclass(frozen=True)
-class Imported:
-    """Counts of one import, for this site's eyes. `generation`: None for a dry run.
-
-    `erased`: people of the files whose data was erased earlier; they are not taken in again.
-    `strangers`: samples of the VCFs that are no person of the table. `observed`: known values by column.
-    """
-
-    people: int
-    new: int
-    erased: int
-    strangers: int
-    generation: int | None
-    observed: dict[str, int] = field(default_factory=dict)
-    notes: dict[str, int] = field(default_factory=dict)
-
-    def lines(self) -> Iterator[str]:
-        """The report as text."""
-        yield f"{self.people} people: {self.new} new, {self.erased} left out because they were erased"
-        if self.strangers:
-            yield f"{self.strangers} samples of the VCF are not in the table and were left out"
-        for name, known in self.observed.items():
-            yield f"  {name}: {known} known, {self.people - known} missing"
-        yield from (f"  {note.replace('_', ' ')}: {count}" for note, count in self.notes.items())
-        yield "dry run: nothing was changed" if self.generation is None else f"sealed as version {self.generation}"
-
-
-def import_site(files: Files, schema: Sequence[Column], site: Site, *, dry_run: bool = False) -> Imported:
+def import_site(files: Files, schema: Sequence[Column], site: Site, *, dry_run: bool = False) -> Answer:
     """Import the files into the store, as a new version of each person's record; people who are not in them stay.
+
+    The answer's counts are for this site's eyes. `erased`: people of the files whose data was erased earlier; they are
+    not taken in again. `strangers`: samples of the VCFs that are no person of the table. `observed`: known values by
+    column. `generation`: None for a dry run.
 
     Args:
         files: the hospital's export.
@@ -99,8 +76,7 @@ def _join(covariates: Covariates, calls: Sequence[Calls]) -> Table:
     """The table with the VCFs' dosages; a dosage that both know must be the same."""
     place = {person: index for index, person in enumerate(covariates.people)}
     columns: dict[str, Floats | Codes] = dict(covariates.table.columns)
-    findings: list[Finding] = []
-    called: set[str] = set()
+    findings, called = list[Finding](), set[str]()
     for source in calls:
         pairs = [(place[sample], at) for at, sample in enumerate(source.samples) if sample in place]
         if not pairs:
@@ -116,34 +92,30 @@ def _join(covariates: Covariates, calls: Sequence[Calls]) -> Table:
             conflicts = np.flatnonzero((stated >= 0) & (found >= 0) & (stated != found)).tolist()
             findings += [Finding("DOSAGE_CONFLICT", row=row + 2, column=name) for row in conflicts]
             columns[name] = np.where(found >= 0, found, stated)
-    if findings:
-        raise ImportRefusedError(tuple(findings))
+    refuse(findings)
     return Table(columns, covariates.table.n)
 
 
-def _seal(covariates: Covariates, calls: Sequence[Calls], table: Table, site: Site, *, dry_run: bool) -> Imported:
+def _seal(covariates: Covariates, calls: Sequence[Calls], table: Table, site: Site, *, dry_run: bool) -> Answer:
     known = site.people.find(covariates.people)
     erased = (known >= 0) & ~site.keyfile.alive(known)
-    samples = {sample for source in calls for sample in source.samples}
-    notes = sum((source.notes for source in calls), Counter[str]())
     if not dry_run:
-        keep = ~erased
+        vcfs = [{"digest": source.digest, "build": source.build} for source in calls]
+        provenance = {"software": f"genopact {__version__}", "table": covariates.digest, "vcfs": vcfs}
         rows = site.people.enrol(covariates.people)
-        provenance = {
-            "software": f"genopact {__version__}",
-            "table": covariates.digest,
-            "vcfs": [{"digest": source.digest, "build": source.build} for source in calls],
-        }
-        site.store.write(rows[keep], table.take(keep), provenance)
-    return Imported(
-        people=table.n,
-        new=int((known < 0).sum()),
-        erased=int(erased.sum()),
-        strangers=len(samples - set(covariates.people)),
-        generation=None if dry_run else site.store.manifest()["generation"],
-        observed={name: _known(values) for name, values in table.columns.items()},
-        notes=notes,
-    )
+        site.store.write(rows[~erased], table.take(~erased), provenance)
+    generation = None if dry_run else site.store.manifest()["generation"]
+    strangers = len({sample for source in calls for sample in source.samples} - set(covariates.people))
+    data = {"people": table.n, "new": int((known < 0).sum()), "erased": int(erased.sum()), "strangers": strangers}
+    observed = {name: _known(values) for name, values in table.columns.items()}
+    notes = sum((source.notes for source in calls), Counter[str]())
+    text = [f"{table.n} people: {data['new']} new, {data['erased']} left out because they were erased"]
+    text += [f"{strangers} samples of the VCF are not in the table and were left out"] * bool(strangers)
+    text += [f"  {name}: {known} known, {table.n - known} missing" for name, known in observed.items()]
+    text += [f"  {note.replace('_', ' ')}: {count}" for note, count in notes.items()]
+    text += ["dry run: nothing was changed" if dry_run else f"sealed as version {generation}"]
+    follow = "" if dry_run else f"genopact-site consent import --home {site.home} consent.csv"
+    return Answer(data | {"generation": generation, "observed": observed, "notes": notes}, text, follow)
 
 
 def _known(values: NDArray[np.generic]) -> int:

@@ -3,7 +3,7 @@
 import csv
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -14,15 +14,14 @@ import typer
 from numpy.typing import NDArray
 
 from genopact_client.commands.opening import opened
+from genopact_client.consent.record import ConsentRecord
 from genopact_client.genotypes import Genotypes, Opened
 from genopact_client.genotypes.records import Plane
 from genopact_client.site import Site
 from genopact_client.store.schema import facts
-from genopact_ingest.commands.export import export_bed
-from genopact_ingest.commands.rows import chunks, known_people
 from genopact_shared import canonical, durable
 from genopact_shared import manifest as variants
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.keys import VerifyKey
 from genopact_shared.manifest import VariantManifest
 from genopact_shared.recipes.cohort_summary import COHORT_SUMMARY
@@ -32,9 +31,11 @@ if TYPE_CHECKING:
     from genopact_ingest.source import Called, Source
 
 Columns = NDArray[np.intp] | slice
-Dosages = NDArray[np.int8]
 Octets = NDArray[np.uint8] | None
+CHUNK = 256
+"""People at a time."""
 Name = Annotated[str, typer.Argument(help="The store, as `genopact-site genotypes list` shows it.")]
+Prefix = Annotated[Path, typer.Option(help="Prefix of .bed, .bim and .fam.")]
 
 app = typer.Typer(name="genotypes", help="Sealed genotypes.", no_args_is_help=True)
 
@@ -60,36 +61,32 @@ def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answ
     Raises:
         ImportRefusedError, GenopactError: nothing was changed.
     """
-    from genopact_ingest.files import Harmonised, harmonised, numbered
-    from genopact_ingest.files import opened as source_of
+    from genopact_ingest import files
 
     features = variants.load(given.manifest, [VerifyKey.from_hex(given.signer)])
+    name = f"{features.name}-{features.version}"
     with working("Reading the files' heads"):
         sources: list[Source] = []
         for number, path in enumerate(given.files):
-            with numbered(number):
-                sources.append(source_of(path, phases=given.phases, expected=given.expected))
+            with files.numbered(number):
+                sources.append(files.opened(path, phases=given.phases, expected=given.expected))
         columns = _columns(site, sources)
-    found = Harmonised(np.zeros(len(features), np.bool_))
-    rows = columns[0][0]
-    sexes = cache(partial(_sexes, site))
-    with _store(site, features, given, dry_run=dry_run) as store:
+    found, rows = files.Harmonised(np.zeros(len(features), np.bool_)), columns[0][0]
+    sexes = cache(lambda samples: _recorded(site, site.people.find(samples)))
+    with nullcontext() if dry_run else _store(site, name, features, given) as store:
         digests = [each.digest for each in sources] if store else []
-        plan = _plan(given, digests, [sexes(each.samples) for each in sources])
-        writer = store.writer(rows, plan) if store else None
+        writer = store.writer(rows, _plan(given, digests, [sexes(each.samples) for each in sources])) if store else None
         left = {at: each for at, each in enumerate(sources) if not writer or digests[at] not in writer.finished}
-        stream = harmonised(left, features, given.reference, sexes, found, array=given.array)
+        stream = files.harmonised(left, features, given.reference, sexes, found, array=given.array)
         with bar("Variants", len(features)) as advance:
             for at, called in stream:
-                of_rows = columns[at][1]
-                if called is None:
-                    if writer:
-                        writer.clear(found.twice)
-                        writer.finish(digests[at])
-                    continue
-                advance(len(called.rows))
-                if writer:
-                    writer.add(called.rows, *_planes(called, of_rows, given))
+                if called:
+                    advance(len(called.rows))
+                if writer and called:
+                    writer.add(called.rows, *_planes(called, columns[at][1], given))
+                elif writer:
+                    writer.clear(found.twice)
+                    writer.finish(digests[at])
         if writer:
             with working("Sealing"):
                 writer.commit({"counts": dict(sorted(found.sites.items())), "reference": given.reference is not None})
@@ -100,7 +97,7 @@ def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answ
     text += [f"{data['found']} of {len(features)} variants of the manifest are in the {data['read']} files read"]
     text += [f"  {n:9,}  {name.replace('_', ' ')}" for each in counts.values() for name, n in sorted(each.items()) if n]
     text += ["dry run: nothing was changed"] if dry_run else []
-    follow = "" if dry_run else f"genopact-site genotypes quality --home {site.home} {_name(features)}"
+    follow = "" if dry_run else f"genopact-site genotypes quality --home {site.home} {name}"
     return Answer(data | {name: dict(each) for name, each in counts.items()}, text, follow)
 
 
@@ -125,9 +122,7 @@ def verify(site: Site, name: Name) -> Answer:
 
 
 @command(app, "export", example="genopact-site genotypes export cad-1 --out cad", room=opened)
-def export(
-    site: Site, name: Name, *, out: Annotated[Path, typer.Option(help="Prefix of .bed, .bim and .fam.")]
-) -> Answer:
+def export(site: Site, name: Name, *, out: Prefix) -> Answer:
     """Write a store's genotypes IN THE CLEAR as PLINK 1 files, people named by row numbers."""
     if any(Path(f"{out}{end}").exists() for end in (".bed", ".bim", ".fam")):
         raise GenopactError("USAGE", "files of that name are there already")
@@ -154,7 +149,8 @@ def quality(
 
     target = out or site.home / f"quality-{name}.html"
     with _opened(site, name) as rows, working("Counting"):
-        people = People(rows.rows, _recorded(site, rows.rows), batches=_labels(site, batches, rows.rows))
+        labels = _labels(site, batches, rows.rows) if batches else {}
+        people = People(rows.rows, _recorded(site, rows.rows), batches=labels)
         found = assess(chunks(rows), rows.variants, people)
         durable.replace(target, page(found, rows.variants, f"Quality of {name}").encode())
         if list(facts(COHORT_SUMMARY.schema)) == site.store.manifest()["columns"]:
@@ -165,17 +161,28 @@ def quality(
     return Answer({"people": counts, "variants": about, "page": str(target)}, [*text, f"Page: {target}"])
 
 
-def _name(features: VariantManifest) -> str:
-    return f"{features.name}-{features.version}"
+def export_bed(opened: Opened, prefix: Path) -> None:
+    """Write <prefix>.bed, .bim and .fam; the person of row 7 is called row7.
+
+    The .bed is sample-major, as sealed; A1 is the effect allele.
+
+    Raises:
+        GenopactError: as `Opened.dosages`. FileExistsError: one of the files is there.
+    """
+    one = opened.variants
+    sites = zip(one.chrom, map(str, one.pos), one.ref, one.alt, one.effect, strict=True)
+    lines = ([c, f"{c}:{p}:{r}:{a}", "0", p, *((r, a) if e == "ref" else (a, r))] for c, p, r, a, e in sites)
+    durable.create(Path(f"{prefix}.bim"), "".join("\t".join(line) + "\n" for line in lines).encode())
+    durable.create(Path(f"{prefix}.fam"), "".join(f"0\trow{row}\t0\t0\t0\t-9\n" for row in opened.rows).encode())
+    durable.create(Path(f"{prefix}.bed"), b"\x6c\x1b\x00")
+    with Path(f"{prefix}.bed").open("ab") as file:
+        for rows in chunks(opened):
+            file.write(rows.data)
 
 
 @contextmanager
-def _store(site: Site, features: VariantManifest, given: GenotypeFiles, *, dry_run: bool) -> Iterator[Genotypes | None]:
-    """The store of a manifest, made if it is the first time; None for a dry run. A refusal leaves no empty store."""
-    name = _name(features)
-    if dry_run:
-        yield None
-        return
+def _store(site: Site, name: str, features: VariantManifest, given: GenotypeFiles) -> Iterator[Genotypes]:
+    """The store of a manifest, made if it is the first time. A refusal leaves no empty store."""
     asked: dict[Plane, bool] = {"calls": True, "expected": given.expected, "haplotypes": given.phases}
     planes: tuple[Plane, ...] = tuple(plane for plane, wanted in asked.items() if wanted)
     if name not in site.genotype_names():
@@ -196,43 +203,49 @@ def _store(site: Site, features: VariantManifest, given: GenotypeFiles, *, dry_r
             raise
 
 
+def known_people(site: Site, names: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
+    """Rows of the people whom this site knows and has not erased, and their places in `names`, in the order of `names`.
+
+    Raises:
+        GenopactError: VCF_PEOPLE if it knows nobody.
+    """
+    rows = site.people.find(names)
+    places = np.flatnonzero((rows >= 0) & site.keyfile.alive(rows))
+    if not len(places):
+        raise GenopactError("VCF_PEOPLE", "import the table of covariates first")
+    return rows[places], places
+
+
+def chunks(opened: Opened) -> Iterator[NDArray[np.uint8]]:
+    """Packed calls of CHUNK people at a time."""
+    for at in range(0, len(opened), CHUNK):
+        yield opened.packed(np.arange(at, min(at + CHUNK, len(opened))))
+
+
 @contextmanager
 def _opened(site: Site, name: str) -> Iterator[Opened]:
     """The genotypes of everybody who did not withdraw access, for this site's own eyes."""
     with site.genotypes(name) as store:
-        accessible = np.array(_accessible(site, store.rows().tolist()), np.int64)
-        rows = store.open(accessible, store.variants, lambda: True)
-        try:
+        accessible = [row for row in store.rows().tolist() if not _withdrew(site.registry.get(row))]
+        with closing(store.open(np.array(accessible, np.int64), store.variants, lambda: True)) as rows:
             yield rows
-        finally:
-            rows.close()
 
 
-def _accessible(site: Site, rows: list[int]) -> list[int]:
-    """Without the people who withdrew any access."""
-
-    def withdrew(row: int) -> bool:
-        record = site.registry.get(row)
-        return bool(
-            record and record.status == "withdrawn" and record.withdrawal and record.withdrawal.scope == "no_access"
-        )
-
-    return [row for row in rows if not withdrew(row)]
+def _withdrew(record: ConsentRecord | None) -> bool:
+    """Any access."""
+    withdrawal = record.withdrawal if record and record.status == "withdrawn" else None
+    return withdrawal is not None and withdrawal.scope == "no_access"
 
 
 def _plan(given: GenotypeFiles, digests: Sequence[str], sexes: Sequence[NDArray[np.int8]]) -> str:
     """Digest of all that an import depends on: one that was cut short goes on only if nothing of it has changed."""
     fasta = given.reference.stat() if given.reference and given.reference.is_file() else None
-    about = {
-        "files": list(digests),
-        "reference": [fasta.st_size, str(fasta.st_mtime_ns)] if fasta else [],
-        "sexes": [each.tobytes().hex() for each in sexes],
-        "rules": [given.array, given.phases, given.expected],
-    }
-    return canonical.digest_of(about)
+    reference = [fasta.st_size, str(fasta.st_mtime_ns)] if fasta else []
+    rules, recorded = [given.array, given.phases, given.expected], [each.tobytes().hex() for each in sexes]
+    return canonical.digest_of({"files": list(digests), "reference": reference, "rules": rules, "sexes": recorded})
 
 
-def _planes(called: "Called", columns: Columns, given: GenotypeFiles) -> tuple[Dosages, Octets, Octets]:
+def _planes(called: "Called", columns: Columns, given: GenotypeFiles) -> tuple[NDArray[np.int8], Octets, Octets]:
     """Dosages, expected copies and haplotypes of some samples; what a file does not say follows from the dosages."""
     expected, haplotypes = called.expected, called.haplotypes
     if given.expected:
@@ -257,10 +270,6 @@ def _columns(site: Site, sources: "Sequence[Source]") -> list[tuple[NDArray[np.i
     return columns
 
 
-def _sexes(site: Site, samples: Sequence[str]) -> NDArray[np.int8]:
-    return _recorded(site, site.people.find(samples))
-
-
 def _recorded(site: Site, rows: NDArray[np.int64]) -> NDArray[np.int8]:
     """0 female, 1 male, -1 unknown, by the table of covariates."""
     declared = {column["name"]: column for column in site.store.manifest()["columns"]}
@@ -271,18 +280,13 @@ def _recorded(site: Site, rows: NDArray[np.int64]) -> NDArray[np.int8]:
     return sexes
 
 
-def _labels(site: Site, path: Path | None, rows: NDArray[np.int64]) -> dict[str, list[str]]:
-    if path is None:
-        return {}
-    try:
+def _labels(site: Site, path: Path, rows: NDArray[np.int64]) -> dict[str, list[str]]:
+    wrong = GenopactError("USAGE", "--batches: a CSV in UTF-8 with a column person, one line a person")
+    with replacing((OSError, ValueError, KeyError, csv.Error), wrong):
         with path.open(newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file, strict=True))
         people = [line["person"] for line in lines]
         if not people or len({*people}) < len(people) or any(None in (*line, *line.values()) for line in lines):
             raise ValueError
-        known = site.people.find(people).tolist()
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise GenopactError("USAGE", "--batches: a CSV in UTF-8 with a column person, one line a person") from error
-    of_row = dict(zip(known, lines, strict=True))
-    columns = [name for name in lines[0] if name != "person"]
-    return {name: [of_row.get(row, {}).get(name, "") for row in rows.tolist()] for name in columns}
+        of_row = dict(zip(site.people.find(people).tolist(), lines, strict=True))
+    return {name: [of_row.get(row, {}).get(name, "") for row in rows.tolist()] for name in lines[0] if name != "person"}

@@ -45,9 +45,7 @@ def import_files(
 
     if (table or fhir) and not (genotypes or manifest or signer):
         files = Files(table, tuple(vcf or ()), build, tuple(fhir or ()), mapping)
-        done = import_site(files, schema_of(site), site, dry_run=dry_run)
-        follow = "" if dry_run else f"genopact-site consent import --home {site.home} consent.csv"
-        return Answer(vars(done), list(done.lines()), follow)
+        return import_site(files, schema_of(site), site, dry_run=dry_run)
     if genotypes and manifest and signer and not (table or fhir or vcf):
         given = GenotypeFiles(tuple(genotypes), manifest, signer, reference, array, phases, expected)
         answer = import_genotypes(site, given, dry_run=dry_run)

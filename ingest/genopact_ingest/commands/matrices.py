@@ -9,7 +9,7 @@ import typer
 from genopact_client.commands.opening import opened
 from genopact_client.site import Site
 from genopact_client.store import Store
-from genopact_ingest.commands.rows import known_people
+from genopact_ingest.commands.genotypes import known_people
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.protocol import Number, Table
 from genopact_shared.terminal import Answer, command, working

@@ -33,15 +33,13 @@ def pharmacogenes(
     dose = dose_columns(found.dosages)
     with out.open("x", newline="", encoding="utf-8") as table:
         writer = csv.writer(table)
-        writer.writerow(
-            ["person", *dose, *(f"{gene} {what}" for gene in found.calls for what in ("pairs", "phenotype"))]
-        )
+        heads = [f"{gene} {what}" for gene in found.calls for what in ("pairs", "phenotype")]
+        writer.writerow(["person", *dose, *heads])
         for at, person in enumerate(found.samples):
             copies = ["" if column[at] < 0 else int(column[at]) for column in dose.values()]
             calls = [calls[at] for calls in found.calls.values()]
-            writer.writerow(
-                [person, *copies, *(text for one in calls for text in (" or ".join(one.diplotypes), one.phenotype))]
-            )
+            said = [text for one in calls for text in (" or ".join(one.diplotypes), one.phenotype)]
+            writer.writerow([person, *copies, *said])
     genes = {gene: sum(one.phenotype != "Indeterminate" for one in calls) for gene, calls in found.calls.items()}
     text = [f"{gene}: {told} of {len(found.samples)} people have one phenotype" for gene, told in genes.items()]
     return Answer({"people": len(found.samples), "told": genes, "absent": len(found.absent)}, [*text, f"Table: {out}"])
