@@ -15,6 +15,7 @@ from genopact_server.aggregate import combine
 from genopact_shared.plan import Plan, plan_of
 from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.privacy.noise import skellam
+from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.network import NetPlan, NetSums
 from genopact_shared.recipes.protocol import Matrix, Model, Prediction, Table, Values, digest_of_features
 from genopact_shared.study import Privacy, RecipeChoice, Study
@@ -30,8 +31,9 @@ def matrix(name: str, features: list[str], data: str) -> dict[str, Any]:
 
 
 def planned(
-    recipe: str, parameters: Mapping[str, Any], tables: Mapping[str, Table], mode: Mode, epsilon: float = 0
-) -> Plan:
+    recipe: str, parameters: Mapping[str, Any], tables: Mapping[str, Table], mode: Mode, epsilon: float = 0,
+    published: Published = NOTHING,
+) -> Plan:  # fmt: skip
     """The plan; cohorts are declared to the next ten, and two thirds of the sites are honest."""
     privacy = Privacy(
         mode=mode, epsilon_milli=None if mode == "none" else round(1000 * epsilon), delta=DELTA,
@@ -39,7 +41,7 @@ def planned(
     )  # fmt: skip
     choice = RecipeChoice(name=recipe, version=1, parameters=dict(parameters))
     study = cast("Study", SimpleNamespace(recipe=choice, privacy=privacy))
-    return plan_of(study, {site: max(10, round(table.n, -1)) for site, table in tables.items()})
+    return plan_of(study, {site: max(10, round(table.n, -1)) for site, table in tables.items()}, published)
 
 
 def trained(plan: Plan, tables: Mapping[str, Table]) -> Model:

@@ -1,20 +1,28 @@
 """The networks of deep genomics: what they read, their losses against naive ones, planted signals, missing data."""
 
+import hashlib
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
 from genopact_client.train.private_sum import PerRecordLoss
+from genopact_shared import wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import Plan
+from genopact_shared.published import Published
 from genopact_shared.recipes import NETWORKS
+from genopact_shared.recipes.adverse_reaction import LOW_DOSE_MG
+from genopact_shared.recipes.dose_features import OUTCOME as DOSE
+from genopact_shared.recipes.dose_features import abstains, vkorc1
 from genopact_shared.recipes.multiomics import within
 from genopact_shared.recipes.network import Network
-from genopact_shared.recipes.protocol import Prediction, Table, digest_of_features
+from genopact_shared.recipes.pca import scores
+from genopact_shared.recipes.protocol import Copies, Prediction, Table, digest_of_features
 from tests.benchmarks.federation import matrix, planned, predicted, trained, with_matrices
+from tests.unit.dose_tables import random_table
 
 LENGTH = 20
 SEQUENCE = {"matrices": [matrix("letters", [str(at) for at in range(LENGTH)], "genome")], "classes": 2, "width": 4}
@@ -22,6 +30,13 @@ OMICS: dict[str, Any] = {
     "matrices": [matrix(name, list("abcde"), "expression") for name in ("rna", "protein")], "classes": 2, "width": 3,
 }  # fmt: skip
 SURVIVAL = {"matrices": [matrix("clinical", list("ab"), "ehr")], "ends_days": [10, 20, 40]}
+COMPONENTS: dict[str, Any] = {
+    "frequency": np.linspace(0.1, 0.9, 12), "loadings": np.linalg.qr(np.arange(36.0).reshape(12, 3) % 7)[0],
+    "variances": np.array([3.0, 1.0, 0.5]),
+}  # fmt: skip
+ANCESTRY: dict[str, Any] = {
+    "variants": "0" * 64, "design": hashlib.sha256(wire.pack(COMPONENTS)).hexdigest(), "components": 3, "classes": 2,
+}  # fmt: skip
 CELLS: dict[str, Any] = {
     "matrices": [matrix("genome", list("abcd"), "genome"), matrix("response", list("xyz"), "drug")], "width": 3,
 }  # fmt: skip
@@ -32,7 +47,20 @@ STUDIES: dict[str, tuple[str, dict[str, Any]]] = {
     "survival": ("survival", SURVIVAL),
     "survival, hidden": ("survival", SURVIVAL | {"hidden": 4, "proportional": False}),
     "cells": ("cell-response", CELLS),
+    "adverse": ("adverse-reaction", {}), "adverse, hidden": ("adverse-reaction", {"hidden": 4}),
+    "ancestry": ("ancestry", ANCESTRY),
 }  # fmt: skip
+
+
+class Known:
+    """The published file of `ancestry`."""
+
+    def read(self, digest: str) -> Any:
+        assert digest == ANCESTRY["design"]
+        return COMPONENTS
+
+
+PUBLISHED = cast("Published", Known())
 
 
 def table(name: str, n: int, seed: int = 0) -> Table:
@@ -48,6 +76,10 @@ def table(name: str, n: int, seed: int = 0) -> Table:
     if name == "cells":
         response = np.where(rng.random((n, 3)) < 0.3, np.nan, rng.normal(size=(n, 3)))
         return with_matrices(n, {}, {"genome": rng.integers(2, size=(n, 4)), "response": response})
+    if name.startswith("adverse"):
+        return random_table(n, seed)
+    if name == "ancestry":
+        return Table(labels, n, Copies(rng.integers(-1, 3, size=(n, 12)).astype(np.int8)))
     time = np.where(rng.random(n) < 0.1, np.nan, rng.uniform(0, 50, n).round())
     events = {"time": time, "event": rng.integers(2, size=n).astype(np.int8)}
     return with_matrices(n, events, {"clinical": rng.normal(size=(n, 2))})
@@ -55,7 +87,7 @@ def table(name: str, n: int, seed: int = 0) -> Table:
 
 def course(name: str, **settings: Any) -> Network:
     recipe, parameters = STUDIES[name]
-    found = planned(recipe, parameters | settings, {"a": table(name, 20)}, "none").course
+    found = planned(recipe, parameters | settings, {"a": table(name, 20)}, "none", published=PUBLISHED).course
     assert isinstance(found, Network)
     return found
 
@@ -88,9 +120,13 @@ def test_predictions_have_no_gaps_and_do_not_read_the_outcome(name: str) -> None
     model = found.initial()
     all_ = found.predict(model, None, people)
     assert all(np.isfinite(each).all() and len(each) == 8 for each in (all_.value, all_.low, all_.high))
-    blind = {k: np.full_like(v, -1 if v.dtype == np.int8 else np.nan) for k, v in people.columns.items()}
+    unread = {"class", "time", "event", DOSE}
+    blind = {
+        k: np.full_like(v, -1 if v.dtype == np.int8 else np.nan) if k in unread else v
+        for k, v in people.columns.items()
+    }
     hidden = {k: np.full_like(v, np.nan) if k == "response" else v for k, v in people.matrices.items()}
-    assert (found.predict(model, None, Table(blind, 8, matrices=hidden)).value == all_.value).all()
+    assert (found.predict(model, None, Table(blind, 8, people.genotypes, matrices=hidden)).value == all_.value).all()
 
 
 def test_a_planted_motif_is_learnt_wherever_it_stands() -> None:
@@ -229,6 +265,50 @@ def test_a_site_s_own_means_of_drugs_are_shrunk() -> None:
 def test_the_response_is_the_last_matrix() -> None:
     with pytest.raises(ValueError, match="last matrix"):
         course("cells", matrices=CELLS["matrices"][::-1]).initial()
+
+
+# --- adverse reactions and ancestry
+
+
+def test_the_low_dose_group_is_the_outcome() -> None:
+    found, people = course("adverse"), table("adverse", 60, 3)
+    _, targets = found.recipe.tensors(people, found.parameters, found.published)
+    dose = people.number(DOSE)
+    assert np.isnan(targets.numpy()).tolist() == np.isnan(dose).tolist()
+    assert (targets.numpy()[dose <= LOW_DOSE_MG] == 1).all()
+    assert (targets.numpy()[dose > LOW_DOSE_MG] == 0).all()
+
+
+def test_a_site_s_level_narrows_the_interval() -> None:
+    found, people = course("adverse"), random_table(200, 4, missing=0.0)
+    personal = found.fit_personal(found.initial(), people)
+    shared, own = (found.predict(found.initial(), each, people) for each in (None, personal))
+    assert ((own.high - own.low) < (shared.high - shared.low)).all()
+    low = float((people.number(DOSE) <= LOW_DOSE_MG).mean())
+    assert abs(float(own.value.mean()) - low) < abs(0.5 - low)
+
+
+def test_no_advice_without_the_gene_or_beyond_what_was_studied() -> None:
+    people = random_table(50, 9)
+    low, high = np.full(50, 10.0), np.where(np.arange(50) < 5, 41.0, 40.0)
+    silent = abstains(people, low, high)
+    assert silent[:5].all()
+    assert silent[vkorc1(people) < 0].all()
+    known = Table(
+        {**people.columns, "vkorc1_1639": np.ones(50, np.int8), "age_decade": np.full(50, 6.0),
+         "height_cm": np.full(50, 170.0), "weight_kg": np.where(np.arange(50) == 9, 200.0, 80.0)}, 50,
+    )  # fmt: skip
+    assert np.flatnonzero(abstains(known, low, high)).tolist() == [0, 1, 2, 3, 4, 9]
+    assert abstains(known, low, np.full(50, np.nan)).all()
+
+
+def test_scores_of_ancestry_are_those_of_the_released_components() -> None:
+    found, people = course("ancestry"), table("ancestry", 300)
+    inputs, _ = found.recipe.tensors(people, found.parameters, PUBLISHED)
+    codes = cast("Copies", people.genotypes).array
+    assert inputs.numpy() == pytest.approx(np.clip(scores(COMPONENTS, codes), -5, 5), rel=1e-6)
+    with pytest.raises(GenopactError, match="PUBLISHED_INVALID"):
+        course("ancestry", components=2).initial() and course("ancestry", components=2).tensors(people)
 
 
 # --- the protocol

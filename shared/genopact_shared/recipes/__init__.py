@@ -5,6 +5,8 @@ import json
 from pydantic import ValidationError
 
 from genopact_shared.errors import GenopactError
+from genopact_shared.recipes.adverse_reaction import ADVERSE_REACTION
+from genopact_shared.recipes.ancestry import ANCESTRY
 from genopact_shared.recipes.cell_response import CELL_RESPONSE
 from genopact_shared.recipes.cohort_summary import COHORT_SUMMARY
 from genopact_shared.recipes.dose import DOSE
@@ -20,10 +22,11 @@ from genopact_shared.recipes.trait import TRAIT
 from genopact_shared.study import Frozen, RecipeChoice, Study, explain
 
 RECIPES: dict[str, SumRecipe] = {each.name: each for each in (DOSE, COHORT_SUMMARY, RISK, TRAIT, GWAS, PCA)}
-NETWORKS: dict[str, NetRecipe] = {
-    each.name: each
-    for each in (DOSE_NET, SEQUENCE_CNN, SEQUENCE_RNN, SEQUENCE_TRANSFORMER, MULTIOMICS, SURVIVAL, CELL_RESPONSE)
-}
+_NETWORKS: tuple[NetRecipe, ...] = (
+    DOSE_NET, ADVERSE_REACTION, SEQUENCE_CNN, SEQUENCE_RNN, SEQUENCE_TRANSFORMER, MULTIOMICS, SURVIVAL, CELL_RESPONSE,
+    ANCESTRY,
+)  # fmt: skip
+NETWORKS: dict[str, NetRecipe] = {each.name: each for each in _NETWORKS}
 EXACT: frozenset[str] = frozenset({COHORT_SUMMARY.name, GWAS.name, PCA.name})
 """Recipes of mode exact: statistics of all patients together, without noise."""
 

@@ -5,6 +5,7 @@ row's own enters a row, and a site that lacks a column takes part.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
 
@@ -77,6 +78,20 @@ def features(table: Table) -> Floats:
         table.codes("sex") == 1,
     )
     return np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
+
+
+def abstains(table: Table, low: Floats, high: Floats, widest: float = 4.0) -> NDArray[np.bool_]:
+    """(n,) who gets no advice: VKORC1 unknown, a number beyond its bounds, or an interval of more than `widest` times.
+
+    Args:
+        table: the patients.
+        low: (n,) of the prediction's interval.
+        high: (n,) likewise.
+    """
+    beyond = np.zeros(table.n, np.bool_)
+    for name, (centre, scale) in CENTRE.items():
+        beyond |= np.abs(table.number(name) - centre) > BOUND * scale
+    return np.asarray((vkorc1(table) < 0) | beyond | ~(high <= widest * low))
 
 
 def outcome(table: Table) -> Floats:

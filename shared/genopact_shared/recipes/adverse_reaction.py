@@ -1,0 +1,99 @@
+"""Recipe `adverse-reaction`: the risk that the usual starting dose of warfarin is far too much for a patient.
+
+The usual 35 mg a week over-anticoagulates who needs at most 21 mg: the low-dose group of the IWPC (N Engl J Med
+2009;360:753-764). Features are those of recipe `dose`, the outcome is the same column. Who lacks the gene that explains
+most, VKORC1, gets no advice: see `abstains`.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from pydantic import Field
+
+from genopact_shared.published import Published
+from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, SCHEMA, features
+from genopact_shared.recipes.head import probability
+from genopact_shared.recipes.network import NetParameters
+from genopact_shared.recipes.protocol import Column, Floats, Model, Prediction, Table
+from genopact_shared.study import Frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+LOW_DOSE_MG = 21.0
+PRIOR_SD, Z80 = 0.5, 1.2815515655446004
+"""Public spread of a site's intercept on the log odds; normal quantile at 90 %."""
+
+
+class AdverseReactionParameters(NetParameters):
+    """Training settings; `hidden`: units of a hidden layer, 0 for a linear model; `seed`: of the first weights."""
+
+    hidden: int = Field(default=0, ge=0, le=256)
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class AdverseReactionRecipe:
+    """See `protocol.NetRecipe`."""
+
+    name: str = "adverse-reaction"
+    version: int = 1
+    outcome: str = OUTCOME
+    measures: tuple[str, ...] = ()
+    schema: tuple[Column, ...] = SCHEMA
+    parameters: type[Frozen] = AdverseReactionParameters
+
+    def module(self, parameters: Frozen) -> "nn.Module":
+        """(n, 13) -> (n, 1)."""
+        from torch import nn
+
+        from genopact_shared.recipes.attention import begun
+
+        if not isinstance(parameters, AdverseReactionParameters):
+            raise ValueError("Expected AdverseReactionParameters")
+        module, hidden = nn.Sequential(), parameters.hidden
+        if hidden:
+            module.add_module("first", nn.Linear(len(FEATURES), hidden))
+            module.add_module("bend", nn.Tanh())
+        module.add_module("last", nn.Linear(hidden or len(FEATURES), 1))
+        begun(module, parameters.seed)
+        return module
+
+    def tensors(
+        self,
+        table: Table,
+        parameters: Frozen,  # noqa: ARG002 - the covariates are enough
+        published: Published,  # noqa: ARG002
+    ) -> "tuple[Tensor, Tensor]":
+        """Inputs (n, 13) float32, and targets (n,): 1 needs at most LOW_DOSE_MG, 0 more, NaN unknown."""
+        import torch
+
+        dose = table.number(OUTCOME)
+        low = np.where(np.isfinite(dose), dose <= LOW_DOSE_MG, np.nan).astype(np.float32)
+        return torch.from_numpy(features(table).astype(np.float32)), torch.from_numpy(low)
+
+    def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
+        """(B,) logistic losses, one per patient, never reduced."""
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        return binary_cross_entropy_with_logits(cast("Tensor", module(inputs)).squeeze(1), targets, reduction="none")
+
+    def fit_personal(self, outputs: Floats, table: Table) -> Model:
+        """The site's own intercept on the log odds, and its variance, shrunk to none."""
+        dose, own, variance = table.number(OUTCOME), 0.0, PRIOR_SD**2
+        y, odds = (dose <= LOW_DOSE_MG)[np.isfinite(dose)], outputs[np.isfinite(dose)]
+        for _ in range(50):
+            p = probability(odds + own)
+            variance = 1 / (PRIOR_SD**-2 + float((p * (1 - p)).sum()))
+            own += variance * (float((y - p).sum()) - own * PRIOR_SD**-2)
+        return {"intercept": np.array([own]), "variance": np.array([variance])}
+
+    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
+        """Risks; the interval is that of what a site's own level leaves open."""
+        own, variance = (0.0, PRIOR_SD**2) if personal is None else (personal["intercept"], personal["variance"])
+        centre, half = outputs + own, Z80 * np.sqrt(variance)
+        return Prediction(probability(centre), probability(centre - half), probability(centre + half))
+
+
+ADVERSE_REACTION = AdverseReactionRecipe()

@@ -1,0 +1,76 @@
+"""Recipe `ancestry`: which continental population a person's genotypes resemble, on released components.
+
+The published file is what recipe `pca` released (frequencies, loadings, variances), so that scores are the same at
+every site; a linear layer tells populations apart. There is no site term: sites that differ in ancestry would be taken
+for populations.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from genopact_shared.errors import GenopactError
+from genopact_shared.published import Published
+from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
+from genopact_shared.recipes.pca import scores
+from genopact_shared.recipes.protocol import Column, Floats, GenotypeParameters, Model, Table
+from genopact_shared.study import Frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+BOUND = 5.0
+PARTS = ("frequency", "loadings", "variances")
+
+
+class AncestryParameters(ClassParameters, GenotypeParameters):
+    """Training settings; `design`: digest of the released components, of which there are `components`."""
+
+    design: str = Field(pattern=r"^[0-9a-f]{64}$")
+    components: int = Field(ge=1, le=10)
+
+
+@dataclass(frozen=True)
+class AncestryRecipe(Classes):
+    """See `protocol.NetRecipe`."""
+
+    name: str = "ancestry"
+    version: int = 1
+    outcome: str = OUTCOME
+    measures: tuple[str, ...] = ()
+    schema: tuple[Column, ...] = SCHEMA
+    parameters: type[Frozen] = AncestryParameters
+
+    def module(self, parameters: Frozen) -> "nn.Module":
+        """(n, components) -> (n, classes)."""
+        from torch import nn
+
+        from genopact_shared.recipes.attention import begun
+
+        module, of = nn.Sequential(), _own(parameters)
+        module.add_module("last", nn.Linear(of.components, of.classes))
+        begun(module, of.seed)
+        return module
+
+    def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
+        """Scores (n, components) float32 in standard deviations, within BOUND; classes (n,) int64."""
+        import torch
+
+        of = _own(parameters)
+        components: Model = {name: np.asarray(values) for name, values in published.read(of.design).items()}
+        if set(components) < set(PARTS) or components["loadings"].shape[1] != of.components:
+            raise GenopactError("PUBLISHED_INVALID", "no components, or another number of them")
+        found: list[Floats] = [scores(components, copies) for _, copies in table.dosages()]
+        rows = np.concatenate(found) if found else np.empty((0, of.components))
+        return torch.from_numpy(np.clip(rows, -BOUND, BOUND).astype(np.float32)), class_of(table, of.classes)
+
+
+def _own(parameters: Frozen) -> AncestryParameters:
+    if not isinstance(parameters, AncestryParameters):
+        raise ValueError("Expected AncestryParameters")
+    return parameters
+
+
+ANCESTRY = AncestryRecipe()
