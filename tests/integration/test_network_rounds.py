@@ -17,7 +17,7 @@ from genopact_server.evidence import bundle_of
 from genopact_server.rounds import Run
 from genopact_shared import wire
 from genopact_shared.privacy.accounting import Fact
-from genopact_shared.privacy.mechanisms import SampledSgd, Unprotected
+from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 from genopact_shared.recipes.dose_features import OUTCOME
 from tests.integration.hospital import MIXES, Consortium, DirectCourier
 
@@ -56,6 +56,18 @@ def test_a_network_learns_with_privacy_pays_for_it_and_passes_the_audit(consorti
     export(bundle_of(one.folder, run.state.run), tmp_path / "audit.zip")
     report = verify_path(tmp_path / "audit.zip", study_hash=one.study.hash)
     assert report.exit_code == 0, report.text()
+
+
+def test_under_masks_it_learns_from_totals_alone(consortium: Make, tmp_path: Path) -> None:
+    masked = {"mode": "distributed", "epsilon_milli": 4900, "delta": "0.000001", "honest_minimum": 3}
+    recipe = RECIPE | {"parameters": {"rounds": 8, "learning_rate_milli": 1500}}
+    one = consortium(sites=4, recipe=recipe, privacy=masked)
+    run = start(one)
+    constant = error(run, run.model())
+    assert error(run, run.go()) < constant - 1.0
+    assert all(isinstance(step.fact, NoisedSum) and step.masked for step in run.plan.steps)
+    export(bundle_of(one.folder, run.state.run), tmp_path / "audit.zip")
+    assert verify_path(tmp_path / "audit.zip", study_hash=one.study.hash).exit_code == 0
 
 
 def test_without_noise_it_learns_more(consortium: Make, tmp_path: Path) -> None:

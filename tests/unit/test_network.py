@@ -41,7 +41,8 @@ def test_rows_are_the_gradients_of_torch_and_zeros_for_who_does_not_train() -> N
     for at in range(table.n):
         module.zero_grad()
         DOSE_NET.loss(module, inputs, targets)[at].backward()  # type: ignore[no-untyped-call]
-        naive = torch.cat([torch.as_tensor(each.grad).reshape(-1) for each in module.parameters()]).numpy()
+        named = sorted(module.named_parameters())
+        naive = torch.cat([torch.as_tensor(each.grad).reshape(-1) for _, each in named]).numpy()
         assert rows[at] == pytest.approx(naive * (at not in (4, 7)), abs=1e-12)
     assert np.abs(rows[0]).max() > 0
 
@@ -59,7 +60,9 @@ def test_a_round_is_a_step_along_the_mean_gradient_of_the_planned_patients() -> 
     model = awake(course)
     total = course.contribution(0, model, table).sum(axis=0)
     after, at = course.advance(0, model, total), 0
-    for name, values in model.items():
+    backwards = course.advance(0, dict(reversed(model.items())), total)
+    assert all((backwards[name] == values).all() for name, values in after.items())
+    for name, values in sorted(model.items()):
         part = total[at : at + values.size].reshape(values.shape)
         assert after[name] == pytest.approx(values - 0.2 * part / 100, rel=1e-12)
         at += values.size

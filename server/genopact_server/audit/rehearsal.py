@@ -88,7 +88,7 @@ class Observer:
         released = _client("release.kernel").release_model(_private(change), fact, steps.done)
         update = wire.unpack(released.body, np.float64)
         stride = course.parameters.learning_rate_milli / 1000 / (self.plan.planned[site] * rate)
-        total = -np.concatenate([update[name].ravel() for name in model]) / stride
+        total = -np.concatenate([update[name].ravel() for name in sorted(update)]) / stride
         rows = rate * fact.steps * _clipped(course.gradients(model, everybody), fact.clip, MODEL_SCALE)
         known, own = rows[: crowd.n].sum(axis=0), rows[crowd.n :]
         deviation = float(fact.noise_multiplier) * float(fact.clip) * fact.steps**0.5

@@ -113,7 +113,7 @@ class Network:
         return inputs[trains], targets[trains]
 
     def gradients(self, model: Model, table: Table) -> Floats:
-        """(n, dims) of each patient's loss, in the order of the model's weights; zeros for whoever does not train.
+        """(n, dims) of each patient's loss, in the order of the weights' names; zeros for whoever does not train.
 
         Guarantees: row i has the same bits in any table, because patients are computed one by one.
         """
@@ -122,7 +122,7 @@ class Network:
         module = self.module(model).double()
         inputs, targets = self.recipe.tensors(table, self.parameters, self.published)
         inputs, targets = (each.double() if each.is_floating_point() else each for each in (inputs, targets))
-        weights = list(module.parameters())
+        weights = [weight for _, weight in sorted(module.named_parameters())]
         rows = np.zeros((table.n, self.dims))
         for at in np.flatnonzero(self._trains(targets, table)).tolist():
             loss = self.recipe.loss(module, inputs[at : at + 1], targets[at : at + 1])
@@ -175,8 +175,8 @@ class NetSums(Network):
     def advance(self, index: int, model: Model, total: Floats) -> Model:  # noqa: ARG002 - every round is alike
         """The next model, by a step along the mean gradient."""
         rate = self.parameters.learning_rate_milli / 1000 / sum(self.planned.values())
-        ends = np.cumsum([values.size for values in weights_of(model).values()])
-        parts = zip(weights_of(model).items(), np.split(total, ends[:-1]), strict=True)
+        weights = sorted(weights_of(model).items())
+        parts = zip(weights, np.split(total, np.cumsum([old.size for _, old in weights])[:-1]), strict=True)
         return moved(self.parameters, model, {name: -rate * part.reshape(old.shape) for (name, old), part in parts})
 
 
