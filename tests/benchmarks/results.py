@@ -160,6 +160,7 @@ MEASURES = (
         {"recipes.survival": ("C-index", ">= 0.84"), "recipes.survival_sd": ("C-index", "<= 0.02")},
         seeds=range(20),
     ),
+    Measure("tests.benchmarks.recipes.adverse", {"recipes.adverse": ("", "== 1")}, seeds=()),
     Measure("tests.benchmarks.recipes.ancestry", {"recipes.ancestry": ("accuracy", ">= 0.99")}, seeds=(0,)),
     Measure("tests.benchmarks.flower_example", {"privacy.8": ("", "== 1")}),
 )
