@@ -130,20 +130,20 @@ def test_predictions_have_no_gaps_and_do_not_read_the_outcome(name: str) -> None
 
 
 def test_a_planted_motif_is_learnt_wherever_it_stands() -> None:
-    rng, n = np.random.default_rng(4), 240
+    rng, n = np.random.default_rng(4), 480
     letters, carries = rng.integers(4, size=(n, LENGTH)), rng.integers(2, size=n).astype(np.int8)
     for row in np.flatnonzero(carries):
         at = rng.integers(4, 9)
         letters[row, at : at + 6] = (0, 2, 0, 2, 0, 2)
     tables = {
         site: with_matrices(len(letters[s]), {"class": carries[s]}, {"letters": letters[s]})
-        for site, s in (("a", slice(0, 80)), ("b", slice(80, 160)))
+        for site, s in (("a", slice(0, 160)), ("b", slice(160, 320)))
     }
     settings = SEQUENCE | {"optimiser": "adam", "server_rate_milli": 50, "learning_rate_milli": 100, "rounds": 25}
     plan = planned("sequence-cnn", settings, tables, "none")
-    test = with_matrices(80, {"class": carries[160:]}, {"letters": letters[160:]})
+    test = with_matrices(160, {"class": carries[320:]}, {"letters": letters[320:]})
     found = predicted(plan, trained(plan, tables), test).value.argmax(axis=1)
-    assert (found == carries[160:]).mean() > 0.85
+    assert (found == carries[320:]).mean() > 0.85
 
 
 def test_unknown_letters_are_none_of_the_four() -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from genopact_client.consent import match
 from genopact_client.consent.index import NO_CAP
+from genopact_client.consent.registry import Permission
 from genopact_client.genotypes import Opened
 from genopact_client.ledger import DAY_S
 from genopact_client.release.private import Private
@@ -99,16 +100,14 @@ def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> It
             opened = store.open(rows, store.variants, holds)
             stack.callback(opened.close)
             table = replace(table, genotypes=OpenedGenotypes(opened, np.arange(len(rows))))
-        admitted = np.zeros(permission.size, dtype=np.bool_)
-        admitted[rows] = True
-        opening = Opening(
-            study=study.hash,
-            policy=policy.digest,
-            matcher=match.DIGEST,
-            as_of=now,
-            registry_root=permission.registry_root,
-            registry_size=permission.size,
-            bitmap=np.packbits(admitted).tobytes().hex(),
-            salt=os.urandom(32).hex(),
-        )
-        yield Cohort(rows, Private(table), opening)
+        yield Cohort(rows, Private(table), _opening(study, policy.digest, permission, rows, now))
+
+
+def _opening(study: Study, policy: str, permission: Permission, rows: NDArray[np.int64], now: int) -> Opening:
+    """The decision that admitted `rows`, with a fresh salt."""
+    admitted = np.zeros(permission.size, dtype=np.bool_)
+    admitted[rows] = True
+    return Opening(
+        study=study.hash, policy=policy, matcher=match.DIGEST, as_of=now, registry_root=permission.registry_root,
+        registry_size=permission.size, bitmap=np.packbits(admitted).tobytes().hex(), salt=os.urandom(32).hex(),
+    )  # fmt: skip
