@@ -44,6 +44,7 @@ class Cohort:
             rows = list(csv.DictReader(file))
         with (FOLDER / "train_test_split.csv").open(encoding="utf-8") as file:
             split = {row["pid"]: row["fold2"] for row in csv.DictReader(file)}
+        rows = [row for row in rows if row["pid"] in split]
         self.names = [name for name in rows[0] if name not in {"pid", "E", "T"}]
         self.features = np.array([[float(row[name]) for name in self.names] for row in rows])
         age = self.names.index("age_at_index")
