@@ -108,8 +108,10 @@ class Network:
 
     def tensors(self, table: Table) -> "tuple[Tensor, Tensor]":
         """Inputs (B, ...) and targets (B, ...) of the patients with an outcome who are not held out."""
+        import torch
+
         inputs, targets = self.recipe.tensors(table, self.parameters, self.published)
-        trains = self._trains(targets, table)
+        trains = torch.from_numpy(self._trains(targets, table))
         return inputs[trains], targets[trains]
 
     def gradients(self, model: Model, table: Table) -> Floats:
