@@ -85,9 +85,12 @@ def test_fhir_resources_take_the_place_of_a_table(desk: Desk) -> None:
     person = desk.rows("covariates.csv")[0]["person"]
     lines = [json.loads(line) for line in page.split("```json\n")[1].split("```")[0].splitlines()]
     lines[0]["identifier"][0]["value"] = person
+    stranger = dict(lines[1], id="of-nobody", subject={"reference": "Patient/nobody-here"})
+    lines.append(stranger)
     bundle.write_text("".join(json.dumps(line) + "\n" for line in lines))
     done = desk("import", "--fhir", bundle, "--mapping", mapping)
     assert done.exit == 0, done.printed
+    assert done.data["notes"] == {"of_unknown_patients": 1}
     site = Site.open(desk.home, PASSPHRASE.encode())
     with site.store as store:
         assert store.table(site.people.find([person])).number("height_cm").tolist() == [171.5]

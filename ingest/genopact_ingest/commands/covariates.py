@@ -108,7 +108,7 @@ def _seal(covariates: Covariates, calls: Sequence[Calls], table: Table, site: Si
     strangers = len({sample for source in calls for sample in source.samples} - set(covariates.people))
     data = {"people": table.n, "new": int((known < 0).sum()), "erased": int(erased.sum()), "strangers": strangers}
     observed = {name: _known(values) for name, values in table.columns.items()}
-    notes = sum((source.notes for source in calls), Counter[str]())
+    notes = sum((source.notes for source in calls), Counter(covariates.notes))
     text = [f"{table.n} people: {data['new']} new, {data['erased']} left out because they were erased"]
     text += [f"{strangers} samples of the VCF are not in the table and were left out"] * bool(strangers)
     text += [f"  {name}: {known} known, {table.n - known} missing" for name, known in observed.items()]
