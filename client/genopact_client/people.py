@@ -20,8 +20,8 @@ from genopact_client import aead
 from genopact_client.keyfile import KeyFile
 from genopact_shared.errors import GenopactError
 
-_OPENING = """
-PRAGMA journal_mode=DELETE; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;
+_PRAGMAS = "PRAGMA journal_mode=DELETE; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;"
+_TABLES = """
 CREATE TABLE IF NOT EXISTS people (row INTEGER NOT NULL PRIMARY KEY, pid BLOB NOT NULL UNIQUE);
 CREATE TABLE IF NOT EXISTS settings (name TEXT NOT NULL PRIMARY KEY, value BLOB);
 """
@@ -44,6 +44,8 @@ class People:
         """
         self._path, self._keyfile = path, keyfile
         path.touch(mode=0o600)
+        with self._connected() as database:
+            database.executescript(_TABLES)  # once: a database that is lost while people are open is no empty one
         self._lookup = self._lookup_key()
         if len(self) > len(keyfile):
             raise GenopactError("KEYFILE_ROLLED_BACK", "fewer keys than people")
@@ -85,7 +87,7 @@ class People:
     def _connected(self) -> Iterator[sqlite3.Connection]:
         """A connection of its own: threads may share the object."""
         with closing(sqlite3.connect(self._path, isolation_level=None)) as database:
-            database.executescript(_OPENING)
+            database.executescript(_PRAGMAS)
             yield database
 
     def _pid(self, mrn: str) -> bytes:

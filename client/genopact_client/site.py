@@ -31,6 +31,7 @@ from genopact_client.ledger import Ledger
 from genopact_client.people import People
 from genopact_client.policy import SitePolicy
 from genopact_client.release.outbox import Outbox
+from genopact_client.store import manifest
 from genopact_client.store.folder import Rows
 from genopact_client.store.sealed import Store
 from genopact_client.studies import Studies
@@ -152,15 +153,11 @@ class Site:
 
     def matrix(self, wanted: Matrix, rows: Rows) -> Values:
         """(n, F) of the people of these rows, NaN for whoever the matrix has not. MATRIX_MISSING."""
-        path, found = self.home / "omics" / wanted.name, np.full((len(rows), wanted.features), np.nan, np.float32)
-        if not (path / "manifest.dsse").exists():
-            raise GenopactError("MATRIX_MISSING", wanted.name)
-        with Store(path, self.keyfile) as store:
-            names = [column["name"] for column in store.signed.columns]
-            if digest_of_features(names) != wanted.digest or len(names) != wanted.features:
-                raise GenopactError("MATRIX_MISSING", f"{wanted.name}: it has other features")
+        names = self._features_of(wanted)
+        with Store(self.home / "omics" / wanted.name, self.keyfile) as store:
             here = np.isin(rows, store.rows())
             table = store.table(rows[here])
+        found = np.full((len(rows), len(names)), np.nan, np.float32)
         found[here] = np.column_stack([table.number(name) for name in names])
         return found
 
@@ -169,11 +166,20 @@ class Site:
         parameters = chosen(study.recipe)[1]
         if isinstance(parameters, MatrixParameters):
             for each in parameters.matrices:
-                self.matrix(each, np.empty(0, np.int64))
+                self._features_of(each)
         if isinstance(parameters, GenotypeParameters):
             self._genotypes_named(parameters.variants)
             if (design := getattr(parameters, "design", None)) is not None and not self.published.has(design):
                 raise GenopactError("PUBLISHED_MISSING", design)
+
+    def _features_of(self, wanted: Matrix) -> list[str]:
+        path = self.home / "omics" / wanted.name
+        if not (path / "manifest.dsse").exists():
+            raise GenopactError("MATRIX_MISSING", wanted.name)
+        names = [column["name"] for column in manifest.Manifest.load(path, self.keyfile).columns]
+        if digest_of_features(names) != wanted.digest or len(names) != wanted.features:
+            raise GenopactError("MATRIX_MISSING", f"{wanted.name}: it has other features")
+        return names
 
     def _genotypes_named(self, variants: str) -> str:
         for name in self.genotype_names():

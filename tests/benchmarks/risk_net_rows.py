@@ -15,7 +15,6 @@ import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -26,17 +25,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genopact_client.release.kernel import release_model
-from genopact_client.release.private import Private
-from genopact_client.train.private_sgd import PrivateSgd
-from genopact_server.aggregate import combine
 from genopact_shared.plan import Plan, plan_of
 from genopact_shared.published import Published
 from genopact_shared.recipes import NETWORKS
 from genopact_shared.recipes.network import NetPlan
-from genopact_shared.recipes.protocol import Codes, Floats, Model, Table
+from genopact_shared.recipes.protocol import Codes, Floats, Table
 from genopact_shared.study import Frozen, Privacy, RecipeChoice, Study
 from tests.benchmarks import modes, risk_cohort
+from tests.benchmarks.federation import trained
 from tests.benchmarks.nets.blocks import Panel, design
 from tests.benchmarks.nets.risk_net import AGE, RISK_NET, RiskNetParameters, RiskNetRecipe
 from tests.benchmarks.record import markdown
@@ -147,19 +143,6 @@ def planned(cohort: Cohort, form: str, epsilon: int | None) -> Plan:
     privacy = Privacy(mode=mode, epsilon_milli=epsilon and 1000 * epsilon, delta=DELTA)  # type: ignore[arg-type]
     study = cast("Study", SimpleNamespace(recipe=choice, privacy=privacy))
     return plan_of(study, {site: round(table.n, -1) for site, table in cohort.sites().items()})
-
-
-def trained(of: Plan, sites: dict[str, Table]) -> Model:
-    """The final model: private steps at each site, released, and averaged by planned cohort."""
-    assert isinstance(of.course, NetPlan)
-    model = of.course.initial()
-    for step in of.steps:
-        bodies = {}
-        for site, table in sites.items():
-            local = PrivateSgd(of.course, step.fact, site)
-            bodies[site] = release_model(Private(table).derive(partial(local, model)), step.fact, local.done).body
-        _, model = combine(of, step.index, model, bodies, None)
-    return model
 
 
 @dataclass(frozen=True)

@@ -311,7 +311,33 @@ def test_scores_of_ancestry_are_those_of_the_released_components() -> None:
         course("ancestry", components=2).tensors(people)
 
 
+def test_components_that_lack_a_part_are_refused() -> None:
+    for name in COMPONENTS:
+        lacking = {each: values for each, values in COMPONENTS.items() if each != name} | {"more": np.ones(1)}
+        file = cast("Published", type("Lacking", (), {"read": lambda _, digest, found=lacking: found})())
+        plan = planned("ancestry", ANCESTRY, {"a": table("ancestry", 4)}, "none", published=file).course
+        with pytest.raises(GenopactError, match="PUBLISHED_INVALID"):
+            cast("Network", plan).tensors(table("ancestry", 4))
+
+
 # --- the protocol
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_nobody_is_predicted_without_a_fault(name: str) -> None:
+    found = course(name)
+    assert len(found.predict(found.initial(), None, table(name, 3).take(np.arange(0))).value) == 0
+
+
+def test_one_drug_and_one_interval_are_columns_too() -> None:
+    one = [CELLS["matrices"][0], matrix("response", ["x"], "drug")]
+    found, people = course("cells", matrices=one), table("cells", 30)
+    people = Table({}, 30, matrices=dict(people.matrices) | {"response": people.matrices["response"][:, :1]})
+    personal = found.fit_personal(found.initial(), people)
+    assert personal["drugs"].shape == (1,)
+    assert found.predict(found.initial(), personal, people).value.shape == (30, 1)
+    alone, some = course("survival", ends_days=[10]), table("survival", 6)
+    assert alone.predict(alone.initial(), None, some).value.shape == (6, 1)
 
 
 def test_every_network_of_the_catalogue_is_tested_here_or_in_a_file_of_its_own() -> None:

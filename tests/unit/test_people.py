@@ -1,6 +1,7 @@
 """Patient numbers and rows."""
 
 import hmac
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,13 @@ def test_older_key_file_is_noticed(tmp_path: Path, keys: KeyFile) -> None:
     (tmp_path / "keyfile").write_bytes(old)
     with pytest.raises(GenopactError, match="KEYFILE_ROLLED_BACK"):
         People(tmp_path / "people.db", KeyFile.open(tmp_path / "keyfile", KEK))
+
+
+def test_a_database_that_is_lost_while_people_are_open_is_no_empty_one(tmp_path: Path, keys: KeyFile) -> None:
+    """New people would get the rows of those forgotten."""
+    people = People(tmp_path / "people.db", keys)
+    people.enrol(["1", "2"])
+    (tmp_path / "people.db").unlink()
+    for ask in (lambda: people.enrol(["3"]), lambda: len(people), lambda: people.find(["1"])):
+        with pytest.raises(sqlite3.OperationalError):
+            ask()

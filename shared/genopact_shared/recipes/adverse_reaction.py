@@ -12,18 +12,19 @@ import numpy as np
 from pydantic import Field
 
 from genopact_shared.published import Published
+from genopact_shared.recipes.dose import Z80
 from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, SCHEMA, features
 from genopact_shared.recipes.head import probability
 from genopact_shared.recipes.network import NetParameters
-from genopact_shared.recipes.protocol import Column, Floats, Model, Prediction, Table
+from genopact_shared.recipes.protocol import Column, Floats, Model, Prediction, Table, of_kind
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 LOW_DOSE_MG = 21.0
-PRIOR_SD, Z80 = 0.5, 1.2815515655446004
-"""Public spread of a site's intercept on the log odds; normal quantile at 90 %."""
+PRIOR_SD = 0.5
+"""Public spread of a site's intercept on the log odds."""
 
 
 class AdverseReactionParameters(NetParameters):
@@ -48,16 +49,15 @@ class AdverseReactionRecipe:
         """(n, 13) -> (n, 1)."""
         from torch import nn
 
-        from genopact_shared.recipes.attention import begun
+        from genopact_shared.recipes.layers import begun
 
-        if not isinstance(parameters, AdverseReactionParameters):
-            raise ValueError("Expected AdverseReactionParameters")
-        module, hidden = nn.Sequential(), parameters.hidden
+        of = of_kind(parameters, AdverseReactionParameters)
+        module, hidden = nn.Sequential(), of.hidden
         if hidden:
             module.add_module("first", nn.Linear(len(FEATURES), hidden))
             module.add_module("bend", nn.Tanh())
         module.add_module("last", nn.Linear(hidden or len(FEATURES), 1))
-        begun(module, parameters.seed)
+        begun(module, of.seed)
         return module
 
     def tensors(

@@ -15,7 +15,7 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.published import Published
 from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
 from genopact_shared.recipes.pca import scores
-from genopact_shared.recipes.protocol import Column, Floats, GenotypeParameters, Model, Table
+from genopact_shared.recipes.protocol import Column, Floats, GenotypeParameters, Model, Table, of_kind
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ class AncestryRecipe(Classes):
         """(n, components) -> (n, classes)."""
         from torch import nn
 
-        from genopact_shared.recipes.attention import begun
+        from genopact_shared.recipes.layers import begun
 
-        module, of = nn.Sequential(), _own(parameters)
+        module, of = nn.Sequential(), of_kind(parameters, AncestryParameters)
         module.add_module("last", nn.Linear(of.components, of.classes))
         begun(module, of.seed)
         return module
@@ -58,19 +58,13 @@ class AncestryRecipe(Classes):
         """Scores (n, components) float32 in standard deviations, within BOUND; classes (n,) int64."""
         import torch
 
-        of = _own(parameters)
+        of = of_kind(parameters, AncestryParameters)
         components: Model = {name: np.asarray(values) for name, values in published.read(of.design).items()}
-        if set(components) < set(PARTS) or components["loadings"].shape[1] != of.components:
+        if not set(PARTS) <= set(components) or components["loadings"].shape[1] != of.components:
             raise GenopactError("PUBLISHED_INVALID", "no components, or another number of them")
         found: list[Floats] = [scores(components, copies) for _, copies in table.dosages()]
         rows = np.concatenate(found) if found else np.empty((0, of.components))
         return torch.from_numpy(np.clip(rows, -BOUND, BOUND).astype(np.float32)), class_of(table, of.classes)
-
-
-def _own(parameters: Frozen) -> AncestryParameters:
-    if not isinstance(parameters, AncestryParameters):
-        raise ValueError("Expected AncestryParameters")
-    return parameters
 
 
 ANCESTRY = AncestryRecipe()

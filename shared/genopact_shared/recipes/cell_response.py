@@ -12,8 +12,8 @@ import numpy as np
 from pydantic import Field
 
 from genopact_shared.published import Published
-from genopact_shared.recipes.network import NetParameters
-from genopact_shared.recipes.protocol import Column, Flag, Floats, MatrixParameters, Model, Prediction, Table
+from genopact_shared.recipes.network import NetParameters, columns
+from genopact_shared.recipes.protocol import Column, Flag, Floats, MatrixParameters, Model, Prediction, Table, of_kind
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ class CellResponseRecipe:
         """(n, features) -> (n, drugs)."""
         from torch import nn
 
-        from genopact_shared.recipes.attention import begun
+        from genopact_shared.recipes.layers import begun
 
-        *features, drugs = (each.features for each in _own(parameters).matrices)
-        width = _own(parameters).width
+        of = _own(parameters)
+        *features, drugs = (each.features for each in of.matrices)
         module = nn.Sequential()
-        module.add_module("line", nn.Linear(sum(features), width, bias=False))
-        module.add_module("last", nn.Linear(width, drugs))
-        begun(module, _own(parameters).seed)
+        module.add_module("line", nn.Linear(sum(features), of.width, bias=False))
+        module.add_module("last", nn.Linear(of.width, drugs))
+        begun(module, of.seed)
         return module
 
     def tensors(
@@ -75,21 +75,20 @@ class CellResponseRecipe:
 
     def fit_personal(self, outputs: Floats, table: Table) -> Model:
         """The site's own mean of each drug, shrunk to the shared one."""
-        left = table.matrices[OUTCOME] - outputs
+        left = table.matrices[OUTCOME] - columns(outputs)
         return {"drugs": np.nansum(left, axis=0) / ((~np.isnan(left)).sum(axis=0) + 10.0)}
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         """(n, drugs), without an interval."""
-        found = outputs if personal is None else outputs + personal["drugs"]
+        found = columns(outputs) + (0.0 if personal is None else personal["drugs"])
         return Prediction(found, found, found)
 
 
 def _own(parameters: Frozen) -> CellResponseParameters:
-    if not isinstance(parameters, CellResponseParameters):
-        raise ValueError("Expected CellResponseParameters")
-    if parameters.matrices[-1].name != OUTCOME:
+    of = of_kind(parameters, CellResponseParameters)
+    if of.matrices[-1].name != OUTCOME:
         raise ValueError("The last matrix is the response")
-    return parameters
+    return of
 
 
 CELL_RESPONSE = CellResponseRecipe()

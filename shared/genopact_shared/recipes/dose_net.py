@@ -11,7 +11,7 @@ from genopact_shared.published import Published
 from genopact_shared.recipes.dose import PRIOR_PATIENTS, PUBLIC_VARIANCE, SITE_PRIOR, Z80
 from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, SCHEMA, dose_mg, features, outcome
 from genopact_shared.recipes.network import NetParameters
-from genopact_shared.recipes.protocol import Column, Floats, Model, Prediction, Table
+from genopact_shared.recipes.protocol import Column, Floats, Model, Prediction, Table, of_kind
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -48,15 +48,14 @@ class DoseNetRecipe:
         import torch
         from torch import nn
 
-        if not isinstance(parameters, DoseNetParameters):
-            raise ValueError("Expected DoseNetParameters")
-        generator = torch.Generator().manual_seed(parameters.seed)
-        first, last = nn.Linear(len(FEATURES), parameters.hidden), nn.Linear(parameters.hidden, 1)
+        of = of_kind(parameters, DoseNetParameters)
+        generator = torch.Generator().manual_seed(of.seed)
+        first, last = nn.Linear(len(FEATURES), of.hidden), nn.Linear(of.hidden, 1)
         with torch.no_grad():
             nn.init.kaiming_uniform_(first.weight, a=5**0.5, generator=generator)
             for rest in (first.bias, last.weight, last.bias):
                 rest.zero_()
-        norm = [nn.LayerNorm(parameters.hidden)] if parameters.layer_norm else []
+        norm = [nn.LayerNorm(of.hidden)] if of.layer_norm else []
         return nn.Sequential(first, *norm, nn.Tanh(), last)
 
     def tensors(

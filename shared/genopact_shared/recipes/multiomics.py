@@ -14,7 +14,7 @@ from pydantic import Field
 
 from genopact_shared.published import Published
 from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
-from genopact_shared.recipes.protocol import Column, MatrixParameters, Table, Values
+from genopact_shared.recipes.protocol import Column, MatrixParameters, Table, Values, of_kind
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class MultiomicsRecipe(Classes):
         """(n, all features + matrices) -> (n, classes)."""
         from genopact_shared.recipes.omics_module import Fusion
 
-        return Fusion(_own(parameters))
+        return Fusion(of_kind(parameters, MultiomicsParameters))
 
     def tensors(
         self,
@@ -54,7 +54,7 @@ class MultiomicsRecipe(Classes):
         """Inputs (n, all features + matrices) float32, see `within`, then who has which matrix; classes (n,)."""
         import torch
 
-        of = _own(parameters)
+        of = of_kind(parameters, MultiomicsParameters)
         found = [within(table.matrices[each.name]) for each in of.matrices]
         present = [np.isfinite(table.matrices[each.name]).any(axis=1) for each in of.matrices]
         inputs = np.column_stack([*found, *present]).astype(np.float32)
@@ -82,12 +82,6 @@ def within(values: Values) -> Values:
     centred = np.where(known, values - np.where(known, values, 0).sum(axis=1, keepdims=True) / count, 0)
     spread = np.sqrt((centred**2).sum(axis=1, keepdims=True) / count)
     return np.asarray(np.clip(centred / np.maximum(spread, 1e-6), -5, 5), np.float32)
-
-
-def _own(parameters: Frozen) -> MultiomicsParameters:
-    if not isinstance(parameters, MultiomicsParameters):
-        raise ValueError("Expected MultiomicsParameters")
-    return parameters
 
 
 MULTIOMICS = MultiomicsRecipe()

@@ -140,7 +140,7 @@ class Network:
         with torch.no_grad():
             found = [cast("Tensor", module(some)) for some in torch.split(inputs, PEOPLE)]
         outputs = torch.cat(found).numpy().astype(np.float64)
-        return outputs.reshape(-1) if outputs.size == len(inputs) else outputs
+        return outputs[:, 0] if outputs.shape[1:] == (1,) else outputs
 
     @staticmethod
     def _trains(targets: "Tensor", table: Table) -> NDArray[np.bool_]:
@@ -180,6 +180,11 @@ class NetSums(Network):
         weights = sorted(weights_of(model).items())
         parts = zip(weights, np.split(total, np.cumsum([old.size for _, old in weights])[:-1]), strict=True)
         return moved(self.parameters, model, {name: -rate * part.reshape(old.shape) for (name, old), part in parts})
+
+
+def columns(outputs: Floats) -> Floats:
+    """(n, k) outputs, also of a network that gives one number."""
+    return outputs[:, None] if outputs.ndim == 1 else outputs
 
 
 def weights_of(model: Model) -> Model:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from genopact_shared.recipes.attention import begun
+from genopact_shared.recipes.layers import begun
 from genopact_shared.recipes.multiomics import MultiomicsParameters
 
 
@@ -22,7 +22,7 @@ class Fusion(nn.Module):
         """(n, classes) logits."""
         *parts, present = torch.split(inputs, [*self.sizes, len(self.sizes)], 1)
         tokens = torch.stack([torch.tanh(embed(part)) for embed, part in zip(self.embed, parts, strict=True)], 1)
-        scores = present - 1 if self.weigh is None else self.weigh(tokens).squeeze(2) + present - 1
+        scores = torch.zeros_like(present) if self.weigh is None else self.weigh(tokens).squeeze(2)
         shares = torch.softmax(scores.masked_fill(present == 0, -1e4), 1) * present
         logits: Tensor = self.last((tokens * shares.unsqueeze(2)).sum(1))
         return logits

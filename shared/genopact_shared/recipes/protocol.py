@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from genopact_shared.study import Frozen, Modality
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+P = TypeVar("P", bound=Frozen)
 Role = Literal["feature", "outcome", "group"]
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int8]
@@ -106,6 +107,13 @@ class MatrixParameters(Frozen):
     """Hyper-parameters of a recipe that reads matrices. A patient may lack any of them."""
 
     matrices: tuple[Matrix, ...] = Field(min_length=1, max_length=16)
+
+
+def of_kind(parameters: Frozen, kind: type[P]) -> P:
+    """The same hyper-parameters, if they are of that kind; ValueError otherwise."""
+    if not isinstance(parameters, kind):
+        raise ValueError(f"Expected {kind.__name__}")
+    return parameters
 
 
 def digest_of_features(names: Iterable[str]) -> str:

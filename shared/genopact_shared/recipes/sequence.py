@@ -13,7 +13,7 @@ from pydantic import Field
 
 from genopact_shared.published import Published
 from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
-from genopact_shared.recipes.protocol import Column, MatrixParameters, Table
+from genopact_shared.recipes.protocol import Column, MatrixParameters, Table, of_kind
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class SequenceRecipe(Classes):
         """(n, length, 4) -> (n, classes)."""
         from genopact_shared.recipes.sequence_module import SequenceModule
 
-        return SequenceModule(self.architecture, _own(parameters))
+        return SequenceModule(self.architecture, of_kind(parameters, SequenceParameters))
 
     def tensors(
         self,
@@ -61,16 +61,10 @@ class SequenceRecipe(Classes):
         """Inputs (n, length, 4) float32, one letter in four, zeros for none of them; classes (n,) int64."""
         import torch
 
-        of = _own(parameters)
+        of = of_kind(parameters, SequenceParameters)
         letters = table.matrices[of.matrices[0].name]
         known = letters[:, :, None] == np.arange(LETTERS)
         return torch.from_numpy(known.astype(np.float32)), class_of(table, of.classes)
-
-
-def _own(parameters: Frozen) -> SequenceParameters:
-    if not isinstance(parameters, SequenceParameters):
-        raise ValueError("Expected SequenceParameters")
-    return parameters
 
 
 SEQUENCE_CNN = SequenceRecipe("sequence-cnn", "cnn")

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from genopact_shared.recipes.attention import Attention, begun
+from genopact_shared.recipes.layers import Attention, begun
 from genopact_shared.recipes.sequence import LETTERS, SequenceParameters
 
 POSITIONS = 8

@@ -14,8 +14,18 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from genopact_shared.published import Published
-from genopact_shared.recipes.network import NetParameters
-from genopact_shared.recipes.protocol import Column, Flag, Floats, MatrixParameters, Model, Number, Prediction, Table
+from genopact_shared.recipes.network import NetParameters, columns
+from genopact_shared.recipes.protocol import (
+    Column,
+    Flag,
+    Floats,
+    MatrixParameters,
+    Model,
+    Number,
+    Prediction,
+    Table,
+    of_kind,
+)
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -61,7 +71,7 @@ class SurvivalRecipe:
         """(n, features) -> (n, intervals) logits of the hazards."""
         from genopact_shared.recipes.survival_module import Hazards
 
-        return Hazards(_own(parameters))
+        return Hazards(of_kind(parameters, SurvivalParameters))
 
     def tensors(
         self,
@@ -72,7 +82,7 @@ class SurvivalRecipe:
         """Inputs (n, features); targets (n, intervals): 1 the event, 0 outlived, NaN not observed to its end."""
         import torch
 
-        of = _own(parameters)
+        of = of_kind(parameters, SurvivalParameters)
         inputs = np.clip(np.nan_to_num(table.matrices[of.matrices[0].name]), -BOUND, BOUND)
         time, event, ends = table.number(OUTCOME)[:, None], table.codes("event")[:, None] == 1, np.array(of.ends_days)
         begins = np.concatenate([[0], ends[:-1]])
@@ -95,15 +105,9 @@ class SurvivalRecipe:
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:  # noqa: ARG002
         """(n, intervals) probability to outlive the end of each interval."""
-        odds: Floats = np.exp(np.atleast_2d(outputs.T).T)
+        odds: Floats = np.exp(columns(outputs))
         alive = np.asarray(np.cumprod(1 / (1 + odds), axis=1), np.float64)
         return Prediction(alive, alive, alive)
-
-
-def _own(parameters: Frozen) -> SurvivalParameters:
-    if not isinstance(parameters, SurvivalParameters):
-        raise ValueError("Expected SurvivalParameters")
-    return parameters
 
 
 SURVIVAL = SurvivalRecipe()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from genopact_shared.recipes.attention import begun
+from genopact_shared.recipes.layers import begun
 from genopact_shared.recipes.survival import SurvivalParameters
 
 

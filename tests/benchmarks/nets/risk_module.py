@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from genopact_shared.recipes.layers import Attention
 from tests.benchmarks.nets.risk_net import RiskNetParameters
 
 
@@ -61,23 +62,3 @@ class RiskModule(nn.Module):
         hidden = self.embed((tokens * self.blocks**0.5).unsqueeze(2)).reshape(n, self.blocks, -1)
         hidden = self.body(hidden).mean(1) if self.attends else self.body(hidden.flatten(1)) * self.blocks**-0.5
         return torch.squeeze(straight + self.last(hidden), 1)
-
-
-class Attention(nn.Module):
-    """Self-attention and a hidden layer, each added to what comes in; (n, tokens, width)."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads, self.norm, self.second = heads, nn.LayerNorm(width), nn.LayerNorm(width)
-        self.project, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.wide, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Of the same shape."""
-        n, tokens, width = x.shape
-        parts = self.project(self.norm(x)).reshape(n, tokens, 3, self.heads, -1)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        seen = nn.functional.scaled_dot_product_attention(query, key, value)
-        x = x + self.join(seen.transpose(1, 2).reshape(n, tokens, width))
-        hidden: Tensor = self.narrow(nn.functional.gelu(self.wide(self.second(x))))
-        return x + hidden

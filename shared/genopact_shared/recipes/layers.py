@@ -16,7 +16,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Of the same shape."""
         n, tokens, width = x.shape
-        parts = self.project(self.norm(x)).reshape(n, tokens, 3, self.heads, -1)
+        parts = self.project(self.norm(x)).reshape(n, tokens, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         seen = nn.functional.scaled_dot_product_attention(query, key, value)
         x = x + self.join(seen.transpose(1, 2).reshape(n, tokens, width))
@@ -24,12 +24,12 @@ class Attention(nn.Module):
         return x + hidden
 
 
-def begun(module: nn.Module, seed: int, still: str = "last") -> None:
-    """First weights: uniform by fan-in, the seed's alone; biases zero, and the weights of the layer `still`, too."""
+def begun(module: nn.Module, seed: int) -> None:
+    """First weights: uniform by fan-in, the seed's alone; biases zero, and the weights of the layer `last`, too."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weights in module.named_parameters():
-            if weights.dim() > 1 and not name.startswith(still):
+            if weights.dim() > 1 and not name.startswith("last"):
                 bound = weights[0].numel() ** -0.5
                 weights.uniform_(-bound, bound, generator=generator)
             elif weights.dim() > 1 or "bias" in name:
