@@ -31,7 +31,6 @@ def clinic(
 ) -> Hospital:
     site = Site.create(home, name, PASSPHRASE)
     policy = POLICY.format(site=name, epsilon=20_000, lifetime=20_000)
-    policy = policy.replace("recipes: [dose/1, dose-net/1]", "recipes: [dose/1, gwas/1, pca/1]")
     (home / "policy.yaml").write_text(policy.replace("modes: [none, local, distributed]", f"modes: [{modes}]"))
     rows = site.people.enrol([f"{name}-{number}" for number in range(table.n)])
     store = Store.create(home / "store", site.keyfile, SCHEMA, "private")

@@ -34,8 +34,7 @@ PURPOSE = {
 def hospital(home: Path, truth: Table, kind: Any = "private", without_genotypes: Sequence[int] = ()) -> Hospital:
     """All people of a table consent; some have no genotypes."""
     site = Site.create(home, home.name, PASSPHRASE)
-    policy = POLICY.format(site=site.name, epsilon=5000, lifetime=20_000)
-    (home / "policy.yaml").write_text(policy.replace("dose-net/1]", "dose-net/1, risk/1]"))
+    (home / "policy.yaml").write_text(POLICY.format(site=site.name, epsilon=5000, lifetime=20_000))
     rows = site.people.enrol([f"{site.name}-{number}" for number in range(truth.n)])
     with Store.create(home / "store", site.keyfile, RISK.schema, kind) as store:
         store.write(rows, Table(truth.columns, truth.n))

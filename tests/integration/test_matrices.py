@@ -59,7 +59,7 @@ def test_a_round_is_a_step_along_the_gradients_of_what_was_sealed(consortium: Ma
     assert isinstance(course, Network)
     rate, planned = course.parameters.learning_rate_milli / 1000, sum(course.planned.values())
     rows = np.concatenate([course.gradients(before, table) for table in tables]).sum(axis=0)
-    moved = np.concatenate([(after[name] - before[name]).ravel() for name in weights_of(before)])
+    moved = np.concatenate([(after[name] - before[name]).ravel() for name in sorted(weights_of(before))])
     assert moved == pytest.approx(-rate * rows / planned, rel=1e-6, abs=1e-7)
     assert np.abs(moved).max() > 1e-4
     assert verify(bundle_of(one.folder, run.state.run)).exit_code == 0

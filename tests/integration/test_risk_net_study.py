@@ -42,7 +42,7 @@ def hospital(home: Path, name: str, seed: int, kind: str) -> Hospital:
     """A site whose people have covariates, consents, and all but a few of them sealed genotypes."""
     site, truth = Site.create(home, name, PASSPHRASE), risk_people.table(PEOPLE, seed)
     policy = POLICY.format(site=name, epsilon=5000, lifetime=5000)
-    (home / "policy.yaml").write_text(policy.replace("dose-net/1", "risk-net/1"))
+    (home / "policy.yaml").write_text(policy)
     rows = site.people.enrol([f"{name}-{number}" for number in range(PEOPLE)])
     store = Store.create(home / "store", site.keyfile, SCHEMA, kind)  # type: ignore[arg-type]
     store.write(rows, Table(truth.columns, PEOPLE))
