@@ -1,6 +1,6 @@
 """Made-up people of two ancestries in blocks of linked variants: a reference panel, a score, patients."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from genopact_server.design.panel import Panel
+from genopact_server.design.tokens import Tokens, design
 from genopact_shared.published import Published
 from genopact_shared.recipes.network import NetPlan
 from genopact_shared.recipes.protocol import Codes, Table
-from tests.benchmarks.nets.blocks import BlockDesign, Panel, design
-from tests.benchmarks.nets.risk_net import RISK_NET, RiskNetParameters
+from genopact_shared.recipes.risk_net import RISK_NET, RiskNetParameters
 
 BLOCKS, WIDE = 4, 6
 VARIANTS = BLOCKS * WIDE - 1
@@ -52,13 +53,14 @@ def weights() -> NDArray[np.float64]:
     return np.random.default_rng(2).normal(0, 0.3, VARIANTS)
 
 
-def panel(**changes: Any) -> Panel:
+def panel(weights: NDArray[np.float64] = weights()) -> Tokens:
     codes, ancestry = people(120, 3, missing=0.02)
-    return replace(Panel(codes, ancestry, block(), weights()), **changes)
+    blocks = tuple(np.flatnonzero(block() == at) for at in range(BLOCKS))
+    return Tokens(Panel(codes, ancestry, ("one", "two"), blocks), weights)
 
 
-def designed(**sizes: int) -> BlockDesign:
-    return design(panel(), **{"directions": 2, "tops": 1, "components": 3, **sizes})
+def designed() -> tuple[bytes, dict[str, int]]:
+    return design(panel(), directions=2, tops=1)
 
 
 def table(n: int, seed: int, missing: float = 0.05) -> Table:
@@ -72,8 +74,7 @@ def table(n: int, seed: int, missing: float = 0.05) -> Table:
 
 
 def plan(folder: Path, **parameters: Any) -> NetPlan:
-    made = designed()
+    data, found = designed()
     published = Published(folder / "published")
-    published.add(made.data)
-    given = {"variants": "0" * 64, **made.parameters, **parameters}
+    given = {"variants": "0" * 64, "design": published.add(data), **found, **parameters}
     return NetPlan(RISK_NET, RiskNetParameters.model_validate(given), {"here": 100}, published)

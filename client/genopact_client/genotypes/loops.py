@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 Indices = NDArray[np.int64]
 
-LINE, STREAMS = 64, 16
-"""Bytes of a cache line; records that are fetched side by side."""
+LINE = 64
+"""Bytes of a cache line."""
 TILE = 256
 """People, or packed bytes, at a time: what belongs to them stays in the first cache."""
 u8, u32 = np.uint8, np.uint32
@@ -40,16 +40,6 @@ def pack(places: Indices, picks: Indices, values: Bytes, packed: Bytes, plane: i
             for i in range(width):
                 packed[low + i, byte] = (packed[low + i, byte] & kept) | (tile[i] & ~kept)
     return int(wrong)
-
-
-def touch(data: Bytes, starts: Indices, size: int) -> int:
-    """Read a byte of each cache line of some records, several records at a time, so that memory is waited for once."""
-    total = u8(0)
-    for low in range(0, len(starts), STREAMS):
-        for at in range(0, size, LINE):
-            for start in starts[low : low + STREAMS]:
-                total ^= data[start + at]
-    return int(total)
 
 
 def unpack(codes: Bytes, out: NDArray[np.int8], first: int) -> None:

@@ -29,7 +29,6 @@ from genopact_client.genotypes import loops
 from genopact_client.store.folder import Rows
 from genopact_client.store.manifest import Signed
 from genopact_shared import canonical
-from genopact_shared.compiled import compiled
 from genopact_shared.errors import GenopactError, replacing
 
 Plane = Literal["calls", "expected", "haplotypes"]
@@ -139,10 +138,11 @@ class Records:
         """
         size, view, ciphers, contexts = self.part.size, self._view, people.ciphers, self._contexts
         starts, versions = people.rows[indices] * size, people.versions[indices]
+        lines = np.arange(0, size, loops.LINE)
         jobs = list(zip(indices.tolist(), starts.tolist(), versions.tolist(), strict=True))
         for first in range(0, len(jobs), CHUNK):
             some = slice(first, first + CHUNK)
-            compiled(loops.touch)(self._bytes, starts[some], size)
+            self._bytes.take(starts[some, None] + lines)  # memory is waited for once
             with replacing(InvalidTag, GenopactError("RECORD_INVALID")):
                 for (index, at, version), line in zip(jobs[some], self._lines, strict=False):
                     nonce, sealed = view[at : at + 12], view[at + 12 : at + size]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from genopact_server.commands.options import HOME, Home, read_manifest
+from genopact_server.commands.options import HOME, Home, ManifestFile, read_manifest
 from genopact_server.folder import Folder
 from genopact_shared import durable, wire
 from genopact_shared.errors import GenopactError
@@ -18,6 +18,9 @@ from genopact_shared.terminal import Answer, bar, command, working
 
 if TYPE_CHECKING:
     from genopact_server.design.directions import Budget
+    from genopact_server.design.panel import Panel
+    from genopact_server.design.posterior import Evidence, Posterior
+    from genopact_shared.manifest import VariantManifest
     from genopact_shared.recipes.protocol import SumRecipe
 
 app = typer.Typer(help="Make the public design of a risk study.", no_args_is_help=True, rich_markup_mode=None)
@@ -25,64 +28,134 @@ EXAMPLE = (
     "genopact design build risk.yaml --manifest cad.variants --panel panel --gwas eur=gwas-eur.tsv --patients 20000 "
     "--sites 8 --out cad.design --study cad.yaml"
 )
+EXAMPLE_NETWORK = (
+    "genopact design network net.yaml --manifest cad.variants --panel panel --gwas eur=gwas-eur.tsv --out cad.tokens "
+    "--study cad.yaml"
+)
 EXACT_MU, UNCLIPPED = 1000.0, 10.0
 """Stand for no noise and no clip."""
 UNDESIGNED = {"variants": "0" * 64, "design": "0" * 64, "directions": 1, "groups": ["any"], "features": 4}
 """Parameters that are not known yet; what the budget leaves for `effects` does not depend on them."""
 
 
+Template = Annotated[Path, typer.Argument(help="A study, without what this command finds.", show_default=False)]
+PanelFiles = Annotated[
+    Path, typer.Option("--panel", help="Prefix of PLINK 1 files of reference people; column 1 of .fam is the ancestry.")
+]
+Out = Annotated[Path, typer.Option(help="The design; every site takes it in.", show_default=False)]
+StudyOut = Annotated[Path, typer.Option(help="The template with the design's parameters.", show_default=False)]
+Gwas = Annotated[
+    list[str] | None, typer.Option(help="ANCESTRY=FILE: association results, columns as regenie's; repeatable.")
+]
+Mix = Annotated[str | None, typer.Option(help="Planned shares of ancestries, as afr=0.2,eur=0.8.")]
+Prevalence = Annotated[float, typer.Option(min=0.001, max=0.5, help="Nominal, of the disease.")]
+
+
 @command(app, "build", example=EXAMPLE)
 def build(
-    template: Annotated[Path, typer.Argument(help="A study of recipe risk or trait.", show_default=False)],
+    template: Template,
     *,
-    manifest: Annotated[Path, typer.Option(help="The variant manifest.", show_default=False)],
-    panel: Annotated[
-        Path, typer.Option(help="Prefix of PLINK 1 files of reference people; column 1 of .fam is the ancestry.")
-    ],
+    manifest: ManifestFile,
+    panel: PanelFiles,
     patients: Annotated[int, typer.Option(min=100, help="Patients who will train, of all sites.", show_default=False)],
     sites: Annotated[int, typer.Option(min=1, help="Sites that will take part.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The design; every site takes it in.", show_default=False)],
-    study: Annotated[Path, typer.Option(help="The template with the design's parameters.", show_default=False)],
-    gwas: Annotated[
-        list[str] | None, typer.Option(help="ANCESTRY=FILE: association results, columns as regenie's; repeatable.")
-    ] = None,
-    mix: Annotated[str | None, typer.Option(help="Planned shares of ancestries, as afr=0.2,eur=0.8.")] = None,
-    prevalence: Annotated[float, typer.Option(min=0.001, max=0.5, help="Nominal, of the disease.")] = 0.15,
+    out: Out,
+    study: StudyOut,
+    gwas: Gwas = None,
+    mix: Mix = None,
+    prevalence: Prevalence = 0.15,
     home: Home = HOME,
 ) -> Answer:
-    """Choose what to measure: the directions of the genotype that published effects leave most uncertain.
+    """Choose what recipes risk and trait measure: the directions that published effects leave most uncertain.
 
     Without --gwas the manifest's column weight is the published score; without either, linkage alone decides.
     """
     from genopact_server.design.measure import Known, design
-    from genopact_server.design.sources import evidence_of, known_score, panel_of
 
     body = read_yaml(template, "STUDY_UNREADABLE")
     budget, noise = _budget(body, patients, sites, prevalence)
-    variants = read_manifest(manifest)
-    with working("Reading public data"):
-        people = panel_of(panel, variants)
-        tables = {name: Path(path) for name, path in (_pair(each) for each in gwas or ())}
-        published = evidence_of(people, variants, tables) if tables else known_score(people, variants)
+    variants, people, published = _public(manifest, panel, gwas)
     shares = _mix(mix, people.names)
     with bar("Blocks", len(people.blocks)) as tick:
         known = Known.of(people, published, shares, lambda: tick(1))
     arrays = design(known, budget, noise)
-    data = wire.pack(arrays)
-    parameters: dict[str, Any] = dict(body["recipe"].get("parameters", {})) | {
-        "variants": variants.digest, "design": Folder(home).published.add(data),
-        "directions": int(arrays["block_directions"][-1]), "groups": list(people.names),
+    found: dict[str, Any] = {
+        "variants": variants.digest, "directions": int(arrays["block_directions"][-1]), "groups": list(people.names),
         "features": len(arrays["second_moments"]),
     }  # fmt: skip
-    parameters |= {"prevalence_milli": round(1000 * prevalence)} if body["recipe"].get("name") == "risk" else {}
+    found |= {"prevalence_milli": round(1000 * prevalence)} if body["recipe"].get("name") == "risk" else {}
+    said = f"{found['directions']} directions of {len(variants)} variants in {len(people.blocks)} blocks"
+    return _written(body, found, wire.pack(arrays), (home, out, study), said)
+
+
+@command(app, "network", example=EXAMPLE_NETWORK)
+def network(
+    template: Template,
+    *,
+    manifest: ManifestFile,
+    panel: PanelFiles,
+    out: Out,
+    study: StudyOut,
+    gwas: Gwas = None,
+    mix: Mix = None,
+    prevalence: Prevalence = 0.15,
+    directions: Annotated[int, typer.Option(min=0, max=16, help="Of linkage, in each block.")] = 3,
+    tops: Annotated[int, typer.Option(min=0, max=16, help="Single variants in each block.")] = 2,
+    home: Home = HOME,
+) -> Answer:
+    """Make the tokens of recipe risk-net: what a network reads of each block of variants.
+
+    Without --gwas the manifest's column weight is the published score.
+    """
+    import numpy as np
+
+    from genopact_server.design.measure import CORRELATION
+    from genopact_server.design.posterior import Evidence, posterior, relation
+    from genopact_server.design.tokens import Tokens, design
+
+    body = read_yaml(template, "STUDY_UNREADABLE")
+    if not isinstance(body, dict) or body.get("recipe", {}).get("name") != "risk-net":
+        raise GenopactError("STUDY_INVALID", "the template is not of recipe risk-net")
+    variants, people, published = _public(manifest, panel, gwas)
+    with working("What is known of the effects"):
+        known = (
+            posterior(people, published, *relation(people, CORRELATION))
+            if isinstance(published, Evidence)
+            else published
+        )
+        weights = np.array(_mix(mix, people.names)) @ known.mean / people.sd
+        data, found = design(Tokens(people, weights), directions=directions, tops=tops)
+    said = f"{found['columns']} numbers of each of {found['blocks']} blocks, of {len(variants)} variants"
+    of = {"variants": variants.digest, "prevalence_milli": round(1000 * prevalence), **found}
+    return _written(body, of, data, (home, out, study), said)
+
+
+def _public(
+    manifest: Path, panel: Path, gwas: list[str] | None
+) -> "tuple[VariantManifest, Panel, Evidence | Posterior]":
+    from genopact_server.design.sources import evidence_of, known_score, panel_of
+
+    variants = read_manifest(manifest)
+    with working("Reading public data"):
+        people = panel_of(panel, variants)
+        tables = {name: Path(path) for name, path in (_pair(each) for each in gwas or ())}
+        return variants, people, evidence_of(people, variants, tables) if tables else known_score(people, variants)
+
+
+def _written(body: Any, found: dict[str, Any], data: bytes, to: tuple[Path, Path, Path], said: str) -> Answer:
+    """Publish a design; write it, and the study with what it says of itself."""
+    home, out, study = to
+    found = {"design": Folder(home).published.add(data), **found}
+    recipe = body["recipe"] | {"parameters": dict(body["recipe"].get("parameters", {})) | found}
     durable.replace(out, data)
-    study.write_text(yaml.safe_dump(body | {"recipe": body["recipe"] | {"parameters": parameters}}, sort_keys=False))
+    study.write_text(yaml.safe_dump(body | {"recipe": recipe}, sort_keys=False))
     text = [
-        f"{parameters['directions']} directions of {len(variants)} variants in {len(people.blocks)} blocks",
-        f"identity {parameters['design']}, {len(data) / 1e6:.1f} MB: {out}",
+        said,
+        f"identity {found['design']}, {len(data) / 1e6:.1f} MB: {out}",
         f"Wrote {study}. Every site takes in the design: genopact-site design {out}",
     ]
-    return Answer(parameters | {"file": str(out), "study": str(study)}, text, f"genopact study compose {study} --card")
+    answer = recipe["parameters"] | {"file": str(out), "study": str(study)}
+    return Answer(answer, text, f"genopact study compose {study} --card")
 
 
 def _budget(body: Any, patients: int, sites: int, prevalence: float) -> "tuple[Budget, float]":

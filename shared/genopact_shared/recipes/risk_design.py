@@ -24,6 +24,8 @@ SCORE_UNIT = 2.0**-24
 DIGITS = 22
 """Bits of the two factors of the update's last product; with up to 512 terms its sums stay exact."""
 BOUND, SCORE_BOUND = 3.0, 4.0
+CACHED = 1 << 18
+"""Genotypes at a time, whose numbers stay in the cache."""
 Indices = NDArray[np.intp]
 
 SHAPES = {
@@ -242,6 +244,10 @@ class RiskDesign:
     @staticmethod
     def _projected(copies: Codes, weights: Floats, centre: NDArray[np.int32]) -> Floats:
         """(b, w) weights (w, v) x (copies - centre); a missing genotype is the centre. Exact."""
-        mean = centre * CENTRE_UNIT
-        filled = np.where(copies < 0, mean, copies)
-        return np.asarray(filled @ weights.T - weights @ mean)
+        unknown, found = weights * (centre * CENTRE_UNIT), np.empty((len(copies), len(weights)))
+        size = max(1, CACHED // len(centre)) if len(centre) else len(copies)
+        for first in range(0, len(copies), size):
+            some = copies[first : first + size]
+            known = np.maximum(some, 0).astype(np.float64) @ weights.T
+            found[first : first + size] = known + (some < 0).astype(np.float64) @ unknown.T
+        return found - unknown.sum(axis=1)

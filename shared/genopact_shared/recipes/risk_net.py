@@ -1,7 +1,7 @@
 """Recipe `risk-net`: a network on blocks of genotypes, for disease risk that does not add up over variants.
 
 A block of variants gives each patient a token: a few sums over its dosages and its heterozygotes, with weights from a
-published file (`tests.benchmarks.nets.blocks`): the block's part of a public score, directions of public linkage
+published file (`genopact design network`): the block's part of a public score, directions of public linkage
 disequilibrium, and single variants with their heterozygotes, so that dominance can be learnt. The network's last layer
 begins at zero, and a linear path beside it at the public score, which is then the first model.
 """
@@ -15,10 +15,10 @@ from pydantic import Field, model_validator
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import Arrays, Published
-from genopact_shared.recipes import NETWORKS
+from genopact_shared.recipes.dose import Z80
 from genopact_shared.recipes.head import probability
 from genopact_shared.recipes.network import NetParameters
-from genopact_shared.recipes.protocol import Column, Floats, GenotypeParameters, Model, Prediction, Table
+from genopact_shared.recipes.protocol import Column, Floats, GenotypeParameters, Model, Prediction, Table, of_kind
 from genopact_shared.recipes.risk import OUTCOME, SCHEMA
 from genopact_shared.study import Frozen
 
@@ -29,8 +29,6 @@ AGE = (50.0, 15.0)
 """Public centre and scale, years."""
 BOUND = 4.0
 """Of every input."""
-Z80 = 1.2815515655446004
-"""Standard normal quantile at 90 %."""
 CALIBRATION_SD = (0.5, 0.2)
 """Public spread of intercept (log odds) and slope between sites."""
 NONE = np.array([0.0, 1.0])
@@ -94,15 +92,15 @@ class RiskNetRecipe:
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """The network; seed and score decide its first weights."""
-        from tests.benchmarks.nets.risk_module import RiskModule
+        from genopact_shared.recipes.risk_module import RiskModule
 
-        return RiskModule(parameters_of(parameters))
+        return RiskModule(of_kind(parameters, RiskNetParameters))
 
     def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
         """Inputs (n, blocks x columns + covariates) and targets (n,), float32; none of whoever is held out."""
         import torch
 
-        rows = inputs(table, parameters_of(parameters), published), _targets(table).astype(np.float32)
+        rows = inputs(table, of_kind(parameters, RiskNetParameters), published), _targets(table).astype(np.float32)
         return torch.from_numpy(rows[0]), torch.from_numpy(rows[1])
 
     def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
@@ -195,12 +193,4 @@ def _targets(table: Table) -> Floats:
     return np.where(table.codes("held_out") == 1, np.nan, table.number(OUTCOME))
 
 
-def parameters_of(parameters: Frozen) -> RiskNetParameters:
-    """The same, if they are this recipe's. ValueError."""
-    if not isinstance(parameters, RiskNetParameters):
-        raise ValueError("Expected RiskNetParameters")
-    return parameters
-
-
 RISK_NET = RiskNetRecipe()
-NETWORKS[RISK_NET.name] = RISK_NET

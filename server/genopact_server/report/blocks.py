@@ -9,8 +9,8 @@ import numpy as np
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.network import NetPlan
-from genopact_shared.recipes.protocol import PEOPLE, Floats, Model, Table
-from tests.benchmarks.nets.risk_net import parameters_of
+from genopact_shared.recipes.protocol import PEOPLE, Floats, Model, Table, of_kind
+from genopact_shared.recipes.risk_net import RiskNetParameters
 
 STEPS = 32
 """Points of the path, by Gauss and Legendre."""
@@ -37,7 +37,7 @@ def contributions(plan: NetPlan, model: Model, table: Table) -> Floats:
         from captum.attr import IntegratedGradients
     except ImportError as error:
         raise GenopactError("EXTRA_MISSING", "pip install 'genopact[explain]'") from error
-    of = parameters_of(plan.parameters)
+    of = of_kind(plan.parameters, RiskNetParameters)
     inputs = plan.recipe.tensors(table, of, plan.published)[0].double()
     start, size = inputs.clone(), of.blocks * of.columns
     start[:, :size] = 0.0

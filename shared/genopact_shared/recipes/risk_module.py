@@ -6,8 +6,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from genopact_shared.recipes.layers import Attention
-from tests.benchmarks.nets.risk_net import RiskNetParameters
+from genopact_shared.recipes.layers import Attention, begun
+from genopact_shared.recipes.risk_net import RiskNetParameters
 
 
 class RiskModule(nn.Module):
@@ -37,15 +37,9 @@ class RiskModule(nn.Module):
 
     def _begin(self, of: RiskNetParameters) -> None:
         """The first weights: the seed's, the public score, and a last layer of zeros."""
-        generator, share = torch.Generator().manual_seed(of.seed), of.prevalence_milli / 1000
+        begun(self, of.seed)
+        share = of.prevalence_milli / 1000
         with torch.no_grad():
-            for name, weights in self.named_parameters():
-                if weights.dim() > 1:
-                    bound = weights[0].numel() ** -0.5
-                    weights.uniform_(-bound, bound, generator=generator)
-                elif name.endswith("bias"):
-                    weights.zero_()
-            self.last.weight.zero_()
             self.linear.weight.zero_()
             self.linear.weight[0, -of.ancestries] = of.score_milli / 1000
             # Rounded, because the logarithms of two C libraries may differ in the last bit.
