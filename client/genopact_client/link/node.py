@@ -124,7 +124,7 @@ class Node:
                 if error.code not in {"LINK_REFUSED", "EXCHANGE_BROKEN", "EXCHANGE_TOO_LARGE"}:
                     raise
                 _log.warning("request_dropped", code=error.code)
-            self._stop.wait(min(SLOW, max(QUICK, (time.monotonic() - last) / 10)))
+            self._stop.wait(min(SLOW, max(QUICK, (time.monotonic() - last) / 20)))
 
     def _serve(self, delivery: Delivery) -> None:
         reply = self._answer(delivery.envelope, delivery.expires) if self._has_no_code(delivery.run_id) else b""
