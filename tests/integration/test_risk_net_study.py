@@ -19,7 +19,7 @@ from genopact_server.evidence import bundle_of
 from genopact_server.folder import Folder
 from genopact_server.report import write_report
 from genopact_server.rounds import Run
-from genopact_shared import statements, wire
+from genopact_shared import canonical, statements, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
 from genopact_shared.privacy.mechanisms import SampledSgd
@@ -62,21 +62,21 @@ def consortium(tmp_path: Path) -> Iterator[Make]:
     made: list[Consortium] = []
 
     def make(privacy: dict[str, Any] = LOCAL, published: bool = True, **parameters: Any) -> Consortium:
-        home, design = tmp_path / str(len(made)), risk_people.designed()
+        home, (design, found) = tmp_path / str(len(made)), risk_people.designed()
         folder = Folder.create(home / "coordinator", "coordinator", "127.0.0.1:8000")
         kind = "public" if privacy["mode"] == "none" else "private"
         hospitals = {
             name: hospital(home / name, name, seed, kind) for seed, name in enumerate(("site-a", "site-b"), 30)
         }
-        given = {"variants": variants(VARIANTS).digest, **design.parameters, **SETTINGS, **parameters}
+        given = {"variants": variants(VARIANTS).digest, "design": canonical.digest(design), **found, **SETTINGS, **parameters}
         recipe = {"name": "risk-net", "version": 1, "parameters": given}
         parties = [each.party for each in hospitals.values()]
         study = study_of(folder, parties, recipe=recipe, privacy=privacy, outcome="disease", schedule={"quorum": 1})
         for each in hospitals.values():
             folder.accept(study, each.approve(study))
             if published:
-                each.site.published.add(design.data)
-        folder.published.add(design.data)
+                each.site.published.add(design)
+        folder.published.add(design)
         courier = DirectCourier({name: Exchange(each.site) for name, each in hospitals.items()})
         made.append(Consortium(folder, hospitals, study, courier, []))
         return made[-1]

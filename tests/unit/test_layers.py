@@ -88,7 +88,20 @@ def tied(self: Any, ids: Tensor) -> Tensor:
     return functional.linear(h.mean(1), self.embed.weight)
 
 
+class Blocks(nn.Module):
+    """A linear layer of each block of features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.bmm(x.transpose(0, 1), self.weight).transpose(0, 1)
+        return torch.bmm(h, h.transpose(1, 2))
+
+
 CASES = {
+    "blocks": Case(Blocks, (4, 3), opacus=False),
     "linear": Case(lambda: nn.Linear(3, 2), (3,)),
     "linear without bias": Case(lambda: nn.Linear(3, 2, bias=False), (3,)),
     "linear over tokens, written out": Case(lambda: nn.Linear(3, 2), (7, 3)),

@@ -180,6 +180,15 @@ def _conv(function: Any, of_filters: Any) -> Any:
     return rule
 
 
+def _blocks(tape: Tape, x: Tensor, weight: Tensor) -> Tensor:
+    """A linear layer of each block of features: (blocks, n, p) x (blocks, p, q)."""
+    y = torch.bmm(x, tape.plain(weight))
+    if tape.plain(weight) is weight:
+        return y  # between activations
+    tape.check(x.transpose(0, 1), 3)
+    return tape.book(y, x, (weight, lambda x, d: Direct(torch.einsum("bnp,bnq->nbpq", wide(x), wide(d)))))
+
+
 def _norm(function: Any) -> Any:
     """Layer and root-mean-square normalisation, over the last axes."""
 
@@ -234,6 +243,7 @@ _ATTENTION = FunctionType(
 RULES: dict[Any, Callable[..., Any]] = {
     F.linear: linear,
     F.embedding: _embedding,
+    torch.bmm: _blocks,
     F.conv1d: _conv(F.conv1d, grad.conv1d_weight),
     F.conv2d: _conv(F.conv2d, grad.conv2d_weight),
     F.layer_norm: _norm(F.layer_norm),

@@ -12,7 +12,7 @@ from genopact_shared.recipes.network import NetPlan
 from genopact_shared.recipes.protocol import PEOPLE, Floats, Model, Table, of_kind
 from genopact_shared.recipes.risk_net import RiskNetParameters
 
-STEPS = 32
+STEPS = 64
 """Points of the path, by Gauss and Legendre."""
 
 

@@ -15,8 +15,8 @@ class RiskModule(nn.Module):
 
     The linear path sees tokens, covariates, the public score (the sum of the tokens' first numbers) and that score in
     each ancestry but the first. Every block has an embedding of its own, because the directions of one block have
-    nothing to do with those of another; its bias tells the block from others. Then follow hidden layers over all blocks
-    together, or attention between blocks and their mean.
+    nothing to do with those of another; its last row, a bias, tells the block from others. Then follow hidden layers
+    over all blocks together, or attention between blocks and their mean.
     """
 
     def __init__(self, of: RiskNetParameters) -> None:
@@ -24,7 +24,7 @@ class RiskModule(nn.Module):
         self.blocks, self.columns, self.ancestries = of.blocks, of.columns, of.ancestries
         self.gain, size = of.gain_milli / 1000, of.blocks * of.columns
         self.linear = nn.Linear(size + of.covariates + of.ancestries, 1)
-        self.embed = nn.Conv1d(size, of.blocks * of.width, 1, groups=of.blocks)
+        self.embed = nn.Parameter(torch.empty(of.blocks, of.columns + 1, of.width))
         widths = [of.blocks * of.width, *[4 * of.width] * (of.depth - 1)]
         layers: list[nn.Module] = [Attention(of.width, of.heads) for _ in range(of.depth)]
         self.attends = of.architecture == "transformer"
@@ -40,6 +40,7 @@ class RiskModule(nn.Module):
         begun(self, of.seed)
         share = of.prevalence_milli / 1000
         with torch.no_grad():
+            self.embed.mul_(of.width**0.5)[:, -1] = 0
             self.linear.weight.zero_()
             self.linear.weight[0, -of.ancestries] = of.score_milli / 1000
             # Rounded, because the logarithms of two C libraries may differ in the last bit.
@@ -53,6 +54,7 @@ class RiskModule(nn.Module):
         own = score * covariates[:, covariates.shape[1] + 1 - self.ancestries :]
         straight = self.linear(torch.cat([tokens * self.gain, covariates, score, own], 1))
         # Tokens have a spread of 1 / sqrt(blocks), which is too narrow for a layer to bend.
-        hidden = self.embed((tokens * self.blocks**0.5).unsqueeze(2)).reshape(n, self.blocks, -1)
+        blocks = nn.functional.pad(tokens.reshape(n, self.blocks, -1) * self.blocks**0.5, (0, 1), value=1.0)
+        hidden = torch.bmm(blocks.transpose(0, 1), self.embed).transpose(0, 1)
         hidden = self.body(hidden).mean(1) if self.attends else self.body(hidden.flatten(1)) * self.blocks**-0.5
         return torch.squeeze(straight + self.last(hidden), 1)
