@@ -17,9 +17,9 @@ for part in (founding, consider, serve, diagnose, records):
 for group in (decisions.consent, consider.study, records.outbox_app, records.ledger_app, records.log_app):
     app.add_typer(group)
 if find_spec("genopact_ingest"):  # the importing room, a wheel of its own
-    from genopact_ingest.commands import genotypes, importing, matrices, stars
+    from genopact_ingest.commands import genotypes, importing, matrices, predict, stars
 
-    for room in (importing, stars, genotypes, matrices):
+    for room in (importing, stars, genotypes, matrices, predict):
         app.add_typer(room.app)
 
 

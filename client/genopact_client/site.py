@@ -149,11 +149,11 @@ class Site:
 
     def genotypes_of(self, variants: str) -> Genotypes:
         """The store of that variant manifest's digest. GENOTYPES_MISSING."""
-        return self.genotypes(self._genotypes_named(variants))
+        return self.genotypes(self.genotypes_named(variants))
 
     def matrix(self, wanted: Matrix, rows: Rows) -> Values:
         """(n, F) of the people of these rows, NaN for whoever the matrix has not. MATRIX_MISSING."""
-        names = self._features_of(wanted)
+        names = [column["name"] for column in self.features(wanted).columns]
         with Store(self.home / "omics" / wanted.name, self.keyfile) as store:
             here = np.isin(rows, store.rows())
             table = store.table(rows[here])
@@ -166,22 +166,25 @@ class Site:
         parameters = chosen(study.recipe)[1]
         if isinstance(parameters, MatrixParameters):
             for each in parameters.matrices:
-                self._features_of(each)
+                self.features(each)
         if isinstance(parameters, GenotypeParameters):
-            self._genotypes_named(parameters.variants)
+            self.genotypes_named(parameters.variants)
             if (design := getattr(parameters, "design", None)) is not None and not self.published.has(design):
                 raise GenopactError("PUBLISHED_MISSING", design)
 
-    def _features_of(self, wanted: Matrix) -> list[str]:
+    def features(self, wanted: Matrix) -> manifest.Manifest:
+        """The manifest of the store of a matrix, whose columns are its features; it stays closed. MATRIX_MISSING."""
         path = self.home / "omics" / wanted.name
         if not (path / "manifest.dsse").exists():
             raise GenopactError("MATRIX_MISSING", wanted.name)
-        names = [column["name"] for column in manifest.Manifest.load(path, self.keyfile).columns]
+        found = manifest.Manifest.load(path, self.keyfile)
+        names = [column["name"] for column in found.columns]
         if digest_of_features(names) != wanted.digest or len(names) != wanted.features:
             raise GenopactError("MATRIX_MISSING", f"{wanted.name}: it has other features")
-        return names
+        return found
 
-    def _genotypes_named(self, variants: str) -> str:
+    def genotypes_named(self, variants: str) -> str:
+        """The name of the store of that variant manifest's digest; it stays closed. GENOTYPES_MISSING."""
         for name in self.genotype_names():
             if Manifest.load(self.home / "genotypes" / name, self.keyfile).variants == variants:
                 return name

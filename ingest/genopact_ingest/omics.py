@@ -1,8 +1,11 @@
-"""Matrices of people and features: expression, methylation. TSV (also BGZF or gzip) or parquet.
+"""Matrices of people and features: expression, methylation. TSV (also BGZF or gzip) or parquet; sequences as FASTA.
 
 The first column names the rows, the header the other columns; whether people are rows or columns is declared. Missing:
 empty, NA or NaN, in parquet null. A text file that was cut off inside a line or a block is refused, and so are quotes;
 parquet's footer has no checksum: a flipped letter of a name is a feature that is absent.
+
+A FASTA file (.fa or .fasta, also BGZF or gzip) has a record for each person, named by the first word after `>`, with a
+letter for each of the study's features: A 0, C 1, G 2, T 3 in either case, any other letter, - and * 4.
 """
 
 import re
@@ -10,6 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -44,17 +48,18 @@ def read_matrix(
     """The study's features of everybody in a file, in the study's order.
 
     Args:
-        path: a local file; parquet is known by its first bytes.
+        path: a local file; FASTA is known by its name, parquet by its first bytes.
         features: their public list, each once. One that the file lacks is NaN for everybody and counted.
-        people: what they are in the file.
+        people: what they are in the file, unless it is FASTA.
         bounds: the least and the greatest value, both finite in float32.
 
     Raises:
         ImportRefusedError: with each row that has values out of bounds (and the place of its first), or another fault.
     """
     with regular(path).open("rb") as file:
-        names, rows = (_parquet if file.read(4) == b"PAR1" else _tsv)(path)
-    wanted, across = {name: at for at, name in enumerate(features)}, people == "rows"
+        read = _parquet if file.read(4) == b"PAR1" else _tsv
+    names, rows = ([*features], _fasta(path, len(features))) if is_fasta(path) else read(path)
+    wanted, across = {name: at for at, name in enumerate(features)}, people == "rows" or is_fasta(path)
     places = np.array([at for at, name in enumerate(names) if not across or name in wanted], np.intp)
     labels, parts, findings = list[str](), list[NDArray[np.float32]](), list[Finding]()
     for label, cells in rows:
@@ -84,6 +89,25 @@ def _tsv(path: Path) -> tuple[list[str], _Rows]:
     numbered = enumerate(_lines(path), start=1)
     _, header = next(numbered, (1, [""]))
     return header[1:], (_row(row, cells, len(header)) for row, cells in numbered)
+
+
+def is_fasta(path: Path) -> bool:
+    """Whether its name says so."""
+    return path.name.lower().removesuffix(".gz").endswith((".fa", ".fasta"))
+
+
+def _fasta(path: Path, places: int) -> _Rows:
+    """Each record's person and codes. FASTA_INVALID, at the record's first line."""
+    whole, begun, person, letters = re.compile(f"[A-Za-z*-]{{{places}}}"), 0, "", ""
+    for at, cells in enumerate(chain(_lines(path), [[">"]]), start=1):
+        header = cells[0].startswith(">")
+        letters += "" if header else "\t".join(cells)
+        if len(letters) > places * bool(begun) or (begun and header and not whole.fullmatch(letters)):
+            raise refusal("FASTA_INVALID", f"(expected {places} letters)", begun or at)
+        if begun and header:
+            yield person, np.array([*map("ACGT".find, letters.upper())], np.float64) % 5  # -1 % 5 is 4
+        if header:
+            begun, person, letters = at, (cells[0][1:].split() or [""])[0], ""
 
 
 def _lines(path: Path) -> Iterator[list[str]]:

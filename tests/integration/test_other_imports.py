@@ -67,12 +67,31 @@ def test_a_matrix_is_sealed_in_the_rows_of_people_and_erased_with_them(desk: Des
     assert desk(*words, "--dry-run").data["people"] == 4
 
 
+def test_sequences_need_nothing_but_the_list_of_places(desk: Desk) -> None:
+    people = [row["person"] for row in desk.rows("covariates.csv")][:2]
+    file, places = desk.folder / "haplotypes.fa", desk.folder / "places.txt"
+    file.write_text(f">{people[0]} first\nACGT\nNa\n>nobody-here\nAAAAAA\n>{people[1]}\nTTTTTT\n")
+    places.write_text("".join(f"{at}\n" for at in range(6)))
+    done = desk("matrix", "import", "rna", file, "--features", places)
+    assert done.exit == 0, done.printed
+    assert (done.data["people"], done.data["strangers"], done.data["absent_features"]) == (2, 1, 0)
+    found = sealed(desk, people)
+    assert [found[f"{at}"] for at in range(6)] == [[0, 3], [1, 3], [2, 3], [3, 3], [4, 3], [0, 3]]
+    places.write_text("".join(f"{at}\n" for at in range(7)))
+    refused = desk("matrix", "import", "other", file, "--features", places)
+    assert (refused.exit, [each["code"] for each in refused.data["findings"]]) == (2, ["FASTA_INVALID"])
+    assert people[0] not in refused.printed
+    assert not (desk.home / "omics" / "other").exists()
+
+
 def test_matrices_that_are_refused(desk: Desk) -> None:
     file, features, _ = matrix(desk, ["nobody-here"])
     words: list[str | Path] = ["--features", features, "--people", "columns", "--unit", "log2", "--low", "0"]
     assert desk("matrix", "import", "rna", file, *words, "--high", "20").code == "VCF_PEOPLE"
     assert desk("matrix", "import", "rna", file, *words, "--high", "0").code == "IMPORT_REFUSED"
     assert desk("matrix", "import", "../rna", file, *words, "--high", "20").code == "USAGE"
+    assert desk("matrix", "import", "rna", file, *words).code == "USAGE"
+    assert desk("matrix", "import", "rna", file, "--features", features).code == "USAGE"
     features.write_text("G1\nG1\n")
     assert desk("matrix", "import", "rna", file, *words, "--high", "20").code == "USAGE"
     assert not (desk.home / "omics").exists()

@@ -16,7 +16,7 @@ from genopact_shared.published import Published
 from genopact_shared.recipes import NETWORKS
 from genopact_shared.recipes.adverse_reaction import LOW_DOSE_MG
 from genopact_shared.recipes.dose_features import OUTCOME as DOSE
-from genopact_shared.recipes.dose_features import abstains, vkorc1
+from genopact_shared.recipes.dose_features import abstains, reasons, vkorc1
 from genopact_shared.recipes.multiomics import within
 from genopact_shared.recipes.network import Network
 from genopact_shared.recipes.pca import scores
@@ -300,6 +300,9 @@ def test_no_advice_without_the_gene_or_beyond_what_was_studied() -> None:
     )  # fmt: skip
     assert np.flatnonzero(abstains(known, low, high)).tolist() == [0, 1, 2, 3, 4, 9]
     assert abstains(known, low, np.full(50, np.nan)).all()
+    why = reasons(people, low, high)
+    assert ((why == "VKORC1 is unknown") == (vkorc1(people) < 0)).all()
+    assert reasons(known, low, high)[[4, 9, 10]].tolist() == ["the interval is too wide", "beyond what was studied", ""]
 
 
 def test_scores_of_ancestry_are_those_of_the_released_components() -> None:

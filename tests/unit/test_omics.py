@@ -209,3 +209,84 @@ def test_memory_grows_with_the_values_only(tmp_path: Path, people: Direction) ->
 
     small, large = peak(200), peak(800)
     assert large < 4.5 * small + (4 << 20)
+
+
+# --- sequences
+
+PLACES = tuple(f"{at}" for at in range(1, 9))
+FASTA = """\
+>MRN-1 chr7:10-17 haplotype "1"
+ACGT
+acgt
+>MRN-2\tsecond
+NRYK-*xU
+
+> MRN-3
+TTTTTTTT
+"""
+CODED = [[0, 1, 2, 3, 0, 1, 2, 3], [4] * 8, [3] * 8]
+
+
+def sequences(path: Path, people: Direction = "rows") -> Omics:
+    return read_matrix(path, PLACES, people=people, bounds=(0, 4))
+
+
+@pytest.mark.parametrize("name", ["s.fa", "s.fasta", "S.FA", "s.fa.gz", "s.fasta.gz"])
+@pytest.mark.parametrize("people", ["rows", "columns"])
+def test_sequences_are_codes_of_letters(tmp_path: Path, name: str, people: Direction) -> None:
+    write, text = (gzipped if name.endswith(".gz") else plain), FASTA.replace(' "1"', "")
+    found = sequences(write(text, tmp_path / name), people)
+    assert found.people == ("MRN-1", "MRN-2", "MRN-3")
+    np.testing.assert_array_equal(found.values, np.array(CODED, np.float32))
+    assert found.notes == {"absent_features": 0, "other_features": 0}
+    same = sequences(bgzipped(text.replace("\n", "\r\n"), tmp_path / f"b{name}"), people)
+    np.testing.assert_array_equal(same.values, found.values)
+
+
+@few
+@given(st.lists(st.text("ACGTNacgtn-*Uz", min_size=8, max_size=8), min_size=1, max_size=5), st.integers(1, 9))
+def test_any_sequences_come_back(tmp_path_factory: pytest.TempPathFactory, letters: list[str], width: int) -> None:
+    lines = [
+        f">P{at}\n" + "".join(f"{one[i : i + width]}\n" for i in range(0, 8, width)) for at, one in enumerate(letters)
+    ]
+    found = sequences(plain("".join(lines), tmp_path_factory.mktemp("fasta") / "s.fa"))
+    code = {"A": 0, "C": 1, "G": 2, "T": 3}
+    assert found.values.tolist() == [[code.get(each.upper(), 4) for each in one] for one in letters]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("ACGT\n", "ACG\n", ("FASTA_INVALID", 1, "")),
+        ("ACGT\n", "ACGTA\n", ("FASTA_INVALID", 1, "")),
+        ("NRYK-*xU\n", "", ("FASTA_INVALID", 4, "")),
+        ("TTTTTTTT", "TTTTTTT", ("FASTA_INVALID", 7, "")),
+        ("TTTTTTTT", "TTTTTTTTT", ("FASTA_INVALID", 7, "")),
+        ("TTTTTTTT", "TTTT1TTT", ("FASTA_INVALID", 7, "")),
+        ("TTTTTTTT", "TTT TTTT", ("FASTA_INVALID", 7, "")),
+        ("TTTTTTTT", "TTT\tTTTT", ("FASTA_INVALID", 7, "")),
+        ("TTTTTTTT", "TTTTT\u00c4TT", ("FASTA_INVALID", 7, "")),
+        ("TTTTTTTT", "TTTT>TTT", ("FASTA_INVALID", 7, "")),
+        (">MRN-1 chr7", "MRN-1 chr7", ("FASTA_INVALID", 1, "")),
+        ("MRN-2", "MRN-1", ("PERSON_TWICE", None, "")),
+        ("> MRN-3", ">", ("PERSON_MISSING", None, "")),
+        ("TTTTTTTT\n", "TTTTTTTT", ("CSV_UNREADABLE", None, "")),
+        (FASTA, "", ("CSV_EMPTY", None, "")),
+        (FASTA, "\n\n", ("CSV_EMPTY", None, "")),
+        (FASTA, ROWS, ("FASTA_INVALID", 1, "")),
+    ],
+)
+def test_one_fault_of_sequences(tmp_path: Path, old: str, new: str, expected: tuple[str, int | None, str]) -> None:
+    text = FASTA.replace(' "1"', "")
+    old = text if old == FASTA else old
+    assert old in text
+    assert refused(lambda: sequences(plain(text.replace(old, new, 1), tmp_path / "s.fa"))) == [expected]
+
+
+def test_sequences_with_quotes_that_are_cut_or_absent(tmp_path: Path) -> None:
+    assert refused(lambda: sequences(plain(FASTA, tmp_path / "s.fa"))) == [("CSV_UNREADABLE", None, "")]
+    assert refused(lambda: sequences(tmp_path / "none.fa")) == [("GENOTYPES_UNREADABLE", None, ".fa")]
+    whole = gzipped(FASTA.replace(' "1"', ""), tmp_path / "s.fa.gz").read_bytes()
+    for at in range(1, len(whole)):
+        (tmp_path / "s.fa.gz").write_bytes(whole[:at])
+        assert refused(lambda: sequences(tmp_path / "s.fa.gz"))

@@ -17,7 +17,7 @@ import structlog
 
 from genopact_client.agent.cohort import Cohort, eligible
 from genopact_client.agent.masks import Masks, seats_of
-from genopact_client.agent.runs import RunRecord, Runs
+from genopact_client.agent.runs import RunRecord, Runs, plan_of_run
 from genopact_client.consent.match import Outcome
 from genopact_client.ledger import DAY_S
 from genopact_client.release import kernel
@@ -26,9 +26,8 @@ from genopact_client.site import Site
 from genopact_client.studies import Approved
 from genopact_client.train.private_sgd import PrivateSgd
 from genopact_shared import canonical, durable, statements, wire
-from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError
-from genopact_shared.plan import COHORT_SLACK, Plan, PlannedStep, plan_of
+from genopact_shared.plan import COHORT_SLACK, Plan, PlannedStep
 from genopact_shared.privacy.accounting import Fact, epsilon
 from genopact_shared.recipes.network import NetPlan
 from genopact_shared.recipes.protocol import Floats, Model, SumPlan, Table
@@ -118,7 +117,7 @@ class Exchange:
         request, study = admitted.request, admitted.study
         if admitted.approved.envelope.decode() not in request.approvals:
             raise GenopactError("APPROVAL_INVALID", "this site's approval is not among them")
-        plan = self._plan(study, request.approvals)
+        plan = plan_of_run(study, request.approvals, self._site.published)
         if len(plan.planned) < study.schedule.quorum:
             raise GenopactError("ROSTER_INVALID", "fewer approvals than the quorum")
         record = self._runs.get(request.run)
@@ -218,18 +217,11 @@ class Exchange:
         record = self._runs.get(admitted.request.run)
         if record is None or record.study != admitted.study.hash:
             raise GenopactError("RUN_UNKNOWN")
-        plan = self._plan(admitted.study, record.approvals)
+        plan = plan_of_run(admitted.study, record.approvals, self._site.published)
         here, end = admitted.request.round, len(plan.steps)
         if here > end or (here == end) != (admitted.request.op == "finish"):
             raise GenopactError("FRAME_INVALID", "beyond the plan, or before its end")
         return record, plan
-
-    def _plan(self, study: Study, approvals: tuple[str, ...]) -> Plan:
-        checked = [check_approval(envelope.encode(), study) for envelope in approvals]
-        planned = {approval.site: approval.planned_cohort for approval in checked}
-        if len(planned) != len(checked):
-            raise GenopactError("APPROVAL_INVALID", "two approvals of one site")
-        return plan_of(study, planned, self._site.published)
 
     def _check_budget(self, study: Study, step: PlannedStep) -> None:
         """The study's epsilon holds for all its runs and attempts at this site. Raises STUDY_BUDGET_SPENT."""
@@ -237,7 +229,7 @@ class Exchange:
         if study.privacy.epsilon_milli is None:
             return
         for record in self._runs.of_study(study.hash):
-            steps = self._plan(study, record.approvals).steps
+            steps = plan_of_run(study, record.approvals, self._site.published).steps
             facts.update(steps[index].fact for index in record.taken)
         facts |= self._site.ledger.of_study(study.hash)  # files of runs can be lost; the ledger cannot, unnoticed
         facts[step.fact] += 1

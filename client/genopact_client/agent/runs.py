@@ -5,9 +5,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from genopact_shared import durable
+from genopact_shared.approval import check_approval
 from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.plan import Plan, plan_of
+from genopact_shared.published import Published
 from genopact_shared.statements import Digest, RunId
-from genopact_shared.study import Frozen
+from genopact_shared.study import Frozen, Study
 
 
 class RunRecord(Frozen):
@@ -64,3 +67,16 @@ class Runs:
         """Make a record durable; returns it."""
         durable.replace(self._path / f"{record.run}.json", record.model_dump_json().encode())
         return record
+
+
+def plan_of_run(study: Study, approvals: tuple[str, ...], published: Published) -> Plan:
+    """The plan of a run, from the approvals that it was opened with; each is checked.
+
+    Raises:
+        GenopactError: APPROVAL_INVALID, and those of `check_approval` and `plan_of`.
+    """
+    checked = [check_approval(envelope.encode(), study) for envelope in approvals]
+    planned = {approval.site: approval.planned_cohort for approval in checked}
+    if len(planned) != len(checked):
+        raise GenopactError("APPROVAL_INVALID", "two approvals of one site")
+    return plan_of(study, planned, published)

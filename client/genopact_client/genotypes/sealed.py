@@ -63,7 +63,7 @@ class Genotypes(Folder[Manifest]):
     @property
     def variants(self) -> VariantManifest:
         """The store's variant manifest. MANIFEST_MISSING, MANIFEST_INVALID."""
-        return _variants(self.path / "variants.tsv", self.signed.variants)
+        return variants_at(self.path, self.signed.variants)
 
     def open(self, rows: Rows, variants: VariantManifest, guard: Callable[[], bool]) -> Opened:
         """Unwrap the keys of these people alone.
@@ -154,8 +154,9 @@ class Genotypes(Folder[Manifest]):
 
 
 @lru_cache(maxsize=4)
-def _variants(path: Path, digest: str) -> VariantManifest:
-    found = parse(durable.read(path, "MANIFEST_MISSING"))
+def variants_at(path: Path, digest: str) -> VariantManifest:
+    """The manifest in a store's folder. Raises MANIFEST_MISSING; MANIFEST_INVALID unless it has that digest."""
+    found = parse(durable.read(path / "variants.tsv", "MANIFEST_MISSING"))
     if found.digest != digest:
         raise GenopactError("MANIFEST_INVALID", "the store was made for another one")
     return found

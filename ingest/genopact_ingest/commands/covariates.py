@@ -67,13 +67,13 @@ def import_site(files: Files, schema: Sequence[Column], site: Site, *, dry_run: 
     for number, path in enumerate(files.vcfs, start=1):
         with working(f"Reading VCF {number} of {len(files.vcfs)}"):
             calls.append(read_vcf(path, wanted, files.build))
-    table = _join(covariates, calls)
+    table = joined(covariates, calls)
     with working("Sealing"):
         return _seal(covariates, calls, table, site, dry_run=dry_run)
 
 
-def _join(covariates: Covariates, calls: Sequence[Calls]) -> Table:
-    """The table with the VCFs' dosages; a dosage that both know must be the same."""
+def joined(covariates: Covariates, calls: Sequence[Calls]) -> Table:
+    """The table with the VCFs' dosages; a dosage that both know must be the same. ImportRefusedError."""
     place = {person: index for index, person in enumerate(covariates.people)}
     columns: dict[str, Floats | Codes] = dict(covariates.table.columns)
     findings, called = list[Finding](), set[str]()

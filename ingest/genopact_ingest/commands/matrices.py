@@ -14,29 +14,33 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.protocol import Number, Table
 from genopact_shared.terminal import Answer, command, working
 
+EXAMPLE = "genopact-site matrix import rna expr.tsv --features genes.txt --people rows --unit log2 --low 0 --high 25"
+
 app = typer.Typer(name="matrix", help="Expression, methylation: features of people.", no_args_is_help=True)
 
 
-@command(
-    app, "import", example="genopact-site matrix import rna expr.tsv.gz --features genes.txt --unit log2", room=opened
-)
+@command(app, "import", example=EXAMPLE, room=opened)
 def import_matrix(
     site: Site,
     name: Annotated[str, typer.Argument(help="The store: one for each study's list of features.")],
-    file: Annotated[Path, typer.Argument(help="TSV (plain or compressed) or parquet.")],
+    file: Annotated[Path, typer.Argument(help="TSV or FASTA (plain or compressed), or parquet.")],
     *,
     features: Annotated[Path, typer.Option(help="The study's features, a line each, in its order.")],
-    people: Annotated[Literal["rows", "columns"], typer.Option(help="What people are in the file.")],
-    unit: Annotated[str, typer.Option(help="Of all features.")],
-    low: Annotated[float, typer.Option(help="The least value.")],
-    high: Annotated[float, typer.Option(help="The greatest value.")],
+    people: Annotated[Literal["rows", "columns"] | None, typer.Option(help="What people are; not for FASTA.")] = None,
+    unit: Annotated[str | None, typer.Option(help="Of all features; not for FASTA.")] = None,
+    low: Annotated[float | None, typer.Option(help="The least value; not for FASTA.")] = None,
+    high: Annotated[float | None, typer.Option(help="The greatest value; not for FASTA.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and report, change nothing.")] = False,
 ) -> Answer:
     """Check a matrix and seal the study's features of each person that this site knows; what it lacks is missing."""
-    from genopact_ingest.omics import read_matrix
+    from genopact_ingest.omics import is_fasta, read_matrix
 
     if Path(name).name != name or not features.is_file():
         raise GenopactError("USAGE", "a name without slashes, and a file of features")
+    if is_fasta(file):
+        people, unit, low, high = "rows", "code of a letter", 0.0, 4.0
+    if people is None or unit is None or low is None or high is None:
+        raise GenopactError("USAGE", "give --people, --unit, --low and --high; a FASTA file needs none of them")
     listed = features.read_text("utf-8").split("\n")
     listed = listed[:-1] if listed[-1:] == [""] else listed
     if len(set(listed)) < len(listed) or not all(listed):

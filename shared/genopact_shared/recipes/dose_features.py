@@ -81,17 +81,24 @@ def features(table: Table) -> Floats:
 
 
 def abstains(table: Table, low: Floats, high: Floats, widest: float = 4.0) -> NDArray[np.bool_]:
-    """(n,) who gets no advice: VKORC1 unknown, a number beyond its bounds, or an interval of more than `widest` times.
+    """(n,) who gets no advice; see `reasons`."""
+    return np.asarray(reasons(table, low, high, widest) != "")
+
+
+def reasons(table: Table, low: Floats, high: Floats, widest: float = 4.0) -> NDArray[np.str_]:
+    """(n,) why a patient gets no advice, "" for who gets it: VKORC1 unknown, a number out of bounds, a wide interval.
 
     Args:
         table: the patients.
         low: (n,) of the prediction's interval.
         high: (n,) likewise.
+        widest: how many times `low` the end of an interval may be; one that is not a number is too wide.
     """
     beyond = np.zeros(table.n, np.bool_)
     for name, (centre, scale) in CENTRE.items():
         beyond |= np.abs(table.number(name) - centre) > BOUND * scale
-    return np.asarray((vkorc1(table) < 0) | beyond | ~(high <= widest * low))
+    silent = [vkorc1(table) < 0, beyond, ~(high <= widest * low)]
+    return np.select(silent, ["VKORC1 is unknown", "beyond what was studied", "the interval is too wide"], "")
 
 
 def outcome(table: Table) -> Floats:
