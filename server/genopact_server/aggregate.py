@@ -1,4 +1,8 @@
-"""What the coordinator makes of the sites' released updates: the total of their sums, or the mean of their changes."""
+"""What the coordinator makes of the sites' released updates: the total of their sums, or the middle of their changes.
+
+Sources of rules that hold against some sites that send anything: Yin et al., "Byzantine-Robust Distributed Learning",
+2018 (median, trimmed mean); Blanchard et al., "Machine Learning with Adversaries", 2017 (Krum).
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +16,7 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.plan import Plan, PlannedStep
 from genopact_shared.privacy.mechanisms import SampledSgd
 from genopact_shared.recipes.network import NetPlan, shapes, weights_of
-from genopact_shared.recipes.protocol import Model
+from genopact_shared.recipes.protocol import Floats, Model
 from genopact_shared.secagg.masking import WORDS, Opening
 
 
@@ -55,19 +59,42 @@ def combine(
         index: of the step.
         model: before the step.
         updates: site -> body that `check_update` has passed. Sites weigh as much as their planned cohorts; a sum is
-            scaled up to the planned cohorts of all sites, a mean is that of the sites that answered.
+            scaled up to the planned cohorts of all sites, a mean is that of the sites that answered. In the other rules
+            of `NetParameters.combine` all sites weigh the same.
         total: of masked updates, opened.
     """
     if isinstance(plan.course, NetPlan):
-        whole = sum(plan.planned[site] for site in updates)
-        weighed = [(plan.planned[site] / whole, _model(body)) for site, body in updates.items()]
-        change = {name: np.sum([weight * each[name] for weight, each in weighed], axis=0) for name in weights_of(model)}
+        rule, weights = plan.course.parameters.combine, np.array([plan.planned[site] for site in updates], np.float64)
+        changes = [_model(body) for body in updates.values()]
+        if rule == "krum":
+            changes, weights, rule = [changes[_nearest(changes)]], weights[:1], "mean"
+        stacked = {name: np.stack([each[name] for each in changes]) for name in weights_of(model)}
+        change = {name: _middle(rule, each, weights) for name, each in stacked.items()}
         return wire.pack(change), plan.course.advance(index, model, change)
     if total is None:
         parts = [wire.unpack(body, np.int64)["sum"] for body in updates.values()]
         total = wire.pack({"sum": np.stack(parts).sum(axis=0)})
     integers = wire.unpack(total, np.int64, tag=np.uint64)["sum"]
     return total, plan.advance(index, model, integers, updates)[1]
+
+
+def _middle(rule: str, changes: Floats, weights: Floats) -> Floats:
+    """Of (sites, ...) changes, number by number."""
+    if rule == "median":
+        return np.asarray(np.median(changes, axis=0))
+    if rule == "trimmed":
+        off = max(1, len(changes) // 4) if len(changes) > 2 else 0
+        return np.asarray(np.sort(changes, axis=0)[off : len(changes) - off].mean(axis=0))
+    shares = weights / weights.sum()
+    return np.asarray(np.sum([share * each for share, each in zip(shares, changes, strict=True)], axis=0))
+
+
+def _nearest(changes: list[Model]) -> int:
+    """Krum: which change has the least squared distance to as many others as must be honest."""
+    rows = np.stack([np.concatenate([each[name].ravel() for name in sorted(each)]) for each in changes])
+    others = max(1, len(rows) - (len(rows) - 3) // 2 - 2)
+    apart = [np.sort(((rows - row) ** 2).sum(axis=1))[1 : others + 1].sum() for row in rows]
+    return int(np.argmin(apart))
 
 
 def _update(step: PlannedStep, body: bytes) -> dict[str, NDArray[Any]]:

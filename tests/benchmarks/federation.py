@@ -44,10 +44,10 @@ def planned(
     return plan_of(study, {site: max(10, round(table.n, -1)) for site, table in tables.items()}, published)
 
 
-def trained(plan: Plan, tables: Mapping[str, Table]) -> Model:
-    """The final model; masks, which cancel, are left out."""
+def trained(plan: Plan, tables: Mapping[str, Table], rounds: int | None = None) -> Model:
+    """The model after all rounds, or the first of them; masks, which cancel, are left out."""
     model = plan.course.initial()
-    for step in plan.steps:
+    for step in plan.steps[:rounds]:
         if isinstance(plan.course, NetPlan):
             bodies = {}
             for site, table in tables.items():

@@ -79,7 +79,7 @@ def test_optimisers_are_those_of_their_paper(optimiser: str) -> None:
     )
     found = model
     for change in changes:
-        found = moved(settings, found, {"w": change})
+        found = moved(settings, 0, found, {"w": change})
     for place in range(3):
         w, m, v = 1.0, 0.0, 0.0
         for change in changes:
@@ -88,6 +88,23 @@ def test_optimisers_are_those_of_their_paper(optimiser: str) -> None:
             v = 0.99 * v + 0.01 * d * d if optimiser == "adam" else v - 0.01 * d * d * np.sign(v - d * d)
             w += 0.3 * (d if optimiser == "average" else m / (v**0.5 + 1e-3))
         assert found["w"][place] == pytest.approx(w, rel=1e-9)
+    assert set(found) == set(model)
+
+
+@pytest.mark.parametrize("averaged", [0, 1, 3, 9])
+def test_matrices_decay_and_the_last_model_is_the_mean_of_the_last(averaged: int) -> None:
+    rng, rounds = np.random.default_rng(2), 5
+    settings = NetParameters(rounds=rounds, decay_milli=200, averaged=averaged)
+    model: Model = {"w": np.ones((2, 2)), "b": np.ones(2)}
+    model |= {f"sum of {name}": np.zeros_like(values) for name, values in model.items()} if averaged else {}
+    found, course, w, b = model, list[tuple[float, float]](), 1.0, 1.0
+    for index in range(rounds):
+        change = {"w": rng.normal(size=(2, 2)), "b": rng.normal(size=2)}
+        found = moved(settings, index, found, change)
+        w, b = 0.8 * w + change["w"][1, 0], b + change["b"][0]
+        course.append((w, b))
+    expected = np.mean(course[-averaged:], axis=0) if averaged else course[-1]
+    assert (found["w"][1, 0], found["b"][0]) == pytest.approx(tuple(expected))
     assert set(found) == set(model)
 
 

@@ -1,6 +1,7 @@
 """Plans of both kinds: they follow from the study and the planned cohorts alone, and stay within the budget."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from genopact_shared.keys import SigningKey
 from genopact_shared.plan import MODEL_SCALE, Plan, plan_of
 from genopact_shared.privacy import accounting
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
-from genopact_shared.recipes import NETWORKS, RECIPES
+from genopact_shared.recipes import NETWORKS, RECIPES, check_choice
 from genopact_shared.recipes.network import NetPlan, NetSums, load, shapes
 from genopact_shared.recipes.protocol import Model
 from genopact_shared.study import Study, parse_study
@@ -124,6 +125,63 @@ def test_changes_are_averaged_by_planned_cohort() -> None:
         mean = (100 * given["site-a"][name] + 50 * given["site-c"][name]) / 150
         assert np.allclose(update[name], mean)
         assert np.allclose(after[name], values + mean)
+
+
+ROBUST = ("median", "trimmed", "krum")
+
+
+def robust(rule: str) -> Plan:
+    recipe = NETWORK | {"parameters": {"rounds": 5, "local_steps": 3, "combine": rule}}
+    return plan_of(study(recipe=recipe, privacy=LOCAL), PLANNED)
+
+
+@pytest.mark.parametrize("rule", ["mean", *ROBUST])
+@pytest.mark.parametrize("sent", [1e9, -1e9])
+def test_a_site_that_sends_anything_moves_the_mean_and_no_robust_rule(rule: str, sent: float) -> None:
+    plan = robust(rule)
+    model = plan.course.initial()
+    planned = dict.fromkeys(("site-a", "site-b", "site-c", "site-d", "site-e"), 100)
+    plan = replace(plan, planned=planned)
+    given = changes(model, *planned)
+    given["site-e"] = {name: np.full_like(values, sent) for name, values in model.items()}
+    record, _ = combine(plan, 0, model, {site: wire.pack(each) for site, each in given.items()}, None)
+    update, honest = wire.unpack(record, np.float64), [given[site] for site in planned if site != "site-e"]
+    for name, values in update.items():
+        low, high = (function([each[name] for each in honest], axis=0) for function in (np.min, np.max))
+        assert bool(((low <= values) & (values <= high)).all()) == (rule != "mean")
+
+
+def test_robust_rules_are_those_of_their_papers() -> None:
+    """Number by number, and pair by pair."""
+    planned = {f"site-{at}": 10 * (at + 1) for at in range(8)}
+    for rule in ROBUST:
+        plan = replace(robust(rule), planned=planned)
+        model = plan.course.initial()
+        given = changes(model, *planned)
+        record, _ = combine(plan, 0, model, {site: wire.pack(each) for site, each in given.items()}, None)
+        update = wire.unpack(record, np.float64)
+        flat = {site: [*np.concatenate([each[name].ravel() for name in sorted(each)])] for site, each in given.items()}
+        found = [*np.concatenate([update[name].ravel() for name in sorted(update)])]
+        if rule == "krum":  # 8 sites, of which 2 may lie: nearest to 8 - 2 - 2 others
+            far = {
+                a: sum(
+                    sorted(
+                        sum((x - y) ** 2 for x, y in zip(one, two, strict=True)) for b, two in flat.items() if b != a
+                    )[:4]
+                )
+                for a, one in flat.items()
+            }
+            assert found == flat[min(far, key=far.__getitem__)]
+            continue
+        for place, value in enumerate(found):
+            ranked = sorted(one[place] for one in flat.values())
+            middle = ranked[3:5] if rule == "median" else ranked[2:6]
+            assert value == pytest.approx(sum(middle) / len(middle))
+
+
+def test_under_masks_there_is_a_mean_only() -> None:
+    with pytest.raises(GenopactError, match="STUDY_INVALID"):
+        check_choice(study(recipe=NETWORK | {"parameters": {"combine": "median"}}))
 
 
 def test_sums_are_scaled_up_to_everybody_who_was_planned() -> None:

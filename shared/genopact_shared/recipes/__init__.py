@@ -13,6 +13,7 @@ from genopact_shared.recipes.dose import DOSE
 from genopact_shared.recipes.dose_net import DOSE_NET
 from genopact_shared.recipes.gwas import GWAS
 from genopact_shared.recipes.multiomics import MULTIOMICS
+from genopact_shared.recipes.network import NetParameters
 from genopact_shared.recipes.pca import PCA
 from genopact_shared.recipes.protocol import GenotypeParameters, MatrixParameters, NetRecipe, SumRecipe
 from genopact_shared.recipes.risk import RISK
@@ -64,5 +65,7 @@ def check_choice(study: Study) -> None:
         raise GenopactError("STUDY_INVALID", f"purpose.data: recipe {recipe.name} reads genotypes")
     if isinstance(parameters, MatrixParameters) and not {each.data for each in parameters.matrices} <= asked:
         raise GenopactError("STUDY_INVALID", f"purpose.data: recipe {recipe.name} reads other data")
+    if isinstance(parameters, NetParameters) and parameters.combine != "mean" and study.privacy.mode == "distributed":
+        raise GenopactError("STUDY_INVALID", "recipe.parameters: combine: masked updates have a mean only")
     if study.privacy.mode == "exact" and recipe.name not in EXACT:
         raise GenopactError("STUDY_INVALID", f"privacy.mode: recipe {recipe.name} gives no exact statistics")

@@ -34,7 +34,7 @@ from genopact_shared.study import Frozen
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-STATE = ("mean of ", "square of ")
+MEAN, SQUARE, SUM = STATE = ("mean of ", "square of ", "sum of ")
 """Prefixes of an optimiser's state in a model, which is no part of the network."""
 FINEST = 1 << 14
 """Units per 1.0 of a patient's gradient in a masked sum."""
@@ -47,9 +47,12 @@ class NetParameters(Frozen):
 
     `sampling_rate_milli`: chance of a patient to be in a step. `clip_milli`: L2 bound of a patient's gradient.
     `learning_rate_milli`: of the gradient's mean over the expected batch, planned cohort x sampling rate.
-    `optimiser`: what the coordinator makes of the sites' mean change, in steps of `server_rate_milli`; adaptive ones
-    divide by its usual size. `proximal_milli`: pull of local steps towards the shared model. In mode distributed every
-    patient is in every round, `learning_rate_milli` is that of the mean gradient, and the rest does not apply.
+    `combine`: what counts as the sites' change; all but the mean hold against a few sites that send anything, and need
+    updates that the coordinator sees, which it does not in mode distributed. `optimiser`: what becomes of that change,
+    in steps of `server_rate_milli`; adaptive ones divide by its usual size. `decay_milli`: how much of every matrix a
+    round takes off. `averaged`: the last model is the mean of those after so many last rounds, which takes noise away.
+    `proximal_milli`: pull of local steps towards the shared model. In mode distributed every patient is in every round,
+    `learning_rate_milli` is that of the mean gradient; `local_steps`, `sampling_rate_milli`, `proximal_milli` are idle.
     """
 
     rounds: int = Field(default=10, ge=1, le=1000)
@@ -57,9 +60,17 @@ class NetParameters(Frozen):
     sampling_rate_milli: int = Field(default=500, ge=1, le=1000)
     clip_milli: int = Field(default=1000, ge=1, le=100_000)
     learning_rate_milli: int = Field(default=500, ge=1, le=100_000)
+    combine: Literal["mean", "median", "trimmed", "krum"] = "mean"
     optimiser: Literal["average", "adam", "yogi"] = "average"
     server_rate_milli: int = Field(default=1000, ge=1, le=100_000)
+    decay_milli: int = Field(default=0, ge=0, le=500)
+    averaged: int = Field(default=0, ge=0, le=1000)
     proximal_milli: int = Field(default=0, ge=0, le=100_000)
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Prefixes of what a model holds beside the network's weights."""
+        return (MEAN, SQUARE) * (self.optimiser != "average") + (SUM,) * (self.averaged > 0)
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class Network:
         """The first weights, by parameter name, float64."""
         named = self.recipe.module(self.parameters).named_parameters()
         model = {name: weights.detach().numpy().astype(np.float64) for name, weights in named}
-        state = STATE if self.parameters.optimiser != "average" else ()
+        state = self.parameters.state
         return model | {of + name: np.zeros_like(values) for of in state for name, values in model.items()}
 
     @cached_property
@@ -152,9 +163,9 @@ class Network:
 class NetPlan(Network):
     """The plan of local steps."""
 
-    def advance(self, index: int, model: Model, update: Model) -> Model:  # noqa: ARG002 - every round is alike
+    def advance(self, index: int, model: Model, update: Model) -> Model:
         """The next model, from the sites' mean change."""
-        return moved(self.parameters, model, update)
+        return moved(self.parameters, index, model, update)
 
 
 @dataclass(frozen=True)
@@ -174,12 +185,13 @@ class NetSums(Network):
         """See `gradients`."""
         return self.gradients(model, table)
 
-    def advance(self, index: int, model: Model, total: Floats) -> Model:  # noqa: ARG002 - every round is alike
+    def advance(self, index: int, model: Model, total: Floats) -> Model:
         """The next model, by a step along the mean gradient."""
         rate = self.parameters.learning_rate_milli / 1000 / sum(self.planned.values())
         weights = sorted(weights_of(model).items())
         parts = zip(weights, np.split(total, np.cumsum([old.size for _, old in weights])[:-1]), strict=True)
-        return moved(self.parameters, model, {name: -rate * part.reshape(old.shape) for (name, old), part in parts})
+        change = {name: -rate * part.reshape(old.shape) for (name, old), part in parts}
+        return moved(self.parameters, index, model, change)
 
 
 def columns(outputs: Floats) -> Floats:
@@ -192,19 +204,23 @@ def weights_of(model: Model) -> Model:
     return {name: values for name, values in model.items() if not name.startswith(STATE)}
 
 
-def moved(of: NetParameters, model: Model, change: Model) -> Model:
-    """The optimiser's step for a mean change; the same bits on every machine: elementwise arithmetic."""
+def moved(of: NetParameters, index: int, model: Model, change: Model) -> Model:
+    """The model after round `index` and its mean change; the same bits on every machine: elementwise arithmetic."""
     found, rate = dict(model), of.server_rate_milli / 1000
     for name, each in change.items():
-        if of.optimiser == "average":
-            found[name] = model[name] + rate * each
-            continue
-        mean, square = (of_ + name for of_ in STATE)
-        found[mean] = DECAY * model[mean] + (1 - DECAY) * each
-        new, old = each * each, model[square]
-        toward = new - old if of.optimiser == "adam" else np.sign(new - old) * new
-        found[square] = old + (1 - SQUARES_DECAY) * toward
-        found[name] = model[name] + rate * found[mean] / (np.sqrt(found[square]) + FLOOR)
+        step = each
+        if of.optimiser != "average":
+            found[MEAN + name] = DECAY * model[MEAN + name] + (1 - DECAY) * each
+            new, old = each * each, model[SQUARE + name]
+            toward = new - old if of.optimiser == "adam" else np.sign(new - old) * new
+            found[SQUARE + name] = old + (1 - SQUARES_DECAY) * toward
+            step = found[MEAN + name] / (np.sqrt(found[SQUARE + name]) + FLOOR)
+        kept = 1 - of.decay_milli / 1000 * (each.ndim > 1)
+        found[name] = kept * model[name] + rate * step
+        if of.averaged and index >= of.rounds - of.averaged:
+            found[SUM + name] = model[SUM + name] + found[name]
+            if index == of.rounds - 1:
+                found[name] = found[SUM + name] / min(of.averaged, of.rounds)
     return found
 
 
