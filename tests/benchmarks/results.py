@@ -153,6 +153,7 @@ MEASURES = (
     Measure("tests.benchmarks.modes", {"privacy.7": ("", "== 1")}, seeds=(7,)),
     Measure("tests.benchmarks.gwas_rows", {"risk.6": ("relative", "<= 0.000001"), "risk.8": ("", "== 1")}, seeds=(6,)),
     Measure("tests.benchmarks.risk_net_rows", {"risk.net": ("", "== 1")}, seeds=(7,)),
+    Measure("tests.benchmarks.recipes.cells", {"recipes.cell_response": ("median r", ">= 0.30")}, seeds=(0,)),
     Measure("tests.benchmarks.recipes.splice", {"recipes.splice": ("accuracy", ">= 0.965")}, seeds=(0,)),
     Measure("tests.benchmarks.recipes.omics", {"recipes.multiomics": ("accuracy", ">= 0.957")}, seeds=range(5)),
     Measure(
