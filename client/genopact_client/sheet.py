@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from genopact_client.consent.match import Outcome
 from genopact_client.policy import SitePolicy, Verdict
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.recipes import chosen
 from genopact_shared.sheet import sheet as plain_words
 from genopact_shared.study import Study
@@ -50,6 +50,5 @@ def sheet(study: Study, card: Mapping[str, str], policy: SitePolicy) -> Sheet:
     """
     party = study.party(card["name"])
     for use in ("identity", "log", "approver"):
-        if getattr(party, use) != card[use]:
-            raise GenopactError("STUDY_NOT_A_PARTY", f"it names {party.name} with another {use} key")
+        require(getattr(party, use) == card[use], "STUDY_NOT_A_PARTY", f"it names {party.name} with another {use} key")
     return Sheet(study, party.name, policy.judge(study))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from genopact_server.unmasking import total_of
 from genopact_shared import canonical, wire
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.plan import Plan, PlannedStep
 from genopact_shared.privacy.mechanisms import SampledSgd
 from genopact_shared.recipes.network import NetPlan, shapes, weights_of
@@ -21,8 +21,7 @@ def check_update(step: PlannedStep, model: Model, body: bytes) -> None:
     if step.kind == "model":
         change = _model(body)
         finite = all(np.isfinite(values).all() for values in change.values())
-        if shapes(change) != shapes(weights_of(model)) or not finite:
-            raise GenopactError("FRAME_INVALID", "not a change of this model")
+        require(shapes(change) == shapes(weights_of(model)) and finite, "FRAME_INVALID", "not a change of this model")
         return
     if isinstance(step.fact, SampledSgd):
         raise GenopactError("FRAME_INVALID", "a network has no sum")

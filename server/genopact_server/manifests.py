@@ -13,7 +13,7 @@ import numpy as np
 
 from genopact_shared import wire
 from genopact_shared.alleles import CONTIGS, contig, normalise
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.manifest import FIXED, VariantManifest
 
 MOST_DIFFERING = 0.1
@@ -117,8 +117,7 @@ class Draft:
         clashes = {a[:2] for a, b in pairwise(found) if a[:2] == b[:2] and not b.ref.startswith(a.ref)}
         self.leave("two_references", sum(site[:2] in clashes for site in found))
         found = [site for site in found if site[:2] not in clashes]
-        if not found:
-            raise GenopactError("SITES_INVALID", f"no variant is left: {dict(self.left_out)}")
+        require(found, "SITES_INVALID", f"no variant is left: {dict(self.left_out)}")
         *fixed, extra = zip(*found, strict=True)
         table: dict[str, Any] = dict(zip(Site._fields, fixed, strict=False))
         columns = {column for each in extra for column in each}

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from genopact_shared import canonical, dsse, durable
 from genopact_shared.alleles import CONTIGS
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.keys import SigningKey, VerifyKey
 
 FORMAT = "genopact.variants/1"
@@ -192,8 +192,7 @@ _ORDER = {name: at for at, name in enumerate(CONTIGS)}
 
 
 def _require(holds: object, what: str) -> None:
-    if not holds:
-        raise GenopactError("MANIFEST_INVALID", what)
+    require(holds, "MANIFEST_INVALID", what)
 
 
 def _each(pattern: str, column: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ from genopact_client.consent.importers import import_csv
 from genopact_client.consent.match import REASONS
 from genopact_client.consent.record import Scope
 from genopact_client.site import Site
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.study import load_study
 from genopact_shared.terminal import Answer, command, working
 
@@ -71,8 +71,7 @@ def erase(site: Site, person: Person, *, yes: Yes = False) -> Answer:
 def status(site: Site, *, study: OneStudy = None) -> Answer:
     """Count who permits a study today, and why the others do not."""
     studies = [load_study(study)] if study else [approved.study for approved in site.studies]
-    if not studies:
-        raise GenopactError("USAGE", "no study is approved here: name one with --study")
+    require(studies, "USAGE", "no study is approved here: name one with --study")
     counts, text = {}, []
     for each in studies:
         found = site.registry.permitted(each.purpose, _today())

@@ -29,7 +29,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from genopact_client.link.message import reply_to
 from genopact_client.link.nodekey import public_pem
 from genopact_shared.channel import http_errors, unpack
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 
 BEAT = 10.0
 """Seconds between heartbeats; the coordinator counts a node as offline after two that are missing."""
@@ -164,24 +164,21 @@ class Fleet:
     def _object(self, request: PullObjectRequest) -> bytes | None:
         with _errors():
             answer = self._client.PullObject(request)
-        if not answer.object_found:
-            raise GenopactError("EXCHANGE_BROKEN", "an object is missing")
+        require(answer.object_found, "EXCHANGE_BROKEN", "an object is missing")
         return answer.object_content if answer.object_available else None
 
     def _push(self, run_id: int, session: str, object_id: str, content: bytes) -> None:
         request = PushObjectRequest(
             node=self._node, run_id=run_id, object_id=object_id, object_content=content, session_id=session
         )
-        if not self._client.PushObject(request).stored:
-            raise GenopactError("LINK_REFUSED", "reply not stored")
+        require(self._client.PushObject(request).stored, "LINK_REFUSED", "reply not stored")
 
 
 def _until(attempt: Callable[[], bytes | None], expires: float) -> bytes:
     """Repeat until there is a result, every 50 ms, later every second."""
     pause = 0.05
     while (result := attempt()) is None:
-        if time.time() > expires:
-            raise GenopactError("EXCHANGE_BROKEN", "expired while it was delivered")
+        require(time.time() <= expires, "EXCHANGE_BROKEN", "expired while it was delivered")
         time.sleep(pause)
         pause = min(1.0, pause * 1.5)
     return result

@@ -21,7 +21,7 @@ from genopact_client.store import schema as layout
 from genopact_client.store.folder import Folder, Rows
 from genopact_client.store.manifest import Kind, Manifest, runs
 from genopact_shared import canonical, durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.recipes.protocol import Column, Table
 
 
@@ -81,8 +81,7 @@ class Store(Folder[Manifest]):
             GenopactError: ROW_UNKNOWN (no record), KEY_ERASED, RECORD_INVALID (changed or exchanged on disk).
         """
         wanted = rows.tolist()
-        if not all(0 <= row < len(self._versions) and self._versions[row] for row in wanted):
-            raise GenopactError("ROW_UNKNOWN")
+        require(all(0 <= row < len(self._versions) and self._versions[row] for row in wanted), "ROW_UNKNOWN")
         if not wanted:
             return layout.unpack(b"", self._type)
         keys, size = self.keyfile.keys(wanted, "row"), self._size

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from genopact_shared import canonical
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.statements import Digest, RunId
 from genopact_shared.study import Frozen, Study, explain
 
@@ -116,6 +116,5 @@ def _read_zip(path: Path) -> dict[str, bytes]:
 
 def _read_folder(path: Path) -> dict[str, bytes]:
     files = [file for file in path.rglob("*") if file.is_file()]
-    if sum(file.stat().st_size for file in files) > MAX_BYTES:
-        raise GenopactError("BUNDLE_INVALID", "above 1 GiB")
+    require(sum(file.stat().st_size for file in files) <= MAX_BYTES, "BUNDLE_INVALID", "above 1 GiB")
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}

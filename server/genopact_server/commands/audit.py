@@ -8,7 +8,7 @@ import typer
 
 from genopact_server.commands.options import HOME, Home, RunName
 from genopact_server.folder import Folder
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.terminal import Answer, Exit, command
 
 app = typer.Typer(help="Export and verify evidence.", no_args_is_help=True, rich_markup_mode=None)
@@ -49,6 +49,5 @@ def kept_checkpoint(path: Path) -> tuple[str, bytes]:
     """Party and checkpoint of a kept file; the party stands in the note's first line. Raises NOTE_INVALID."""
     note = path.read_bytes()
     origin = note.partition(b"\n")[0].decode("utf-8", "replace")
-    if not origin.startswith("genopact/"):
-        raise GenopactError("NOTE_INVALID", str(path))
+    require(origin.startswith("genopact/"), "NOTE_INVALID", str(path))
     return origin.removeprefix("genopact/"), note

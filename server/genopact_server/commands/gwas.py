@@ -8,7 +8,7 @@ import typer
 from genopact_server.commands.options import HOME, Home, ManifestFile, RunName, opened, read_manifest
 from genopact_server.folder import Folder
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.terminal import Answer, command, working
 
 app = typer.Typer(help="Tables and plots of association studies.", no_args_is_help=True, rich_markup_mode=None)
@@ -43,8 +43,7 @@ def plot(results: Annotated[Path, typer.Argument(help="A table in regenie's colu
     from genopact_server.report.plots import standalone
 
     points = read(results)
-    if not len(points.chisq):
-        raise GenopactError("GWAS_TABLE", f"{results}: no row has a chance")
+    require(len(points.chisq), "GWAS_TABLE", f"{results}: no row has a chance")
     chances, along = {"log10p": points.log10p}, {"chrom": points.chrom, "position": points.position}
     files = {name: results.with_suffix(f".{name}.svg") for name in ("manhattan", "qq")}
     with working("Drawing"):

@@ -15,7 +15,7 @@ from genopact_server.commands.options import HOME, Home, RunName, StudyFile, ope
 from genopact_server.folder import Folder
 from genopact_shared import durable
 from genopact_shared.approval import check_approval
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.recipes import NETWORKS
 from genopact_shared.sheet import sheet
 from genopact_shared.study import load_study, parse_study, read_yaml
@@ -78,8 +78,7 @@ def run(
     if known and len(known) == len(states) and not again:
         raise GenopactError("STUDY_FINISHED", f"run {states[-1]['run']}")
     missing = [party.name for party in study.parties if party.name not in folder.approvals(study)]
-    if len(study.parties) - len(missing) < study.schedule.quorum:
-        raise GenopactError("APPROVALS_MISSING", ", ".join(missing))
+    require(len(study.parties) - len(missing) >= study.schedule.quorum, "APPROVALS_MISSING", ", ".join(missing))
     coordinator.ask_for(folder, study, until_round)
     return _followed(folder, file, study.hash, known)
 
@@ -158,8 +157,7 @@ def _followed(folder: Folder, file: Path, study_hash: str, known: set[str]) -> A
         code = failed.read_text("ascii")
         failed.unlink()
         raise GenopactError(code, "see genopact study watch")
-    if not states:
-        raise GenopactError("RUN_UNKNOWN", "the study has no run yet")
+    require(states, "RUN_UNKNOWN", "the study has no run yet")
     state = {key: states[-1][key] for key in ("run", "study", "stage", "round", "model")}
     following = f"genopact study report {state['run']}" if state["stage"] == "done" else f"genopact study run {file}"
     return Answer(state, [f"run {state['run']}: {state['stage']}, round {state['round']}"], following)

@@ -24,7 +24,7 @@ from genopact_server.demo.stage import COORDINATOR, SITE, Stage, free_ports, wai
 from genopact_server.folder import Folder
 from genopact_server.report.facts import read_model
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.terminal import bar
 
 COLUMNS = ("hospital", "patients", "35 mg for all", "alone", "federated", "pooled")
@@ -128,8 +128,7 @@ class Play:
         """The bundle verifies offline; opened decisions show the patient before, and not after, the withdrawal."""
         self.verify()
         before, after = (self._permitted(number) for number in (self.pause - 1, self.pause))
-        if (before, after) != (True, False):
-            raise GenopactError("DEMO_FAILED", "the withdrawal did not take effect in the next round")
+        require((before, after) == (True, False), "DEMO_FAILED", "the withdrawal did not take effect in the next round")
         self.result["withdrawn_in_next_round"] = False
         shown = f"the opened decision roots show the patient in round {self.pause}, not in round {self.pause + 1}"
         self._say("opening", shown)

@@ -4,9 +4,8 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import httpx
 from cryptography.hazmat.primitives import serialization
@@ -19,13 +18,12 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from genopact_server.link.membership import Membership
 from genopact_shared.channel import http_errors
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 
 _PROJECT = Path(__file__).with_name("project.toml").read_bytes()
 
 
-@dataclass(frozen=True)
-class _Bearer:
+class _Bearer(NamedTuple):
     token: str
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
@@ -70,8 +68,7 @@ class Control:
         fab = Fab(hash_str=hashlib.sha256(content).hexdigest(), content=content)
         with http_errors():
             run_id = self._client.StartRun(ask.StartRunRequest(fab=fab, federation=study_hash)).run_id
-        if not run_id:
-            raise GenopactError("LINK_REFUSED", "no run was started")
+        require(run_id, "LINK_REFUSED", "no run was started")
         return run_id
 
     def stop(self, run_id: int) -> None:

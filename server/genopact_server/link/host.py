@@ -35,7 +35,7 @@ from genopact_server.link.accounts import Accounts
 from genopact_server.link.gate import CONTROL, FLEET, RUNTIME, Asgi, Gate
 from genopact_server.link.membership import Membership
 from genopact_server.link.policy import SignIn, Studies, own_name_only
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 
 _creating = threading.Lock()
 LOOPBACK = "127.0.0.1"
@@ -78,8 +78,7 @@ class HostConfig:
             with contextlib.suppress(FileExistsError):
                 path.hardlink_to(name)
             Path(name).unlink()
-        if path.stat().st_mode & 0o077:
-            raise GenopactError("KEY_EXPOSED", str(path))
+        require(not path.stat().st_mode & 0o077, "KEY_EXPOSED", str(path))
         return path.read_bytes()
 
 
@@ -112,8 +111,7 @@ class Host:
     def __enter__(self) -> Self:
         self._thread.start()
         while not all(server.started for server in self._servers):
-            if not self._thread.is_alive():
-                raise GenopactError("LINK_CONFIG", "the SuperLink did not start")
+            require(self._thread.is_alive(), "LINK_CONFIG", "the SuperLink did not start")
             self._thread.join(0.02)
         return self
 

@@ -25,7 +25,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 
 from genopact_shared.channel import http_errors
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 
 _BEAT = 10.0
 _SUPERLINK = Node(node_id=SUPERLINK_NODE_ID)
@@ -112,8 +112,7 @@ class RunGrid:
             about: dict[str, Any] = {"node": _SUPERLINK, "run_id": self.run_id, "session_id": answer.session_id}
             for one, content in ((one, objects[one].deflate()) for one in order):
                 request = message_pb2.PushObjectRequest(**about, object_id=one, object_content=content)
-                if not self._client.PushObject(request).stored:
-                    raise GenopactError("LINK_REFUSED", "request not stored")
+                require(self._client.PushObject(request).stored, "LINK_REFUSED", "request not stored")
         return list(answer.message_ids)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -158,8 +157,7 @@ class RunGrid:
 
     @contextmanager
     def _speaking(self) -> Iterator[None]:
-        if self._ended.is_set():
-            raise GenopactError("LINK_RUN_ENDED")
+        require(not self._ended.is_set(), "LINK_RUN_ENDED")
         try:
             with http_errors():
                 yield

@@ -23,7 +23,7 @@ from typing import Literal, get_args
 import numpy as np
 from pydantic import Field
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.head import probability
 from genopact_shared.recipes.linear import rowwise
@@ -248,8 +248,7 @@ class ExactGwas:
 
 def require_count(codes: Codes, count: int) -> None:
     """TABLE_INVALID for another number of variants than the study's."""
-    if codes.shape[1] != count:
-        raise GenopactError("TABLE_INVALID", f"{codes.shape[1]} variants, where the study counts {count}")
+    require(codes.shape[1] == count, "TABLE_INVALID", f"{codes.shape[1]} variants, where the study counts {count}")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.published import Arrays
 from genopact_shared.recipes.linear import positive_solution
 from genopact_shared.recipes.protocol import Codes, Floats, Table
@@ -230,8 +230,7 @@ class RiskDesign:
 
     def _copies(self, table: Table) -> Iterator[tuple[slice, Codes]]:
         for some, copies in table.dosages():
-            if copies.shape[1] != self.variants:
-                raise GenopactError("PUBLISHED_INVALID", "a design for other variants")
+            require(copies.shape[1] == self.variants, "PUBLISHED_INVALID", "a design for other variants")
             yield some, copies
 
     def _by_ancestry(self, copies: Codes, ancestry: Indices, weights: Floats) -> Floats:
