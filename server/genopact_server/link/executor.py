@@ -6,7 +6,7 @@ The run's app bundle is neither unpacked nor imported, so submitting a run can s
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
@@ -18,16 +18,14 @@ from genopact_shared.errors import GenopactError
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True)
-class RunInfo:
+class RunInfo(NamedTuple):
     """A courier's run: its number at the SuperLink and the study it was submitted for."""
 
     run_id: int
     study_hash: str
 
 
-@dataclass(frozen=True)
-class ExecutorConfig:
+class ExecutorConfig(NamedTuple):
     """`address` is host:port of the runtime API on loopback; `poll` are seconds between questions for a new run."""
 
     address: str

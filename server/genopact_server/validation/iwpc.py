@@ -2,9 +2,8 @@
 
 import csv
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,7 @@ _COLUMNS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").rea
 _STARS = {f"*{a}/*{b}": ((a, b).count(2), (a, b).count(3)) for a in (1, 2, 3) for b in (1, 2, 3) if a <= b}
 
 
-@dataclass(frozen=True, eq=False)
-class Cohort:
+class Cohort(NamedTuple):
     """The 4,404 eligible patients (stable dose reached, dose above zero).
 
     `sites`: (n,) consortium number. `person`: (n,) public subject id. `fold10`: (n,) int. `splits`: (n, 20) int,

@@ -5,8 +5,7 @@ The usual 35 mg a week over-anticoagulates who needs at most 21 mg: the low-dose
 most, VKORC1, gets no advice: see `abstains`.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from pydantic import Field
@@ -34,8 +33,7 @@ class AdverseReactionParameters(NetParameters):
     seed: int = Field(default=0, ge=0)
 
 
-@dataclass(frozen=True)
-class AdverseReactionRecipe:
+class AdverseReactionRecipe(NamedTuple):
     """See `protocol.NetRecipe`."""
 
     name: str = "adverse-reaction"

@@ -6,8 +6,8 @@ genotypes and are left out: the call rate is the outcome.
 """
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,8 +58,7 @@ class SummaryParameters(Frozen):
     """None: everything is fixed."""
 
 
-@dataclass(frozen=True)
-class SummaryPlan:
+class SummaryPlan(NamedTuple):
     """One sum. See `protocol.SumPlan`."""
 
     steps: tuple[SumStep, ...] = (SumStep("metrics", DIMS, CLIP, 1.0, 1 << 10),)
@@ -93,8 +92,7 @@ class SummaryPlan:
         return {name: {"patients": value} for name, value in zip(names, model["histograms"].tolist(), strict=True)}
 
 
-@dataclass(frozen=True)
-class SummaryRecipe:
+class SummaryRecipe(NamedTuple):
     """See `protocol.SumRecipe`."""
 
     name: str = "cohort-summary"

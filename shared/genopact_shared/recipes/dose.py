@@ -8,10 +8,9 @@ Clip, rate and shares were chosen on generated cohorts alone (tests/benchmarks/d
 """
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -76,8 +75,7 @@ def whitening(mix_milli: tuple[int, ...]) -> Floats:
     return np.array(columns).T
 
 
-@dataclass(frozen=True)
-class DosePlan:
+class DosePlan(NamedTuple):
     """The plan of `dose`; `exact` when there is no budget. See `protocol.SumPlan`."""
 
     parameters: DoseParameters
@@ -146,8 +144,7 @@ class DosePlan:
         return released
 
 
-@dataclass(frozen=True)
-class DoseRecipe:
+class DoseRecipe(NamedTuple):
     """See `protocol.SumRecipe`."""
 
     name: str = "dose"

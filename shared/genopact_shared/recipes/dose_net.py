@@ -1,8 +1,7 @@
 """Recipe `dose-net`: a small network on the features of `dose`, for private steps at each site (mode local)."""
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from pydantic import Field
@@ -32,8 +31,7 @@ class DoseNetParameters(NetParameters):
     seed: int = Field(default=0, ge=0)
 
 
-@dataclass(frozen=True)
-class DoseNetRecipe:
+class DoseNetRecipe(NamedTuple):
     """See `protocol.NetRecipe`."""
 
     name: str = "dose-net"

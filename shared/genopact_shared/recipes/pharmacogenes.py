@@ -26,8 +26,7 @@ MOST_UNPHASED = 8
 """Unphased heterozygotes in one gene; 2^8 pairs of haplotypes are looked at, a person with more has no call."""
 
 
-@dataclass(frozen=True)
-class Defining:
+class Defining(NamedTuple):
     """A variant that defines alleles. `references`: the letters of each build, which for GRCh37 may be `alt`."""
 
     name: str
@@ -57,8 +56,7 @@ class _Reading(NamedTuple):
     guessed: int
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What is known of a person's gene.
 
     diplotypes: the pairs of alleles that the genotypes allow and that need the fewest uncalled positions to differ from

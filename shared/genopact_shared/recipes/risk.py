@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -62,8 +62,7 @@ class RiskPlan(ScorePlan):
         return released(model["metrics"], self.judged, self.parameters.nominal, self.parameters.ancestries)
 
 
-@dataclass(frozen=True)
-class RiskRecipe:
+class RiskRecipe(NamedTuple):
     """See `protocol.SumRecipe`."""
 
     name: str = "risk"

@@ -6,9 +6,8 @@ somebody was censored does not count. Source: Gensheimer and Narasimhan, "A scal
 neural networks", 2019.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -56,8 +55,7 @@ class SurvivalParameters(NetParameters, MatrixParameters):
         return self
 
 
-@dataclass(frozen=True)
-class SurvivalRecipe:
+class SurvivalRecipe(NamedTuple):
     """See `protocol.NetRecipe`."""
 
     name: str = "survival"

@@ -1,7 +1,7 @@
 """Recipe `trait`: a quantitative trait by a polygenic score, in standard deviations from a public mean. See `score`."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -73,8 +73,7 @@ def _measures(*sums: float) -> dict[str, float]:
     return found
 
 
-@dataclass(frozen=True)
-class TraitRecipe:
+class TraitRecipe(NamedTuple):
     """See `protocol.SumRecipe`."""
 
     name: str = "trait"
