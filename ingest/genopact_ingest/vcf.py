@@ -24,7 +24,7 @@ import numpy as np
 
 from genopact_ingest import bgzf, genotypes
 from genopact_ingest.checks import Checks
-from genopact_ingest.findings import Fault, ImportRefusedError, refusal, refuse, require
+from genopact_ingest.findings import Fault, ImportRefusedError, refuse, require, sound
 from genopact_ingest.genotypes import Places
 from genopact_ingest.header import parse
 from genopact_ingest.plink import digest_of
@@ -84,8 +84,7 @@ class VcfFile:
             raise _refusal(fault, 1) from fault
         header = checks.header(self._header) if checks else parse(self._header)
         refuse(header.findings)
-        if not header.samples:
-            raise refusal("VCF_NO_SAMPLES", row=len(self._header))
+        sound(header.samples, "VCF_NO_SAMPLES", row=len(self._header))
         self.samples, self.contigs = header.samples, header.contigs
         defined = header.formats.get("DS")
         self._dosages = defined.number if expected and defined and defined.number in {"1", "A"} else ""

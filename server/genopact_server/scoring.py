@@ -14,7 +14,7 @@ from typing import Any
 from genopact_server.manifests import BUILDS, Draft, Site
 from genopact_shared import durable
 from genopact_shared.alleles import contig
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 _UNLIKE_COPIES = ("is_haplotype", "is_diplotype", "is_interaction", "is_dominant", "is_recessive")
 """Columns whose TRUE says that a weight is not for each copy of one allele."""
@@ -137,10 +137,9 @@ def _pairs(texts: Iterable[str]) -> dict[str, str]:
 
 def _lines(path: Path) -> list[str]:
     data = durable.read(path, "SITES_MISSING")
-    try:
+    damaged = OSError, EOFError, zlib.error, UnicodeDecodeError
+    with replacing(damaged, _invalid("it is damaged, or not UTF-8")):
         return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig").splitlines()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise _invalid("it is damaged, or not UTF-8") from error
 
 
 def _rows(lines: list[str]) -> list[Row]:
