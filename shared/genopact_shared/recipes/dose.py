@@ -18,8 +18,9 @@ from pydantic import Field, model_validator
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, RACES, SCHEMA, dose_mg, features, outcome
 from genopact_shared.recipes.dose_public import second_moments
+from genopact_shared.recipes.facts import Facts, planned
 from genopact_shared.recipes.linear import Matrix, cholesky, rowwise, solve, solve_lower, solve_upper
-from genopact_shared.recipes.protocol import Column, Floats, Metrics, Model, Prediction, SumStep, Table
+from genopact_shared.recipes.protocol import Floats, Metrics, Model, Prediction, SumStep, Table
 from genopact_shared.study import Frozen
 
 SIZE = len(FEATURES)
@@ -144,27 +145,14 @@ class DosePlan(NamedTuple):
         return released
 
 
-class DoseRecipe(NamedTuple):
+class DoseRecipe(Facts):
     """See `protocol.SumRecipe`."""
 
-    name: str = "dose"
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = ("patients", "mae_mg", "over_20_percent", "under_20_percent")
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = DoseParameters
-
     def plan(
-        self,
-        parameters: Frozen,
-        planned_total: int,
-        epsilon_milli: int | None,
-        published: Published = NOTHING,  # noqa: ARG002
+        self, parameters: Frozen, planned_total: int, epsilon_milli: int | None, published: Published = NOTHING
     ) -> DosePlan:
         """The plan; raises ValueError for parameters of another recipe or an empty cohort."""
-        if not isinstance(parameters, DoseParameters) or planned_total < 1:
-            raise ValueError("Expected DoseParameters and a planned cohort of at least 1")
-        return DosePlan(parameters, planned_total, exact=epsilon_milli is None)
+        return DosePlan(planned(parameters, DoseParameters, planned_total), planned_total, exact=epsilon_milli is None)
 
     def fit_personal(self, model: Model, table: Table) -> Model:
         """The site's ridge regression of the shared model's residuals, and its own residual variance."""
@@ -218,4 +206,6 @@ def _shrunk(squares: float, patients: float, towards: float) -> float:
     return min(max((squares + PRIOR_PATIENTS * towards) / (patients + PRIOR_PATIENTS), 0.25), SQUARE_BOUND)
 
 
-DOSE = DoseRecipe()
+DOSE = DoseRecipe(
+    "dose", OUTCOME, SCHEMA, DoseParameters, ("patients", "mae_mg", "over_20_percent", "under_20_percent")
+)

@@ -7,12 +7,13 @@ neural networks", 2019.
 """
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from genopact_shared.published import Published
+from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.network import NetParameters, columns
 from genopact_shared.recipes.protocol import (
     Column,
@@ -55,15 +56,8 @@ class SurvivalParameters(NetParameters, MatrixParameters):
         return self
 
 
-class SurvivalRecipe(NamedTuple):
+class SurvivalRecipe(Facts):
     """See `protocol.NetRecipe`."""
-
-    name: str = "survival"
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = ()
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = SurvivalParameters
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """(n, features) -> (n, intervals) logits of the hazards."""
@@ -71,12 +65,7 @@ class SurvivalRecipe(NamedTuple):
 
         return Hazards(of_kind(parameters, SurvivalParameters))
 
-    def tensors(
-        self,
-        table: Table,
-        parameters: Frozen,
-        published: Published,  # noqa: ARG002
-    ) -> "tuple[Tensor, Tensor]":
+    def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
         """Inputs (n, features); targets (n, intervals): 1 the event, 0 outlived, NaN not observed to its end."""
         import torch
 
@@ -97,15 +86,15 @@ class SurvivalRecipe(NamedTuple):
         found = binary_cross_entropy_with_logits(module(inputs), targets.nan_to_num(), reduction="none")
         return (found * seen).sum(1)
 
-    def fit_personal(self, outputs: Floats, table: Table) -> Model:  # noqa: ARG002 - hazards are shared
+    def fit_personal(self, outputs: Floats, table: Table) -> Model:
         """Nothing."""
         return {}
 
-    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:  # noqa: ARG002
+    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         """(n, intervals) probability to outlive the end of each interval."""
         odds: Floats = np.exp(columns(outputs))
         alive = np.asarray(np.cumprod(1 / (1 + odds), axis=1), np.float64)
         return Prediction(alive, alive, alive)
 
 
-SURVIVAL = SurvivalRecipe()
+SURVIVAL = SurvivalRecipe("survival", OUTCOME, SCHEMA, SurvivalParameters)
