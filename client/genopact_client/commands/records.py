@@ -37,11 +37,8 @@ log_app = typer.Typer(name="log", help="The transparency logs.", no_args_is_help
 def outbox_list(*, home: Home = HOME) -> Answer:
     """List every reply that left: when, for what, how large."""
     sent = [about for about, _ in _sent(Site.keyless(home))]
-    text = [
-        f"{each['at']}  {each['request'][:16]}  {each['op']:6}  run {each['run'][:8]} round {each['round']} "
-        f"attempt {each['attempt']}  {each['bytes']} bytes"
-        for each in sent
-    ]
+    line = "{at}  {request:.16}  {op:6}  run {run:.8} round {round} attempt {attempt}  {bytes} bytes"
+    text = [line.format(**each) for each in sent]
     return Answer({"replies": sent}, text or ["Nothing has left."])
 
 
@@ -90,10 +87,8 @@ def ledger_show(site: Site) -> Answer:
 def log_show(site: Site, *, private: Private = False) -> Answer:
     """List a log's entries in order."""
     entries = [_entry(*numbered) for numbered in enumerate(logged(site, "private-log" if private else "log"))]
-    text = [
-        f"{each['number']:5}  {each['time']}  {each['kind']:12}  " + " ".join(f"{k} {v}" for k, v in _position(each))
-        for each in entries
-    ]
+    shown = [(" ".join(f"{key} {value}" for key, value in _position(each)), each) for each in entries]
+    text = ["{number:5}  {time}  {kind:12}  {}".format(place, **each) for place, each in shown]
     return Answer({"entries": entries}, text or ["The log is empty."])
 
 

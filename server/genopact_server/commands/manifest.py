@@ -19,9 +19,8 @@ SHOWN = 20
 """Lines of a long list that people see; --format json has all of them."""
 
 File = Annotated[Path, typer.Argument(help="A variant manifest.", show_default=False)]
-EXAMPLE = (
-    "genopact manifest build breast.variants --name breast --score PGS000001_hmPOS_GRCh38.txt.gz --reference hg38.fa"
-)
+_SCORE = "PGS000001_hmPOS_GRCh38.txt.gz"
+EXAMPLE = f"genopact manifest build breast.variants --name breast --score {_SCORE} --reference hg38.fa"
 
 
 @command(app, "build", example=EXAMPLE)

@@ -3,7 +3,6 @@
 import csv
 import json
 import time
-import webbrowser
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -220,8 +219,3 @@ def grid(title: str, columns: Iterable[str], rows: Iterable[Mapping[str, Any]], 
     for row in rows:
         table.add_row(*(f"{value:.{digits}f}" if isinstance(value, float) else str(value) for value in row.values()))
     return table
-
-
-def open_report(path: str) -> None:
-    """Show the report where a browser is at hand."""
-    webbrowser.open(Path(path).resolve().as_uri())
