@@ -198,8 +198,6 @@ def _open(data: bytes, kek: bytes) -> _State:
     pages = -(-slots // PAGE)
     require(len(data) == _START + pages * _SEALED_PAGE, "KEYFILE_INVALID", "cut off or extended")
     with replacing(InvalidTag, GenopactError("KEYFILE_INVALID", "a page is damaged")):
-        keys = b"".join(
-            cipher.decrypt(page.to_bytes(12), data[start : start + _SEALED_PAGE], _page_context(page, epoch))
-            for page, start in enumerate(range(_START, len(data), _SEALED_PAGE))
-        )
+        parts = enumerate(data[start : start + _SEALED_PAGE] for start in range(_START, len(data), _SEALED_PAGE))
+        keys = b"".join(cipher.decrypt(page.to_bytes(12), part, _page_context(page, epoch)) for page, part in parts)
     return _State(epoch, slots, keys)

@@ -34,12 +34,9 @@ class Sheet(NamedTuple):
     def lines(self) -> list[str]:
         """The sheet for people."""
         columns = ", ".join(column.name for column in chosen(self.study.recipe)[0].schema)
-        return [
-            *plain_words(self.study),
-            f"  columns     {columns}",
-            f"  policy      of {self.site} {VERDICTS[self.verdict.outcome]}",
-            *(f"              {code}: {sentence}" for code, sentence in self.verdict.reasons.items()),
-        ]
+        own = [f"  columns     {columns}", f"  policy      of {self.site} {VERDICTS[self.verdict.outcome]}"]
+        reasons = [f"              {code}: {sentence}" for code, sentence in self.verdict.reasons.items()]
+        return [*plain_words(self.study), *own, *reasons]
 
 
 def sheet(study: Study, card: Mapping[str, str], policy: SitePolicy) -> Sheet:

@@ -119,11 +119,9 @@ class Quality(NamedTuple):
     def covariates(self) -> Table:
         """The n people in the schema of recipe `cohort-summary`."""
         flags, known = self.person_flags, (self.people.sex >= 0) & (self.genetic_sex >= 0)
-        codes = {
-            "sex_check": np.select([flags["sex_mismatch"], flags["sex_unclear"], known], [1, 2, 0], -1),
-            "related": flags["duplicate"] | flags["relative"],
-            "batch_outlier": flags["batch"],
-        }
+        sex = np.select([flags["sex_mismatch"], flags["sex_unclear"], known], [1, 2, 0], -1)
+        related = flags["duplicate"] | flags["relative"]
+        codes = {"sex_check": sex, "related": related, "batch_outlier": flags["batch"]}
         numbers = {"call_rate": self.call_rate, "heterozygosity_f": np.clip(self.f, -1, 1)}
         return Table(numbers | {name: code.astype(np.int8) for name, code in codes.items()}, len(known))
 

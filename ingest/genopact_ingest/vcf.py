@@ -158,16 +158,13 @@ class VcfFile:
         """forms: FORMAT of the lines that are not plain."""
         line, row, allele = np.ascontiguousarray(np.array([hit[:3] for hit in hits], np.int64).T)
         shape, plain = (len(hits), len(self.samples)), places.plain[line] == 1
-        called = Called(
-            row,
-            np.empty(shape, np.int8),
-            np.full(shape, 255, np.uint8) if self._dosages else None,
-            np.empty(shape, np.uint8) if self._phases else None,
-            None if plain.all() else np.zeros(shape, np.bool_),
-        )
+        expected = np.full(shape, 255, np.uint8) if self._dosages else None
+        carried = np.empty(shape, np.uint8) if self._phases else None
+        haploid = None if plain.all() else np.zeros(shape, np.bool_)
+        called = Called(row, np.empty(shape, np.int8), expected, carried, haploid)
         effect, absent = np.where(allele < 10, allele, 15), [_absent(hit.alts) for hit in hits]
         plan = np.stack([places.cells[line], np.arange(len(plain)), effect, absent])[:, plain]
-        haplotypes = np.empty((0, 0), np.uint8) if called.haplotypes is None else called.haplotypes
+        haplotypes = np.empty((0, 0), np.uint8) if carried is None else carried
         data = np.frombuffer(chunk, np.uint8)
         self.notes["half_calls"] += genotypes.plain_calls(data, plan, called.dosages, haplotypes)
         for at in np.flatnonzero(~plain).tolist():

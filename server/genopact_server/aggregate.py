@@ -15,6 +15,9 @@ from genopact_shared.recipes.network import NetPlan, shapes, weights_of
 from genopact_shared.recipes.protocol import Model
 from genopact_shared.secagg.masking import WORDS, Opening
 
+Bodies = Mapping[str, bytes]
+"""Site -> body."""
+
 
 def check_update(step: PlannedStep, model: Model, body: bytes) -> None:
     """Raise FRAME_INVALID unless a body is the release that was planned: one sum, or a finite change of `model`."""
@@ -30,13 +33,7 @@ def check_update(step: PlannedStep, model: Model, body: bytes) -> None:
         raise GenopactError("FRAME_INVALID", "not the planned sum")
 
 
-def opened_total(
-    opening: Opening,
-    step: PlannedStep,
-    deals: Mapping[str, bytes],
-    updates: Mapping[str, bytes],
-    reveals: Mapping[str, bytes],
-) -> bytes:
+def opened_total(opening: Opening, step: PlannedStep, deals: Bodies, updates: Bodies, reveals: Bodies) -> bytes:
     """The total of masked updates as `sum`, (d,) int64, and `tag`, (1,) uint64, which the sites check."""
     active = {site: canonical.digest(body) for site, body in updates.items()}
     uploads = {site: _update(step, body) for site, body in updates.items()}
@@ -44,9 +41,7 @@ def opened_total(
     return wire.pack({"sum": total, "tag": np.array([tag], dtype=np.uint64)})
 
 
-def combine(
-    plan: Plan, index: int, model: Model, updates: Mapping[str, bytes], total: bytes | None
-) -> tuple[bytes, Model]:
+def combine(plan: Plan, index: int, model: Model, updates: Bodies, total: bytes | None) -> tuple[bytes, Model]:
     """What an aggregate records as its total, and the next model.
 
     Args:

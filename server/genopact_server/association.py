@@ -93,6 +93,5 @@ def read(path: Path) -> Points:
         cells = ([row[at] for at in where] for row in rows if row)
         known = [row for row in cells if "NA" not in row[2:]]
         chrom, position, chance, chisq = zip(*known, strict=True) if known else ((), (), (), ())
-        return Points(
-            np.array(chrom, np.str_), np.array(position, np.int64), np.array(chance, float), np.array(chisq, float)
-        )
+        numbers = (np.array(each, float) for each in (chance, chisq))
+        return Points(np.array(chrom, np.str_), np.array(position, np.int64), *numbers)

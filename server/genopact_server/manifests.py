@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
@@ -90,7 +90,8 @@ class Draft:
         if self.fasta and self.fasta.bases(site.chrom, site.pos, site.pos + len(site.ref)) != site.ref.encode():
             return self.leave("not_on_the_reference")
         try:
-            pos, ref, alt = normalise(self._bases(site.chrom), site.pos, site.ref, site.alt)
+            bases = partial(self.fasta.bases, site.chrom) if self.fasta else _no_reference
+            pos, ref, alt = normalise(bases, site.pos, site.ref, site.alt)
         except LookupError:
             return self.leave("needs_a_reference")
         key = site.chrom, pos, ref, alt
@@ -128,9 +129,6 @@ class Draft:
             kind=tuple(kind(build, site.chrom, site.pos) for site in found),
             extra={column: np.array([each.get(column, math.nan) for each in extra]) for column in columns},
         )  # fmt: skip
-
-    def _bases(self, chrom: str) -> Callable[[int, int], bytes]:
-        return partial(self.fasta.bases, chrom) if self.fasta else _no_reference
 
 
 def _no_reference(start: int, stop: int) -> bytes:

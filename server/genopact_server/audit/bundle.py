@@ -75,8 +75,7 @@ def load(path: Path) -> Bundle:
         GenopactError: BUNDLE_INVALID.
     """
     try:
-        files = _read_zip(path) if path.is_file() else _read_folder(path)
-        return _parse(files)
+        return _parse(_read_zip(path) if path.is_file() else _read_folder(path))
     except ValidationError as error:
         raise GenopactError("BUNDLE_INVALID", explain(error)) from error
     except (OSError, EOFError, LookupError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -84,10 +83,8 @@ def load(path: Path) -> Bundle:
 
 
 def _files(bundle: Bundle) -> dict[str, bytes]:
-    files = {
-        "bundle.json": Head(released=bundle.released, run=bundle.run).model_dump_json().encode(),
-        "study.json": bundle.study.canonical,
-    }
+    head = Head(released=bundle.released, run=bundle.run).model_dump_json()
+    files = {"bundle.json": head.encode(), "study.json": bundle.study.canonical}
     files |= {f"approvals/{canonical.digest(data)}.json": data for data in bundle.approvals}
     for party, log in bundle.logs.items():
         files |= {f"logs/{party}/entries": log.entries, f"logs/{party}/checkpoint": log.checkpoint}

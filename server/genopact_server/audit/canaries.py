@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genopact_server.audit.accountant import gaussian_epsilon
+from genopact_shared.recipes.protocol import Floats
 from genopact_shared.study import Frozen, Study
 
-Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 SHARES = (1.0, 0.25, 0.05, 0.01)
 """Of the canaries the attacker guesses about, the surest first; chosen beforehand, each a test of its own."""

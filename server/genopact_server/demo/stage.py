@@ -10,9 +10,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from genopact_shared.errors import GenopactError, require
 from genopact_shared.supervise import end
@@ -24,16 +24,13 @@ _forks.set_forkserver_preload([COORDINATOR, SITE])
 """Commands are processes of their own, forked from one that has loaded what all of them begin with."""
 
 
-class Stage:
+class Stage(AbstractContextManager["Stage"]):
     """A folder in which commands run and services write their logs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._services: list[subprocess.Popen[bytes]] = []
         self._environment = {**os.environ, **QUIET, "FLWR_HOME": str(folder / "flower")}
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         end(self._services, 15)  # each has children of its own to end first

@@ -89,9 +89,7 @@ def known_score(panel: Panel, variants: VariantManifest) -> Posterior:
 def _places(variants: VariantManifest) -> dict[Key, tuple[int, int]]:
     """(contig, position, other, effect allele) -> row, and 1, or -1 where the manifest counts the other allele."""
     rows = list(zip(range(len(variants)), variants.chrom, variants.pos.tolist(), alleles(variants), strict=True))
-    found: dict[Key, tuple[int, int]] = {
-        (chrom, pos, effect, other): (at, -1) for at, chrom, pos, (other, effect) in rows
-    }
+    found: dict[Key, tuple[int, int]] = {(chrom, pos, two, one): (at, -1) for at, chrom, pos, (one, two) in rows}
     found.update({(chrom, pos, *pair): (at, 1) for at, chrom, pos, pair in rows})
     return found
 

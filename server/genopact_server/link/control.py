@@ -4,8 +4,9 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import httpx
 from cryptography.hazmat.primitives import serialization
@@ -33,7 +34,7 @@ class _Bearer(NamedTuple):
         return call_next(context)
 
 
-class Control:
+class Control(AbstractContextManager["Control"]):
     """An operator's connection to the SuperLink at `address` (host:port); a context manager.
 
     Methods raise LINK_UNREACHABLE, LINK_SIGN_IN, LINK_REFUSED, MEMBERSHIP_INVALID.
@@ -41,12 +42,8 @@ class Control:
 
     def __init__(self, address: str, root: bytes, token: str, membership: Membership) -> None:
         self._membership = membership
-        self._client = ControlHttpClient.from_server_address(
-            address, insecure=False, root_certificates=root, interceptors=[_Bearer(token)]
-        )
-
-    def __enter__(self) -> Self:
-        return self
+        connect = ControlHttpClient.from_server_address
+        self._client = connect(address, insecure=False, root_certificates=root, interceptors=[_Bearer(token)])
 
     def __exit__(self, *_: object) -> None:
         self._client.close()

@@ -34,9 +34,10 @@ class ExecutorConfig(NamedTuple):
     poll: float = 1.0
 
 
-def serve(
-    config: ExecutorConfig, main: Callable[[GridCourier, RunInfo], None], stop: threading.Event | None = None
-) -> None:
+Main = Callable[[GridCourier, RunInfo], None]
+
+
+def serve(config: ExecutorConfig, main: Main, stop: threading.Event | None = None) -> None:
     """Execute runs one after another until `stop` is set; outlives restarts of the SuperLink.
 
     A run whose `main` raises is marked as failed, with the code of its error and nothing else. Raises LINK_SIGN_IN if
@@ -59,7 +60,7 @@ def serve(
         stop.wait(pause)
 
 
-def _execute(config: ExecutorConfig, token: str, main: Callable[[GridCourier, RunInfo], None]) -> None:
+def _execute(config: ExecutorConfig, token: str, main: Main) -> None:
     with closing(RunGrid(config.address, token)) as grid:
         try:
             main(GridCourier(grid, lambda: config.membership.nodes(grid.study)), RunInfo(grid.run_id, grid.study))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from genopact_server.demo.cohort import write_table
 from genopact_shared.recipes.dose_features import RACES, SCHEMA
 from genopact_shared.recipes.protocol import Choice, Codes, Dosage, Flag, Floats, Number, Table
 
@@ -61,10 +62,7 @@ def write_csv(cohort: Cohort, rows: NDArray[np.bool_], out: Path) -> int:
     table = cohort.table.take(own)
     cells = {column.name: _cells(column, table) for column in SCHEMA}
     cells = {"person": list(cohort.person[own])} | {name: texts for name, texts in cells.items() if any(texts)}
-    with out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(cells)
-        writer.writerows(zip(*cells.values(), strict=True))
+    write_table(out, zip(*cells.values(), strict=True), cells)
     return table.n
 
 
