@@ -91,11 +91,9 @@ class DosePlan(NamedTuple):
         training = 1 - metrics.weight
         if self.exact:
             return SumStep("moments", SIZE * (SIZE + 3) // 2, MOMENTS_CLIP, training, SCALE), metrics
-        gradients = [
-            SumStep(f"gradient-{index}", SIZE, p.clip_milli / 1000, training * share / 1000, SCALE)
-            for index, share in enumerate(p.step_shares_milli, start=1)
-        ]
-        return *gradients, metrics
+        clip, shares = p.clip_milli / 1000, enumerate(p.step_shares_milli, start=1)
+        steps = (SumStep(f"gradient-{at}", SIZE, clip, training * share / 1000, SCALE) for at, share in shares)
+        return *steps, metrics
 
     def initial(self) -> Model:
         """Zeros: everybody gets the fixed dose."""
@@ -137,11 +135,8 @@ class DosePlan(NamedTuple):
         for name, (patients, error, over, under) in groups.items():
             released[name] = {"patients": patients}
             if patients >= 1:
-                released[name] |= {
-                    "mae_mg": ERROR_BOUND_MG * error / patients,
-                    "over_20_percent": over / patients,
-                    "under_20_percent": under / patients,
-                }
+                released[name]["mae_mg"] = ERROR_BOUND_MG * error / patients
+                released[name] |= {"over_20_percent": over / patients, "under_20_percent": under / patients}
         return released
 
 

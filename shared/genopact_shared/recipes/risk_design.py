@@ -143,11 +143,9 @@ class RiskDesign:
                 own = np.flatnonzero(ancestry[some] == k)
                 rows = np.empty((len(own), self.directions))
                 for (first, last), (low, high), weights in zip(*ends, self._weights, strict=True):
-                    rows[:, low:high] = self._projected(
-                        copies[own, first:last],
-                        np.asarray(weights[k] * WEIGHT_UNIT, dtype=np.float64),
-                        self.arrays["centre"][k, first:last],
-                    )
+                    scaled = np.asarray(weights[k] * WEIGHT_UNIT, dtype=np.float64)
+                    centre = self.arrays["centre"][k, first:last]
+                    rows[:, low:high] = self._projected(copies[own, first:last], scaled, centre)
                 found[some][own] = rows
         return found
 
@@ -209,9 +207,8 @@ class RiskDesign:
 
     @cached_property
     def _ends(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        variants, directions = (
-            list(pairwise(self.arrays[f"block_{of}"].tolist())) for of in ("variants", "directions")
-        )
+        ends = (self.arrays[f"block_{of}"].tolist() for of in ("variants", "directions"))
+        variants, directions = (list(pairwise(each)) for each in ends)
         return variants, directions
 
     @cached_property
