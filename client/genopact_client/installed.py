@@ -2,7 +2,7 @@
 
 from importlib import metadata
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 
 DISTRIBUTIONS = ("genopact", "genopact-client")
 
@@ -10,8 +10,7 @@ DISTRIBUTIONS = ("genopact", "genopact-client")
 def refuse_mixed() -> None:
     """Raise DISTS_MIXED if coordinator and hospital share this environment as two distributions."""
     found = {str(one.metadata["Name"] or "").lower().replace("_", "-") for one in metadata.distributions()}
-    if found.issuperset(DISTRIBUTIONS):
-        raise GenopactError("DISTS_MIXED")
+    require(not found.issuperset(DISTRIBUTIONS), "DISTS_MIXED")
 
 
 def requirements(name: str) -> dict[str, str]:

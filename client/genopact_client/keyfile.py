@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from genopact_client import aead
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 
 GenotypePurpose = NewType("GenotypePurpose", str)
 Purpose = Literal["consent", "row"] | GenotypePurpose
@@ -53,8 +53,7 @@ class KeyFile:
     """The per-person data keys of one site. Safe to use from several threads and processes."""
 
     def __init__(self, path: Path, kek: bytes) -> None:
-        if len(kek) != KEY:
-            raise GenopactError("KEY_INVALID", "a key-encryption key has 32 bytes")
+        require(len(kek) == KEY, "KEY_INVALID", "a key-encryption key has 32 bytes")
         self._path, self._kek, self._state = path, kek, _State(0, 0, b"")
 
     @classmethod
@@ -62,8 +61,7 @@ class KeyFile:
         """A new, empty key file; KEY_EXISTS if there is one."""
         keys = cls(path, kek)
         with keys._lock():
-            if path.exists():
-                raise GenopactError("KEY_EXISTS", str(path))
+            require(not path.exists(), "KEY_EXISTS", str(path))
             keys._write(0, b"")
         return keys
 
@@ -124,8 +122,7 @@ class KeyFile:
             state = self._reload()
             keys = bytearray(state.keys)
             for slot in slots:
-                if not 0 <= slot < state.slots:
-                    raise GenopactError("KEY_ERASED", "a slot that was never issued")
+                require(0 <= slot < state.slots, "KEY_ERASED", "a slot that was never issued")
                 keys[slot * KEY : (slot + 1) * KEY] = bytes(KEY)
             self._write(state.slots, bytes(keys))
 
@@ -152,8 +149,7 @@ class KeyFile:
         """The state on disk. Called under the lock, so that no writer overwrites what is being read."""
         if self._path_epoch() != self._state.epoch:
             fresh = _open(self._path.read_bytes(), self._kek)
-            if fresh.epoch < self._state.epoch:
-                raise GenopactError("KEYFILE_ROLLED_BACK")
+            require(fresh.epoch >= self._state.epoch, "KEYFILE_ROLLED_BACK")
             self._state = fresh
         return self._state
 
@@ -175,8 +171,7 @@ def _expand(key: bytes, info: str) -> bytes:
 
 def _issued(state: _State, slot: int) -> bytes:
     key = state.keys[slot * KEY : (slot + 1) * KEY] if 0 <= slot < state.slots else b""
-    if not any(key):
-        raise GenopactError("KEY_ERASED")
+    require(any(key), "KEY_ERASED")
     return key
 
 
@@ -196,17 +191,13 @@ def _seal(state: _State, kek: bytes) -> bytes:
 
 
 def _open(data: bytes, kek: bytes) -> _State:
-    if len(data) < _START or data[:8] != MAGIC:
-        raise GenopactError("KEYFILE_INVALID", "no key file header")
+    require(len(data) >= _START and data[:8] == MAGIC, "KEYFILE_INVALID", "no key file header")
     head, wrapped = data[: _HEAD.size], data[_HEAD.size : _START]
     _, epoch, slots = _HEAD.unpack(head)
     cipher = AESGCM(aead.unseal(kek, wrapped, head, "KEK_WRONG", "or the header of the key file is damaged"))
     pages = -(-slots // PAGE)
-    if len(data) != _START + pages * _SEALED_PAGE:
-        raise GenopactError("KEYFILE_INVALID", "cut off or extended")
+    require(len(data) == _START + pages * _SEALED_PAGE, "KEYFILE_INVALID", "cut off or extended")
     with replacing(InvalidTag, GenopactError("KEYFILE_INVALID", "a page is damaged")):
-        keys = b"".join(
-            cipher.decrypt(page.to_bytes(12), data[start : start + _SEALED_PAGE], _page_context(page, epoch))
-            for page, start in enumerate(range(_START, len(data), _SEALED_PAGE))
-        )
+        parts = enumerate(data[start : start + _SEALED_PAGE] for start in range(_START, len(data), _SEALED_PAGE))
+        keys = b"".join(cipher.decrypt(page.to_bytes(12), part, _page_context(page, epoch)) for page, part in parts)
     return _State(epoch, slots, keys)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from genopact_client import aead
 from genopact_client.keyfile import KeyFile
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 
 _PRAGMAS = "PRAGMA journal_mode=DELETE; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;"
 _TABLES = """
@@ -47,8 +47,7 @@ class People:
         with self._connected() as database:
             database.executescript(_TABLES)  # once: a database that is lost while people are open is no empty one
         self._lookup = self._lookup_key()
-        if len(self) > len(keyfile):
-            raise GenopactError("KEYFILE_ROLLED_BACK", "fewer keys than people")
+        require(len(self) <= len(keyfile), "KEYFILE_ROLLED_BACK", "fewer keys than people")
 
     def __len__(self) -> int:
         with self._connected() as database:

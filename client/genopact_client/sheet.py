@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from genopact_client.consent.match import Outcome
 from genopact_client.policy import SitePolicy, Verdict
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.recipes import chosen
 from genopact_shared.sheet import sheet as plain_words
 from genopact_shared.study import Study
@@ -34,12 +34,9 @@ class Sheet(NamedTuple):
     def lines(self) -> list[str]:
         """The sheet for people."""
         columns = ", ".join(column.name for column in chosen(self.study.recipe)[0].schema)
-        return [
-            *plain_words(self.study),
-            f"  columns     {columns}",
-            f"  policy      of {self.site} {VERDICTS[self.verdict.outcome]}",
-            *(f"              {code}: {sentence}" for code, sentence in self.verdict.reasons.items()),
-        ]
+        own = [f"  columns     {columns}", f"  policy      of {self.site} {VERDICTS[self.verdict.outcome]}"]
+        reasons = [f"              {code}: {sentence}" for code, sentence in self.verdict.reasons.items()]
+        return [*plain_words(self.study), *own, *reasons]
 
 
 def sheet(study: Study, card: Mapping[str, str], policy: SitePolicy) -> Sheet:
@@ -50,6 +47,5 @@ def sheet(study: Study, card: Mapping[str, str], policy: SitePolicy) -> Sheet:
     """
     party = study.party(card["name"])
     for use in ("identity", "log", "approver"):
-        if getattr(party, use) != card[use]:
-            raise GenopactError("STUDY_NOT_A_PARTY", f"it names {party.name} with another {use} key")
+        require(getattr(party, use) == card[use], "STUDY_NOT_A_PARTY", f"it names {party.name} with another {use} key")
     return Sheet(study, party.name, policy.judge(study))

@@ -36,7 +36,7 @@ from genopact_client.store.folder import Rows
 from genopact_client.store.sealed import Store
 from genopact_client.studies import Studies
 from genopact_shared import canonical, durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.keys import SigningKey
 from genopact_shared.published import Published
 from genopact_shared.recipes import chosen
@@ -60,8 +60,7 @@ class Site:
         Raises:
             GenopactError: SITE_EXISTS, KEK_WRONG.
         """
-        if (home / "site.json").exists():
-            raise GenopactError("SITE_EXISTS", str(home))
+        require(not (home / "site.json").exists(), "SITE_EXISTS", str(home))
         for folder in ("keys", "studies", "runs", "outbox", "openings"):
             (home / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         home.chmod(0o710)
@@ -143,8 +142,7 @@ class Site:
 
     def genotypes(self, name: str) -> Genotypes:
         """Sealed genotypes by name; one process at a time. STORE_MISSING."""
-        if Path(name).name != name:
-            raise GenopactError("STORE_MISSING", name)
+        require(Path(name).name == name, "STORE_MISSING", name)
         return Genotypes(self.home / "genotypes" / name, self.keyfile)
 
     def genotypes_of(self, variants: str) -> Genotypes:
@@ -175,8 +173,7 @@ class Site:
     def features(self, wanted: Matrix) -> manifest.Manifest:
         """The manifest of the store of a matrix, whose columns are its features; it stays closed. MATRIX_MISSING."""
         path = self.home / "omics" / wanted.name
-        if not (path / "manifest.dsse").exists():
-            raise GenopactError("MATRIX_MISSING", wanted.name)
+        require((path / "manifest.dsse").exists(), "MATRIX_MISSING", wanted.name)
         found = manifest.Manifest.load(path, self.keyfile)
         names = [column["name"] for column in found.columns]
         if digest_of_features(names) != wanted.digest or len(names) != wanted.features:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from genopact_shared import canonical, durable
 from genopact_shared.approval import check_approval
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.statements import Approval
 from genopact_shared.study import Study, parse_study
 
@@ -33,8 +33,7 @@ class Studies:
             GenopactError: APPROVAL_INVALID, SIGNATURE_INVALID, STUDY_NOT_A_PARTY.
         """
         approval = check_approval(envelope, study)
-        if approval.site != self._site:
-            raise GenopactError("APPROVAL_INVALID", "the approval of another site")
+        require(approval.site == self._site, "APPROVAL_INVALID", "the approval of another site")
         folder = self._path / study.hash
         folder.mkdir(mode=0o700, exist_ok=True)
         durable.replace(folder / "study.json", study.canonical)
@@ -48,11 +47,9 @@ class Studies:
             GenopactError: STUDY_NOT_APPROVED, APPROVAL_INVALID, SIGNATURE_INVALID.
         """
         folder = self._path / study_hash
-        if len(study_hash) != 64 or not (folder / "approval.json").exists():
-            raise GenopactError("STUDY_NOT_APPROVED")
+        require(len(study_hash) == 64 and (folder / "approval.json").exists(), "STUDY_NOT_APPROVED")
         text = (folder / "study.json").read_bytes()
-        if canonical.digest(text) != study_hash:
-            raise GenopactError("APPROVAL_INVALID", "the stored study was changed")
+        require(canonical.digest(text) == study_hash, "APPROVAL_INVALID", "the stored study was changed")
         study, envelope = parse_study(text), (folder / "approval.json").read_bytes()
         return Approved(study, check_approval(envelope, study), envelope)
 

@@ -17,7 +17,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_ingest.findings import refusal
+from genopact_ingest.findings import refusal, sound
 from genopact_ingest.pgen import Calls, in_steps, stacked
 from genopact_ingest.plink import BATCH, LocalFiles, regular, sample_names
 from genopact_ingest.source import Called, Harmoniser, Record
@@ -47,8 +47,7 @@ class BgenFile(LocalFiles):
             self._compression, self._start = flags & 3, start + 4
             if magic not in {b"bgen", bytes(4)} or flags >> 2 & 15 != 2 or self._compression == 3:
                 raise ValueError
-            if not flags >> 31:
-                raise refusal("GENOTYPES_SAMPLES", "(the BGEN names none)")
+            sound(flags >> 31, "GENOTYPES_SAMPLES", "(the BGEN names none)")
             _take(file, 8)
             self.samples = sample_names([_text(file, "<H") for _ in range(n)])
             if file.tell() > self._start:
@@ -78,8 +77,8 @@ class BgenFile(LocalFiles):
                 start = file.tell()
                 file.seek(size, 1)
             yield site, start, size
-        if file.tell() != self._paths[0].stat().st_size:
-            raise refusal("GENOTYPES_UNREADABLE", "(it ends before or after its last variant)", column=".bgen")
+        whole = file.tell() == self._paths[0].stat().st_size
+        sound(whole, "GENOTYPES_UNREADABLE", "(it ends before or after its last variant)", column=".bgen")
 
     def _calls(self, file: BinaryIO, site: Record, start: int, size: int, effect: int) -> Calls:
         """`effect`: an index of the record's alleles."""

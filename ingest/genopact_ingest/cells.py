@@ -75,8 +75,7 @@ def check(cells: memoryview | bytes, form: Form, n_alts: int, samples: int, vers
     data, modern = np.frombuffer(cells, np.uint8), version >= 4
     limits = np.array([n_alts, samples, modern])
     place = compiled(_scan)(data, _table(modern=modern), form.starts, form.counts, limits)
-    if place == -2:
-        raise Fault("VCF_RECORD", f"(expected {9 + samples} fields)")
+    require(place != -2, "VCF_RECORD", f"(expected {9 + samples} fields)")
     if place >= 0:
         cell, field, reason = place >> 32, place >> 3 & 0xFFFFFFF, place & 7
         key = form.keys[min(field, len(form.keys) - 1)]

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genopact_shared.compiled import compiled
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.manifest import VariantManifest
 
 Floats = NDArray[np.float64]
@@ -45,8 +45,7 @@ class People:
     batches: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class Scan:
+class Scan(NamedTuple):
     """What the pass over the people leaves.
 
     groups: (G, 3 + batch columns) sex, control, ancestry and batch levels that occur together; group: (n,) a person's.
@@ -96,13 +95,11 @@ def scanned(chunks: Iterable[Bytes], manifest: VariantManifest, people: People, 
     for chunk in chunks:
         here = slice(at, at + len(chunk))
         at += len(chunk)
-        if chunk.dtype != np.uint8 or chunk.shape[1:] != (-(-size // 4),) or at > n:
-            raise GenopactError("QUALITY_INPUT", "rows")
+        require(chunk.dtype == np.uint8 and chunk.shape[1:] == (-(-size // 4),) and at <= n, "QUALITY_INPUT", "rows")
         compiled(_count)(chunk, (group[here], kind, runs, weights), (counts, tally[here], sums[here]))
         codes = ((chunk[:, columns >> 2] >> shift) & 3).reshape(len(chunk), panel.shape[1], 4)
         panel[here] = np.bitwise_or.reduce(codes << np.array([0, 2, 4, 6], np.uint8), axis=2)
-    if at != n:
-        raise GenopactError("QUALITY_INPUT", "rows")
+    require(at == n, "QUALITY_INPUT", "rows")
     nobody = kind[counts.sum(axis=0)[:, MISSING] == n]  # what no file had says nothing about a person
     tally[:, :, MISSING] -= np.bincount(nobody, minlength=6).astype(np.int32)
     return Scan(kind, groups, group, weights, counts, tally, sums, panel)

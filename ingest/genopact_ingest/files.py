@@ -15,7 +15,7 @@ from genopact_ingest.harmonise import Sites
 from genopact_ingest.ploidy import two_copies
 from genopact_ingest.reference import Reference
 from genopact_ingest.source import Called, Source
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.manifest import VariantManifest
 
 
@@ -89,8 +89,7 @@ def harmonised(
             sites.compare_lengths(getattr(source, "contigs", {}))
             sexes = sex(source.samples)
             for called in sites.read(source):
-                if into.matched[called.rows].any():
-                    raise GenopactError("VARIANT_TWICE", f"in file {number + 1}")
+                require(not into.matched[called.rows].any(), "VARIANT_TWICE", f"in file {number + 1}")
                 into.matched[called.rows] = True
                 yield number, two_copies(called, [manifest.kind[row] for row in called.rows], sexes, into.calls)
             into.twice = np.array(sorted(sites.finish()), np.int64)

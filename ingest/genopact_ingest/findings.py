@@ -52,6 +52,12 @@ def refusal(code: str, detail: str = "", row: int | None = None, column: str = "
     return ImportRefusedError((Finding(code, detail, row, column),))
 
 
+def sound(holds: object, code: str, detail: str = "", row: int | None = None, column: str = "") -> None:
+    """Raises the refusal of a file unless something holds."""
+    if not holds:
+        raise refusal(code, detail, row, column)
+
+
 def refuse(findings: Sequence[Finding]) -> None:
     """Raises ImportRefusedError if there are findings."""
     if findings:

@@ -4,8 +4,7 @@ Source: Manichaikul et al., Bioinformatics 2010;26:2867-2873, equation 11: allel
 several ancestries may be mixed.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,7 @@ _CODES = (np.arange(256)[:, None] >> np.array([0, 2, 4, 6])) & 3
 _SIGN, _HET, _CALLED = np.array([[1, 0, 0, -1], [0, 0, 1, 0], [1, 0, 1, 1]], np.float32)[:, _CODES]
 
 
-@dataclass(frozen=True, eq=False)
-class Kinship:
+class Kinship(NamedTuple):
     """Related pairs.
 
     pairs: (m, 2) int64 places of the people in the panel, the smaller first.

@@ -94,8 +94,7 @@ def _refuse_gzip(path: Path) -> None:
     if path.is_file():
         with path.open("rb") as file:
             head = file.read(len(HEAD))
-        if head[:2] == HEAD[:2] and head != HEAD:
-            raise Fault("VCF_NOT_BGZF")
+        require(head[:2] != HEAD[:2] or head == HEAD, "VCF_NOT_BGZF")
 
 
 class _Reader:
@@ -113,8 +112,7 @@ class _Reader:
     def record(self, line: str) -> None:
         """One line without its end."""
         require(not line.endswith("\r"), "VCF_LINE_ENDS")
-        if line.count("\t") != 8 + len(self.samples):
-            raise Fault("VCF_RECORD", f"(expected {9 + len(self.samples)} fields)")
+        require(line.count("\t") == 8 + len(self.samples), "VCF_RECORD", f"(expected {9 + len(self.samples)} fields)")
         match = _SITE.match(line)
         if not match or line[match.end()] != "\t":
             raise Fault("VCF_RECORD", "(one of CHROM to FORMAT is malformed)")

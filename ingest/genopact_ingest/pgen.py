@@ -107,10 +107,6 @@ def stacked(matches: list[Match], found: list[Calls], *, phases: bool) -> Called
     """The calls of a batch; expected dosages only if they say more than the hard calls."""
     hard, expected, haplotypes, haploid = (np.stack(part) for part in zip(*found, strict=True))
     says_more = (expected != np.where(hard < 0, np.uint8(255), hard.astype(np.uint8) * np.uint8(127))).any()
-    return Called(
-        np.array([match.row for match in matches], np.int64),
-        hard,
-        expected if says_more else None,
-        haplotypes if phases else None,
-        haploid if haploid.any() else None,
-    )
+    rows = np.array([match.row for match in matches], np.int64)
+    told = expected if says_more else None, haplotypes if phases else None, haploid if haploid.any() else None
+    return Called(rows, hard, *told)

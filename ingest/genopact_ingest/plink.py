@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_ingest.findings import refusal
+from genopact_ingest.findings import refusal, sound
 from genopact_ingest.ploidy import FEMALE, MALE, UNKNOWN
 from genopact_ingest.source import Called, Harmoniser, Record
 from genopact_shared.errors import replacing
@@ -67,12 +67,9 @@ class PlinkFile(LocalFiles):
         self._stride = -(-len(self.samples) // 4)
         with regular(path).open("rb") as file:
             magic = file.read(3)
-        if magic == b"\x6c\x1b\x00":
-            raise refusal("PLINK_SAMPLE_MAJOR")
-        if magic != b"\x6c\x1b\x01":
-            raise refusal("GENOTYPES_UNREADABLE", "(not a PLINK 1 file)", column=".bed")
-        if path.stat().st_size != 3 + self._stride * sum(1 for _ in lines(self._paths[1])):
-            raise refusal("PLINK_SIZE")
+        sound(magic != b"\x6c\x1b\x00", "PLINK_SAMPLE_MAJOR")
+        sound(magic == b"\x6c\x1b\x01", "GENOTYPES_UNREADABLE", "(not a PLINK 1 file)", column=".bed")
+        sound(path.stat().st_size == 3 + self._stride * sum(1 for _ in lines(self._paths[1])), "PLINK_SIZE")
 
     def batches(self, harmoniser: Harmoniser) -> Iterator[Called]:
         """As in `Source`; at most BATCH variants each."""
@@ -83,8 +80,7 @@ class PlinkFile(LocalFiles):
             file.seek(3)
             while sites := list(islice(numbered, BATCH)):
                 calls = np.fromfile(file, np.uint8, len(sites) * self._stride)
-                if calls.size < len(sites) * self._stride:
-                    raise refusal("PLINK_SIZE")
+                sound(calls.size >= len(sites) * self._stride, "PLINK_SIZE")
                 if called := self._batch(sites, calls.reshape(-1, self._stride), harmoniser):
                     yield called
 
@@ -151,8 +147,7 @@ def people(path: Path) -> tuple[tuple[str, ...], NDArray[np.int8]]:
 def sample_names(names: Sequence[str]) -> tuple[str, ...]:
     """The names, NFC, each once."""
     found = tuple(unicodedata.normalize("NFC", name.strip()) for name in names)
-    if len(set(found)) < len(found) or not found or not {"", "0"}.isdisjoint(found):
-        raise refusal("GENOTYPES_SAMPLES")
+    sound(len(set(found)) == len(found) > 0 and {"", "0"}.isdisjoint(found), "GENOTYPES_SAMPLES")
     return found
 
 
@@ -168,8 +163,7 @@ def lines(path: Path) -> Iterator[str]:
 
 def regular(path: Path) -> Path:
     """The path, if it is a regular local file: a pipe would block."""
-    if not path.is_file():
-        raise refusal("GENOTYPES_UNREADABLE", "(not a regular local file)", column=path.suffix)
+    sound(path.is_file(), "GENOTYPES_UNREADABLE", "(not a regular local file)", column=path.suffix)
     return path
 
 

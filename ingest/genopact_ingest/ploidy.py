@@ -39,11 +39,8 @@ def two_copies(called: Called, classes: Sequence[str], sex: NDArray[np.int8], no
     woman, man = (sex == FEMALE)[None, :], (sex == MALE)[None, :]
     one, x, y, mt = ~whole[:, None], (kinds == "x")[:, None], (kinds == "y")[:, None], (kinds == "mt")[:, None]
     het = known & ~haploid & (called.dosages == 1)
-    rules = {
-        "haploid_where_two_are_expected": haploid & (~one | (x & woman)),
-        "heterozygous_where_there_is_one": het & ((x & man) | y | mt),
-        "women_on_y": y & woman,
-    }
+    rules = {"haploid_where_two_are_expected": haploid & (~one | (x & woman))}
+    rules |= {"heterozygous_where_there_is_one": het & ((x & man) | y | mt), "women_on_y": y & woman}
     gone = np.zeros_like(known)
     for name, rule in rules.items():
         notes[name] += int((rule & known & ~gone).sum())

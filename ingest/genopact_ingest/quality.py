@@ -6,9 +6,8 @@ variant is doubtful, and the thresholds, which are policy, say which flags exclu
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +48,7 @@ class QualityThresholds(Frozen):
 DEFAULTS = QualityThresholds()
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """One level of a batch column against the rest of the site.
 
     difference: median absolute difference of frequencies. inflation: median chi-square of the variants over its
@@ -67,8 +65,7 @@ class Batch:
     outlier: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Quality:
+class Quality(NamedTuple):
     """Statistics and flags of V variants, in manifest order, and n people, in the order of `people.rows`.
 
     called: (V,) share of calls; Y among recorded males.
@@ -122,11 +119,9 @@ class Quality:
     def covariates(self) -> Table:
         """The n people in the schema of recipe `cohort-summary`."""
         flags, known = self.person_flags, (self.people.sex >= 0) & (self.genetic_sex >= 0)
-        codes = {
-            "sex_check": np.select([flags["sex_mismatch"], flags["sex_unclear"], known], [1, 2, 0], -1),
-            "related": flags["duplicate"] | flags["relative"],
-            "batch_outlier": flags["batch"],
-        }
+        sex = np.select([flags["sex_mismatch"], flags["sex_unclear"], known], [1, 2, 0], -1)
+        related = flags["duplicate"] | flags["relative"]
+        codes = {"sex_check": sex, "related": related, "batch_outlier": flags["batch"]}
         numbers = {"call_rate": self.call_rate, "heterozygosity_f": np.clip(self.f, -1, 1)}
         return Table(numbers | {name: code.astype(np.int8) for name, code in codes.items()}, len(known))
 

@@ -1,7 +1,5 @@
 """The quality of a site's genotypes for people who would rather look than read: one HTML file, for the site alone."""
 
-import io
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +10,13 @@ from genopact_ingest.counts import Flags, Floats
 from genopact_ingest.kinship import EDGES
 from genopact_ingest.quality import Quality
 from genopact_shared.manifest import VariantManifest
+from genopact_shared.page import ACCENT, INK, MUTED, OTHER, RULE, svg, template
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, MUTED, RULE, ACCENT, BAD = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
+BAD = OTHER
 LEVELS = (ACCENT, "#101112", "#131415", "#161718", "#191a1b")
 VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", BAD: "--bad"}
 VARIABLES |= {colour: f"--level{at}" for at, colour in enumerate(LEVELS)}
@@ -29,13 +28,6 @@ DASHED = (0, (3, 3))
 DOTS: dict[str, Any] = {"color": ACCENT, "markersize": 3, "alpha": 0.6, "markeredgewidth": 0}
 MARKED: dict[str, Any] = {"color": BAD, "markersize": 5, "alpha": 0.9}
 LEGEND: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 5, "borderpad": 0}
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.size": 9.5,
-    "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": RULE, "xtick.color": MUTED, "ytick.color": MUTED,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "axes.axisbelow": True,
-    "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.6, "ytick.major.size": 0, "xtick.major.size": 0,
-    "ytick.minor.size": 0, "xtick.minor.size": 0, "legend.frameon": False, "legend.labelcolor": INK,
-}  # fmt: skip
 
 
 def page(quality: Quality, manifest: VariantManifest, title: str = "Quality of the genotypes") -> str:
@@ -45,16 +37,11 @@ def page(quality: Quality, manifest: VariantManifest, title: str = "Quality of t
         It loads nothing and runs no script, whatever names batches have; people are row numbers. It describes single
         people and is not for sending.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
-    jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    jinja.filters["number"] = number
     absent = {"components"} if quality.pcs.shape[1] < 2 else set()
     absent |= set() if np.isfinite(quality.x_f).any() else {"sex"}
     absent |= {"kinship"} if quality.kinship is None else set()
     tested = np.where(np.isnan(quality.hardy_weinberg), 1.0, quality.hardy_weinberg)
-    return jinja.get_template("quality.html.j2").render(
+    return template(Path(__file__).parent / "templates" / "quality.html.j2", number=number).render(
         title=title, quality=quality, manifest=manifest, policy=quality.thresholds, kinship=quality.kinship,
         plots={name: None if name in absent else _svg(name, quality) for name in PLOTS}, most=MOST_ROWS,
         people=_flagged(flags for reason, flags in quality.person_flags.items() if reason not in ("relative", "batch")),
@@ -186,18 +173,5 @@ def _logarithmic(axes: "Axes") -> None:
 
 
 def _svg(name: str, quality: Quality) -> str:
-    """A plot without prologue, metadata and literal colours, and with a name."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    buffer = io.BytesIO()
-    style: Any = _STYLE | {"svg.hashsalt": name}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=(7.6, HEIGHTS.get(name, 3.8)), layout="constrained")
-        PLOTS[name](figure, quality)
-        figure.savefig(buffer, format="svg", transparent=True)
-    text = buffer.getvalue().decode("utf-8")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    for colour, variable in VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{PLOTS[name].__doc__}" ', 1)
+    size = 7.6, HEIGHTS.get(name, 3.8)
+    return svg(name, str(PLOTS[name].__doc__), size, VARIABLES, lambda figure: PLOTS[name](figure, quality))

@@ -9,7 +9,6 @@ left-aligned, since one that is written elsewhere would be absent too.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
@@ -26,8 +25,7 @@ from genopact_shared.recipes.variants import Build
 Place = tuple[str, int]
 
 
-@dataclass(frozen=True, eq=False)
-class Stars:
+class Stars(NamedTuple):
     """n samples in the file's order, and the genes of which the file has something; files of other genes add theirs.
 
     dosages: (n,) int8 copies of the table's `alt` by variant, -1 uncalled.

@@ -24,7 +24,7 @@ import numpy as np
 
 from genopact_ingest import bgzf, genotypes
 from genopact_ingest.checks import Checks
-from genopact_ingest.findings import Fault, ImportRefusedError, refusal, refuse, require
+from genopact_ingest.findings import Fault, ImportRefusedError, refuse, require, sound
 from genopact_ingest.genotypes import Places
 from genopact_ingest.header import parse
 from genopact_ingest.plink import digest_of
@@ -84,8 +84,7 @@ class VcfFile:
             raise _refusal(fault, 1) from fault
         header = checks.header(self._header) if checks else parse(self._header)
         refuse(header.findings)
-        if not header.samples:
-            raise refusal("VCF_NO_SAMPLES", row=len(self._header))
+        sound(header.samples, "VCF_NO_SAMPLES", row=len(self._header))
         self.samples, self.contigs = header.samples, header.contigs
         defined = header.formats.get("DS")
         self._dosages = defined.number if expected and defined and defined.number in {"1", "A"} else ""
@@ -159,16 +158,13 @@ class VcfFile:
         """forms: FORMAT of the lines that are not plain."""
         line, row, allele = np.ascontiguousarray(np.array([hit[:3] for hit in hits], np.int64).T)
         shape, plain = (len(hits), len(self.samples)), places.plain[line] == 1
-        called = Called(
-            row,
-            np.empty(shape, np.int8),
-            np.full(shape, 255, np.uint8) if self._dosages else None,
-            np.empty(shape, np.uint8) if self._phases else None,
-            None if plain.all() else np.zeros(shape, np.bool_),
-        )
+        expected = np.full(shape, 255, np.uint8) if self._dosages else None
+        carried = np.empty(shape, np.uint8) if self._phases else None
+        haploid = None if plain.all() else np.zeros(shape, np.bool_)
+        called = Called(row, np.empty(shape, np.int8), expected, carried, haploid)
         effect, absent = np.where(allele < 10, allele, 15), [_absent(hit.alts) for hit in hits]
         plan = np.stack([places.cells[line], np.arange(len(plain)), effect, absent])[:, plain]
-        haplotypes = np.empty((0, 0), np.uint8) if called.haplotypes is None else called.haplotypes
+        haplotypes = np.empty((0, 0), np.uint8) if carried is None else carried
         data = np.frombuffer(chunk, np.uint8)
         self.notes["half_calls"] += genotypes.plain_calls(data, plan, called.dosages, haplotypes)
         for at in np.flatnonzero(~plain).tolist():

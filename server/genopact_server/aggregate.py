@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 
 from genopact_server.unmasking import total_of
 from genopact_shared import canonical, wire
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.plan import Plan, PlannedStep
 from genopact_shared.privacy.mechanisms import SampledSgd
 from genopact_shared.recipes.network import NetPlan, shapes, weights_of
 from genopact_shared.recipes.protocol import Floats, Model
 from genopact_shared.secagg.masking import WORDS, Opening
+
+Bodies = Mapping[str, bytes]
+"""Site -> body."""
 
 
 def check_update(step: PlannedStep, model: Model, body: bytes) -> None:
@@ -25,8 +28,7 @@ def check_update(step: PlannedStep, model: Model, body: bytes) -> None:
     if step.kind == "model":
         change = _model(body)
         finite = all(np.isfinite(values).all() for values in change.values())
-        if shapes(change) != shapes(weights_of(model)) or not finite:
-            raise GenopactError("FRAME_INVALID", "not a change of this model")
+        require(shapes(change) == shapes(weights_of(model)) and finite, "FRAME_INVALID", "not a change of this model")
         return
     if isinstance(step.fact, SampledSgd):
         raise GenopactError("FRAME_INVALID", "a network has no sum")
@@ -35,13 +37,7 @@ def check_update(step: PlannedStep, model: Model, body: bytes) -> None:
         raise GenopactError("FRAME_INVALID", "not the planned sum")
 
 
-def opened_total(
-    opening: Opening,
-    step: PlannedStep,
-    deals: Mapping[str, bytes],
-    updates: Mapping[str, bytes],
-    reveals: Mapping[str, bytes],
-) -> bytes:
+def opened_total(opening: Opening, step: PlannedStep, deals: Bodies, updates: Bodies, reveals: Bodies) -> bytes:
     """The total of masked updates as `sum`, (d,) int64, and `tag`, (1,) uint64, which the sites check."""
     active = {site: canonical.digest(body) for site, body in updates.items()}
     uploads = {site: _update(step, body) for site, body in updates.items()}
@@ -49,9 +45,7 @@ def opened_total(
     return wire.pack({"sum": total, "tag": np.array([tag], dtype=np.uint64)})
 
 
-def combine(
-    plan: Plan, index: int, model: Model, updates: Mapping[str, bytes], total: bytes | None
-) -> tuple[bytes, Model]:
+def combine(plan: Plan, index: int, model: Model, updates: Bodies, total: bytes | None) -> tuple[bytes, Model]:
     """What an aggregate records as its total, and the next model.
 
     Args:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from genopact_server.manifests import alleles
 from genopact_server.report.facts import RunFacts
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.manifest import VariantManifest
 from genopact_shared.recipes.gwas import GWAS, MEDIAN
 from genopact_shared.recipes.gwas_private import NoisedGwas
@@ -88,13 +88,10 @@ def read(path: Path) -> Points:
     """
     text = durable.read(path, "GWAS_TABLE").decode("utf-8", "replace")
     header, *rows = (line.split() for line in text.splitlines() or [""])
-    try:
+    with replacing((ValueError, IndexError, OverflowError), GenopactError("GWAS_TABLE", str(path))):
         where = [header.index(name) for name in ("CHROM", "GENPOS", "LOG10P", "CHISQ")]
         cells = ([row[at] for at in where] for row in rows if row)
         known = [row for row in cells if "NA" not in row[2:]]
         chrom, position, chance, chisq = zip(*known, strict=True) if known else ((), (), (), ())
-        return Points(
-            np.array(chrom, np.str_), np.array(position, np.int64), np.array(chance, float), np.array(chisq, float)
-        )
-    except (ValueError, IndexError, OverflowError) as error:
-        raise GenopactError("GWAS_TABLE", str(path)) from error
+        numbers = (np.array(each, float) for each in (chance, chisq))
+        return Points(np.array(chrom, np.str_), np.array(position, np.int64), *numbers)

@@ -12,13 +12,8 @@ from genopact_shared import terminal
 
 HELP = "Train disease-risk and drug-response models across hospitals; data and consent stay in each building."
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
-app.add_typer(study.app, name="study")
-app.add_typer(coordinator.app, name="coordinator")
-app.add_typer(manifest.app, name="manifest")
-app.add_typer(design.app, name="design")
-app.add_typer(risk.app, name="risk")
-app.add_typer(gwas.app, name="gwas")
-app.add_typer(audit.app, name="audit")
+for group in (study, coordinator, manifest, design, risk, gwas, audit):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 demo.register(app)
 simulate.register(app)
 

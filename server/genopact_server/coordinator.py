@@ -13,7 +13,7 @@ from genopact_server import certificates
 from genopact_server.folder import Folder
 from genopact_server.rounds import Courier, Run
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.study import Study
 from genopact_shared.supervise import supervise
 
@@ -39,8 +39,7 @@ def create(home: Path, name: str, address: str) -> Folder:
 def split_address(address: str) -> tuple[str, int]:
     """Host and port of `host:port`. Raises LINK_CONFIG."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise GenopactError("LINK_CONFIG", f"address {address!r} is not host:port")
+    require(host and port.isdigit() and 0 < int(port) < 65536, "LINK_CONFIG", f"address {address!r} is not host:port")
     return host.strip("[]"), int(port)
 
 

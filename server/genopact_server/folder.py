@@ -13,7 +13,7 @@ from pathlib import Path
 
 from genopact_shared import canonical, durable
 from genopact_shared.approval import check_approval
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.keys import SigningKey
 from genopact_shared.published import Published
 from genopact_shared.statements import Approval
@@ -30,8 +30,7 @@ class Folder:
     @classmethod
     def create(cls, home: Path, name: str, address: str) -> "Folder":
         """A new coordinator with fresh keys. Raises COORDINATOR_EXISTS."""
-        if (home / "coordinator.json").exists():
-            raise GenopactError("COORDINATOR_EXISTS", str(home))
+        require(not (home / "coordinator.json").exists(), "COORDINATOR_EXISTS", str(home))
         for folder in ("keys", "studies", "runs"):
             (home / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         card = {"name": name, "address": address}
@@ -79,8 +78,7 @@ class Folder:
     def study(self, study_hash: str) -> Study:
         """A registered study. Raises STUDY_UNKNOWN."""
         path = self.home / "studies" / study_hash / "study.json"
-        if not path.exists():
-            raise GenopactError("STUDY_UNKNOWN", study_hash)
+        require(path.exists(), "STUDY_UNKNOWN", study_hash)
         return parse_study(path.read_bytes())
 
     def accept(self, study: Study, envelope: bytes) -> Approval:

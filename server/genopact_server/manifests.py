@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from genopact_shared import wire
 from genopact_shared.alleles import CONTIGS, contig, normalise
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.manifest import FIXED, VariantManifest
 
 MOST_DIFFERING = 0.1
@@ -90,7 +90,8 @@ class Draft:
         if self.fasta and self.fasta.bases(site.chrom, site.pos, site.pos + len(site.ref)) != site.ref.encode():
             return self.leave("not_on_the_reference")
         try:
-            pos, ref, alt = normalise(self._bases(site.chrom), site.pos, site.ref, site.alt)
+            bases = partial(self.fasta.bases, site.chrom) if self.fasta else _no_reference
+            pos, ref, alt = normalise(bases, site.pos, site.ref, site.alt)
         except LookupError:
             return self.leave("needs_a_reference")
         key = site.chrom, pos, ref, alt
@@ -117,8 +118,7 @@ class Draft:
         clashes = {a[:2] for a, b in pairwise(found) if a[:2] == b[:2] and not b.ref.startswith(a.ref)}
         self.leave("two_references", sum(site[:2] in clashes for site in found))
         found = [site for site in found if site[:2] not in clashes]
-        if not found:
-            raise GenopactError("SITES_INVALID", f"no variant is left: {dict(self.left_out)}")
+        require(found, "SITES_INVALID", f"no variant is left: {dict(self.left_out)}")
         *fixed, extra = zip(*found, strict=True)
         table: dict[str, Any] = dict(zip(Site._fields, fixed, strict=False))
         columns = {column for each in extra for column in each}
@@ -129,9 +129,6 @@ class Draft:
             kind=tuple(kind(build, site.chrom, site.pos) for site in found),
             extra={column: np.array([each.get(column, math.nan) for each in extra]) for column in columns},
         )  # fmt: skip
-
-    def _bases(self, chrom: str) -> Callable[[int, int], bytes]:
-        return partial(self.fasta.bases, chrom) if self.fasta else _no_reference
 
 
 def _no_reference(start: int, stop: int) -> bytes:

@@ -22,7 +22,7 @@ from genopact_server.sitelogs import Proof, log_origin
 from genopact_server.statements import Charge, Release, RunOpened, StudyRegistered
 from genopact_shared import canonical, durable, statements, wire
 from genopact_shared.approval import check_approval
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import VerifyKey
 from genopact_shared.plan import Plan, plan_of
 from genopact_shared.privacy import accounting
@@ -117,8 +117,7 @@ class Run:
     def model(self) -> Model:
         """The current model. Raises RUN_STATE_BROKEN if the file is not the one that was aggregated."""
         body = (self.path / f"model-{self._state.round:04d}.safetensors").read_bytes()
-        if canonical.digest(body) != self._state.model:
-            raise GenopactError("RUN_STATE_BROKEN", "the model file was changed")
+        require(canonical.digest(body) == self._state.model, "RUN_STATE_BROKEN", "the model file was changed")
         return wire.unpack(body, np.float64)
 
     def go(self, until: int | None = None) -> Model:
@@ -208,19 +207,10 @@ class Run:
         digest = self._keep_model(index + 1, model)
         if total is not None:
             durable.replace(self.path / f"total-{index + 1:04d}.safetensors", total)
-        aggregate = statements.Aggregate(
-            at=_now(),
-            study=self._state.study,
-            run=self._state.run,
-            round=index,
-            attempt=self._state.attempt,
-            step=step.name,
-            model_in=before,
-            sites=tuple(sites),
-            receipts=tuple(canonical.digest(body) for body in updates.values()),
-            total=canonical.digest(record),
-            model_out=digest,
-        )
+        receipts = tuple(canonical.digest(body) for body in updates.values())
+        about: dict[str, Any] = {"model_in": before, "sites": tuple(sites), "receipts": receipts, "model_out": digest}
+        about |= {"step": step.name, "total": canonical.digest(record)}
+        aggregate = statements.Aggregate(at=_now(), **self._position(), **about)
         envelope = self._noted(aggregate) or self._note(aggregate)
         # Whoever was missing may have lost its keys, and comes back with the next opening.
         seats = self._state.seats if set(sites) == set(self._state.seats) else {}
@@ -236,19 +226,11 @@ class Run:
         for site, (_, _, body) in answers.items():
             durable.replace(self.path / "sites" / f"{site}.log", body)
         self._forget_pending()
-        facts, delta = [self.plan.steps[index].fact for index in self._state.asked], self.study.privacy.delta
-        epsilon = (
-            None if self.study.privacy.epsilon_milli is None else math.ceil(accounting.epsilon(facts, delta) * 1000)
-        )
-        release = Release(
-            at=_now(),
-            study=self._state.study,
-            run=self._state.run,
-            model=self._state.model,
-            epsilon_milli=epsilon,
-            delta=delta,
-            mechanisms=tuple(Charge(mechanism=fact, times=times) for fact, times in Counter(facts).items()),
-        )
+        facts, privacy = [self.plan.steps[index].fact for index in self._state.asked], self.study.privacy
+        epsilon = None if privacy.epsilon_milli is None else math.ceil(accounting.epsilon(facts, privacy.delta) * 1000)
+        charges = tuple(Charge(mechanism=fact, times=times) for fact, times in Counter(facts).items())
+        claim: dict[str, Any] = {"epsilon_milli": epsilon, "delta": privacy.delta, "mechanisms": charges}
+        release = Release(at=_now(), **self._state.model_dump(include={"study", "run", "model"}), **claim)
         if not self._noted(release):
             self._note(release)
         self._folder.log.checkpoint()
@@ -272,33 +254,21 @@ class Run:
         return answers
 
     def _frame(self, op: Op, site: str, body: bytes, about: dict[str, Any]) -> bytes:
-        request = Request(
-            op=op,
-            study=self._state.study,
-            run=self._state.run,
-            round=self._state.round,
-            attempt=self._state.attempt,
-            site=site,
-            body=canonical.digest(body),
-            body_size=len(body),
-            nonce=secrets.token_hex(16),
-            expires=_now() + 3 * self.study.schedule.deadline_s,
-            aggregate=None if op == "open" else self._state.aggregate,
-            **about,
-        )
+        shape = {"op": op, "site": site, "body": canonical.digest(body), "body_size": len(body)}
+        fresh = {"nonce": secrets.token_hex(16), "expires": _now() + 3 * self.study.schedule.deadline_s}
+        aggregate = None if op == "open" else self._state.aggregate
+        request = Request.model_validate({**self._position(), **shape, **fresh, "aggregate": aggregate, **about})
         return wire.seal(request, body, self._folder.identity)
 
     def _check(self, site: str, request: bytes, frame: bytes) -> tuple[Reply, bytes, bytes]:
         """A reply that this site signed for this request, with an intent that its log contains."""
-        if frame == wire.UNAVAILABLE:
-            raise GenopactError("SITE_UNAVAILABLE")
+        require(frame != wire.UNAVAILABLE, "SITE_UNAVAILABLE")
         envelope = wire.split(request)[0]
         asked = wire.parse_envelope(Request, envelope, self._folder.identity.public)
         reply, body = wire.unseal(Reply, frame, self._identities[site])
         position = {"op", "study", "run", "round", "attempt", "site"}
-        if reply.model_dump(include=position) != asked.model_dump(include=position):
-            raise GenopactError("FRAME_INVALID", "a reply to another request")
-        if reply.request != canonical.digest(envelope):
+        moved = reply.model_dump(include=position) != asked.model_dump(include=position)
+        if moved or reply.request != canonical.digest(envelope):
             raise GenopactError("FRAME_INVALID", "a reply to another request")
         if reply.op == "step":
             self._check_step(reply, body)
@@ -309,8 +279,7 @@ class Run:
         text = (reply.intent or "").encode()
         intent = statements.parse(text, [self._identities[reply.site]])
         stated = (intent.request, intent.mechanism) if isinstance(intent, statements.Intent) else None
-        if stated != (reply.request, step.fact):
-            raise GenopactError("FRAME_INVALID", "no intent for this request")
+        require(stated == (reply.request, step.fact), "FRAME_INVALID", "no intent for this request")
         proof, kept = (reply.proof or "").encode(), self.path / "sites" / f"{reply.site}.proof"
         origin, log_key = log_origin(reply.site), VerifyKey.from_hex(party.log)
         head = Proof.decode(proof).verify(text, origin, log_key)
@@ -320,6 +289,10 @@ class Run:
                 raise GenopactError("LOG_ROLLED_BACK", reply.site)
         durable.replace(kept, proof)
         check_update(step, self.model(), body)
+
+    def _position(self) -> dict[str, Any]:
+        """Which attempt of which round of which run."""
+        return self._state.model_dump(include={"study", "run", "round", "attempt"})
 
     def _pending(self, op: Op) -> dict[str, bytes]:
         prefix = self._prefix(op)

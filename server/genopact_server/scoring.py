@@ -14,7 +14,7 @@ from typing import Any
 from genopact_server.manifests import BUILDS, Draft, Site
 from genopact_shared import durable
 from genopact_shared.alleles import contig
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing, require
 
 _UNLIKE_COPIES = ("is_haplotype", "is_diplotype", "is_interaction", "is_dominant", "is_recessive")
 """Columns whose TRUE says that a weight is not for each copy of one allele."""
@@ -34,22 +34,18 @@ def read_score(path: Path, draft: Draft, build: str | None) -> str:
     lines = _lines(path)
     head = _pairs(line.lstrip("#").strip() for line in lines if line.startswith("#"))
     rows = _rows([line for line in lines if not line.startswith("#")])
-    if not rows or "effect_weight" not in rows[0]:
-        raise _invalid("it has no column effect_weight: not an additive score")
+    _require(rows and "effect_weight" in rows[0], "it has no column effect_weight: not an additive score")
     names = "hm_chr hm_pos HmPOS_build" if "hm_chr" in rows[0] else "chr_name chr_position genome_build"
     chrom, pos, known = names.split()
-    if not {chrom, pos, "effect_allele"} <= rows[0].keys():
-        raise _invalid("it has no positions or no effect alleles")
+    _require({chrom, pos, "effect_allele"} <= rows[0].keys(), "it has no positions or no effect alleles")
     stated = head.get(known, "NR")
     stated = BUILDS.get(stated, stated)
-    if build not in {None, stated} and stated != "NR":
-        raise _invalid(f"its positions are of {stated}")
-    if stated == "NR" and build is None:
-        raise _invalid("it does not say its build: give --build")
+    _require(build in {None, stated} or stated == "NR", f"its positions are of {stated}")
+    _require(stated != "NR" or build is not None, "it does not say its build: give --build")
     for row in rows:
         _add(row, row[chrom], row[pos], draft)
-    if not draft.fasta and draft.left_out["no_other_allele"]:
-        raise _invalid(f"{draft.left_out['no_other_allele']} variants have no other allele: give --reference")
+    single = draft.left_out["no_other_allele"]
+    _require(draft.fasta or not single, f"{single} variants have no other allele: give --reference")
     return build or stated
 
 
@@ -99,8 +95,8 @@ def read_sites(path: Path, draft: Draft) -> None:
     lines = _lines(path)
     is_vcf = bool(lines) and lines[0].startswith("##fileformat=VCF")
     rows = _rows([line for line in lines if not line.startswith("##")])
-    if not rows or not ({"CHROM", "POS", "REF", "ALT"} if is_vcf else {"chrom", "pos", "ref", "alt"}) <= rows[0].keys():
-        raise _invalid("its header names no chrom, pos, ref and alt")
+    names = {"CHROM", "POS", "REF", "ALT"} if is_vcf else {"chrom", "pos", "ref", "alt"}
+    _require(rows and names <= rows[0].keys(), "its header names no chrom, pos, ref and alt")
     for row in rows:
         (_add_vcf if is_vcf else _add_table)(row, draft)
 
@@ -137,22 +133,19 @@ def _pairs(texts: Iterable[str]) -> dict[str, str]:
 
 def _lines(path: Path) -> list[str]:
     data = durable.read(path, "SITES_MISSING")
-    try:
+    damaged = OSError, EOFError, zlib.error, UnicodeDecodeError
+    with replacing(damaged, GenopactError("SITES_INVALID", "it is damaged, or not UTF-8")):
         return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig").splitlines()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise _invalid("it is damaged, or not UTF-8") from error
 
 
 def _rows(lines: list[str]) -> list[Row]:
     """The table under a header, whose first name may begin with #."""
     names = [name.strip(' "') for name in lines[0].removeprefix("#").split("\t")] if lines else []
-    if len(set(names)) < len(names):
-        raise _invalid("two columns have one name")
+    _require(len(set(names)) == len(names), "two columns have one name")
     rows = []
     for at, line in enumerate(lines[1:], 2):
         cells = line.split("\t")
-        if len(cells) != len(names):
-            raise _invalid(f"line {at} of the table has {len(cells)} cells, not {len(names)}")
+        _require(len(cells) == len(names), f"line {at} of the table has {len(cells)} cells, not {len(names)}")
         rows.append({name: cell.strip(' "') for name, cell in zip(names, cells, strict=True)})
     return rows
 
@@ -177,5 +170,5 @@ def _text(text: str) -> str:
     return re.sub(r"[^!-~]", "", text) or "."
 
 
-def _invalid(why: str) -> GenopactError:
-    return GenopactError("SITES_INVALID", why)
+def _require(holds: object, why: str) -> None:
+    require(holds, "SITES_INVALID", why)

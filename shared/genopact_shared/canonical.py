@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import rfc8785
 
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 
 Json = Any
 
@@ -37,8 +37,7 @@ def decode(data: bytes) -> Json:
     with replacing((ValueError, RecursionError), GenopactError("CANONICAL_INVALID", "not JSON")):
         value = json.loads(data, parse_float=_no_float, parse_constant=_no_float)
         canonical = encode(value)
-    if canonical != data:
-        raise GenopactError("CANONICAL_INVALID", "not in canonical form")
+    require(canonical == data, "CANONICAL_INVALID", "not in canonical form")
     return value
 
 

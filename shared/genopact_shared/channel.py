@@ -8,7 +8,7 @@ SITE_UNAVAILABLE. Courier: one record, `{"envelope": bytes}`, or `{"chunks": [by
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 
 EXCHANGE = "/genopact.Agent/Exchange"
 HEALTH = "/genopact.Agent/Health"
@@ -54,19 +54,16 @@ def join(frames: Iterable[bytes], limit: int = LIMIT) -> bytes:
     """
     stream = iter(frames)
     head = next(stream, b"")
-    if len(head) != 8:
-        raise GenopactError("EXCHANGE_BROKEN", "the first frame is not a length")
+    require(len(head) == 8, "EXCHANGE_BROKEN", "the first frame is not a length")
     total = int.from_bytes(head, "big")
-    if total > limit:
-        raise GenopactError("EXCHANGE_TOO_LARGE", f"{total} bytes announced, {limit} allowed")
+    require(total <= limit, "EXCHANGE_TOO_LARGE", f"{total} bytes announced, {limit} allowed")
     whole = bytearray()
     for frame in stream:
         # An empty frame is no progress: a stream of them would never end.
         if not 0 < len(frame) <= min(CHUNK, total - len(whole)):
             raise GenopactError("EXCHANGE_BROKEN", "a frame is empty or larger than announced")
         whole += frame
-    if len(whole) != total:
-        raise GenopactError("EXCHANGE_BROKEN", "the stream ended early")
+    require(len(whole) == total, "EXCHANGE_BROKEN", "the stream ended early")
     return bytes(whole)
 
 
@@ -76,8 +73,7 @@ Value = int | float | str | bytes | bool | list[int] | list[float] | list[str] |
 
 def pack(envelope: bytes) -> dict[str, Value]:
     """The content of the one record of a courier message. Raises EXCHANGE_TOO_LARGE."""
-    if len(envelope) > LIMIT:
-        raise GenopactError("EXCHANGE_TOO_LARGE", f"{len(envelope)} bytes, {LIMIT} allowed")
+    require(len(envelope) <= LIMIT, "EXCHANGE_TOO_LARGE", f"{len(envelope)} bytes, {LIMIT} allowed")
     if len(envelope) <= PIECE:
         return {"envelope": envelope}
     return {"chunks": [envelope[start : start + PIECE] for start in range(0, len(envelope), PIECE)]}
@@ -92,6 +88,5 @@ def unpack(record: Mapping[str, object]) -> bytes:
             whole = b"".join(chunk for chunk in chunks if isinstance(chunk, bytes))
         case _:
             raise GenopactError("EXCHANGE_BROKEN", "a courier message carries one envelope and nothing else")
-    if len(whole) > LIMIT:
-        raise GenopactError("EXCHANGE_TOO_LARGE", f"{len(whole)} bytes, {LIMIT} allowed")
+    require(len(whole) <= LIMIT, "EXCHANGE_TOO_LARGE", f"{len(whole)} bytes, {LIMIT} allowed")
     return whole

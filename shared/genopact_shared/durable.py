@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -41,8 +41,7 @@ def read(path: Path, missing: str) -> bytes:
 def read_secret(path: Path) -> bytes:
     """The bytes at `path` without white space around them; KEY_MISSING, KEY_EXPOSED if others can read the file."""
     data = read(path, "KEY_MISSING")
-    if path.stat().st_mode & 0o077:
-        raise GenopactError("KEY_EXPOSED", str(path))
+    require(not path.stat().st_mode & 0o077, "KEY_EXPOSED", str(path))
     return data.strip()
 
 

@@ -31,6 +31,12 @@ class GenopactError(Exception):
         super().__init__(f"{code}: {self.fault.cause}" + (f" ({detail})" if detail else ""))
 
 
+def require(holds: object, code: str, detail: str = "") -> None:
+    """Raise the error of that code unless something holds."""
+    if not holds:
+        raise GenopactError(code, detail)
+
+
 @contextmanager
 def replacing(kinds: type[Exception] | tuple[type[Exception], ...], error: Exception) -> Iterator[None]:
     """Raise `error` in place of exceptions of some kinds, which become its cause."""

@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,7 @@ class VerifyKey:
     raw: bytes
 
     def __post_init__(self) -> None:
-        if len(self.raw) != 32:
-            raise GenopactError("KEY_INVALID", "a public key has 32 bytes")
+        require(len(self.raw) == 32, "KEY_INVALID", "a public key has 32 bytes")
 
     @classmethod
     def from_hex(cls, text: str) -> Self:

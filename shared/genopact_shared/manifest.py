@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from genopact_shared import canonical, dsse, durable
 from genopact_shared.alleles import CONTIGS
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import SigningKey, VerifyKey
 
 FORMAT = "genopact.variants/1"
@@ -154,7 +154,8 @@ class VariantManifest:
 
 def parse(data: bytes) -> VariantManifest:
     """The manifest of a file. Raises MANIFEST_INVALID for everything that `encode` does not write."""
-    try:
+    malformed = ValueError, KeyError, IndexError, OverflowError
+    with replacing(malformed, GenopactError("MANIFEST_INVALID", "not a table of variants")):
         lines = data.decode("ascii").split("\n")
         head = dict(line.removeprefix("##").split("=", 1) for line in lines[: len(_HEAD)])
         names = lines[len(_HEAD)].removeprefix("#").split("\t")
@@ -166,8 +167,6 @@ def parse(data: bytes) -> VariantManifest:
             chrom, np.array(list(map(int, pos)), np.int64), ref, alt, effect, _numbers(frequency),
             id_, gene, block, kind, {name: _numbers(column) for name, column in table.items()},
         )  # fmt: skip
-    except (ValueError, KeyError, IndexError, OverflowError) as error:
-        raise GenopactError("MANIFEST_INVALID", "not a table of variants") from error
     _require(manifest.encode() == data, "not in canonical form")
     vars(manifest)["digest"] = canonical.digest(data)
     return manifest
@@ -192,8 +191,7 @@ _ORDER = {name: at for at, name in enumerate(CONTIGS)}
 
 
 def _require(holds: object, what: str) -> None:
-    if not holds:
-        raise GenopactError("MANIFEST_INVALID", what)
+    require(holds, "MANIFEST_INVALID", what)
 
 
 def _each(pattern: str, column: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from genopact_shared import canonical, durable
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -56,8 +56,7 @@ def _parsed(data: bytes, digest: str) -> Arrays:
 
     with replacing((SafetensorError, ValueError, KeyError), GenopactError("PUBLISHED_INVALID", digest)):
         arrays = load(data)
-    if canonical.digest(data) != digest:
-        raise GenopactError("PUBLISHED_INVALID", f"{digest}: other bytes")
+    require(canonical.digest(data) == digest, "PUBLISHED_INVALID", f"{digest}: other bytes")
     for array in arrays.values():
         array.flags.writeable = False
     return arrays

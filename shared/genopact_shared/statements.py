@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from genopact_shared import canonical, dsse
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import SigningKey, VerifyKey
 from genopact_shared.privacy.mechanisms import Mechanism
 from genopact_shared.study import Frozen, Name
@@ -164,6 +164,5 @@ def parse(envelope: bytes, keys: Iterable[VerifyKey], threshold: int = 1) -> Sta
     with replacing((ValidationError, KeyError, TypeError), unfit):
         statement = KINDS[document["predicateType"]].model_validate_json(canonical.encode(document["predicate"]))
     # One statement has one spelling: the type, the subject and every default follow from the predicate.
-    if statement.payload() != payload:
-        raise GenopactError("STATEMENT_INVALID", statement.kind)
+    require(statement.payload() == payload, "STATEMENT_INVALID", statement.kind)
     return statement

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from genopact_shared import canonical
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.keys import VerifyKey
 
 M = TypeVar("M", bound=BaseModel)
@@ -215,8 +215,7 @@ def read_yaml(path: Path, code: str) -> Any:
         GenopactError: `code` when the file cannot be read or parsed.
     """
     try:
-        if path.stat().st_size > MAX_STUDY_BYTES:
-            raise GenopactError(code, f"{path} is larger than 1 MiB")
+        require(path.stat().st_size <= MAX_STUDY_BYTES, code, f"{path} is larger than 1 MiB")
         data = yaml.load(path.read_text("utf-8"), Loader=_Loader)  # noqa: S506 - derives from SafeLoader
         return json.loads(json.dumps(data, default=str))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError, RecursionError) as error:

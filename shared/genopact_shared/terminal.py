@@ -31,9 +31,8 @@ SCHEMA = "genopact.cli/1"
 LOGGED = ("event", "level", "timestamp", "code", "round", "attempt", "seconds", "site", "study", "run", "step")
 """Keys that a log line may have; any other is dropped, whoever wrote it."""
 
-Format = Annotated[
-    Literal["human", "json"], typer.Option(help="json: one envelope on stdout.", envvar="GENOPACT_FORMAT")
-]
+_FORMAT = typer.Option(help="json: one envelope on stdout.", envvar="GENOPACT_FORMAT")
+Format = Annotated[Literal["human", "json"], _FORMAT]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an unexpected error arose.")]
 _EVENT, _VALUE = re.compile(r"[a-z][a-z_]{0,63}"), re.compile(r"[A-Za-z0-9_.:+-]{1,64}")
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from genopact_shared import canonical, dsse
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import SigningKey, VerifyKey
 from genopact_shared.statements import Digest, RunId
 from genopact_shared.study import Frozen, Name
@@ -102,11 +102,9 @@ def split(data: bytes) -> tuple[bytes, bytes]:
     Raises:
         GenopactError: FRAME_INVALID.
     """
-    if len(data) < 8 or data[:4] != MAGIC:
-        raise GenopactError("FRAME_INVALID")
+    require(len(data) >= 8 and data[:4] == MAGIC, "FRAME_INVALID")
     (length,) = struct.unpack(">I", data[4:8])
-    if length > min(MAX_ENVELOPE, len(data) - 8) or len(data) - 8 - length > MAX_BODY:
-        raise GenopactError("FRAME_INVALID")
+    require(length <= min(MAX_ENVELOPE, len(data) - 8) and len(data) - 8 - length <= MAX_BODY, "FRAME_INVALID")
     return data[8 : 8 + length], data[8 + length :]
 
 
@@ -128,8 +126,7 @@ def unseal(kind: type[M], frame: bytes, key: VerifyKey) -> tuple[M, bytes]:
     """
     envelope, body = split(frame)
     message = parse_envelope(kind, envelope, key)
-    if (message.body, message.body_size) != (canonical.digest(body), len(body)):
-        raise GenopactError("FRAME_INVALID", "another body")
+    require((message.body, message.body_size) == (canonical.digest(body), len(body)), "FRAME_INVALID", "another body")
     return message, body
 
 
@@ -179,6 +176,5 @@ def cut(data: bytes) -> list[bytes]:
         (length,) = struct.unpack(">I", data[at : at + 4].rjust(4, b"\xff"))
         parts.append(data[at + 4 : at + 4 + length])
         at += 4 + length
-    if at != len(data):
-        raise GenopactError("FRAME_INVALID", "parts that do not fit")
+    require(at == len(data), "FRAME_INVALID", "parts that do not fit")
     return parts

@@ -10,7 +10,6 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from http.client import HTTPSConnection
 from pathlib import Path
 from threading import Event, Thread
@@ -143,7 +142,7 @@ def test_bodies_are_limited_before_they_are_read(link: Federation) -> None:
 
 def test_the_runtime_api_cannot_be_opened_to_the_network(link: Federation) -> None:
     """No setting names its interface: with the link on every interface it stays on loopback."""
-    settings = replace(link.config, state=link.folder / "other", host="0.0.0.0", port=0, runtime_port=0)
+    settings = link.config._replace(state=link.folder / "other", host="0.0.0.0", port=0, runtime_port=0)
     sockets = Host(settings)._sockets
     assert [one.getsockname()[0] for one in sockets] == ["0.0.0.0", "127.0.0.1"]
     for one in sockets:
@@ -152,7 +151,7 @@ def test_the_runtime_api_cannot_be_opened_to_the_network(link: Federation) -> No
 
 def test_a_link_without_its_certificate_does_not_start(link: Federation) -> None:
     with pytest.raises(GenopactError, match="LINK_CONFIG"):
-        Host(replace(link.config, state=link.folder / "other", private_key=link.folder / "none.key"))
+        Host(link.config._replace(state=link.folder / "other", private_key=link.folder / "none.key"))
 
 
 def test_secrets_for_loopback_do_not_go_to_a_proxy(link: Federation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,7 +302,7 @@ def test_more_budget_leaves_less_unknown_and_measures_more() -> None:
 
 
 def test_without_a_published_score_the_scale_of_effects_is_taken_as_published() -> None:
-    unknown = replace(KNOWN, found=replace(KNOWN.found, mean=np.zeros((2, 60))))
+    unknown = KNOWN._replace(found=KNOWN.found._replace(mean=np.zeros((2, 60))))
     budget = Budget.of(3000, 1.0, CLIP, PREVALENCE)
     assert design(KNOWN, budget, 1.0)["least_scale"] == 0
     arrays = design(unknown, budget, 1.0)

@@ -1,6 +1,5 @@
 """The quality page: whole, readable, harmless whatever batches are called, and without a patient's number."""
 
-import dataclasses
 import re
 from html.parser import HTMLParser
 
@@ -125,7 +124,7 @@ def test_flagged_points_are_never_thinned_away(spoilt: tuple[World, Quality], mo
     world, result = spoilt
     monkeypatch.setattr(quality_page, "MOST_POINTS", 1)
     flags = {**result.variant_flags, "frequency": np.zeros(len(KINDS), np.bool_)}
-    without = dataclasses.replace(result, variant_flags=flags)
+    without = result._replace(variant_flags=flags)
     marks = [page(each, world.manifest()).count("var(--bad)") for each in (result, without)]
     assert marks[0] > marks[1]
 

@@ -4,7 +4,8 @@ import datetime as dt
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,7 @@ from genopact_shared.recipes.protocol import Codes, GenotypeParameters, MatrixPa
 from genopact_shared.study import Study
 
 
-@dataclass(frozen=True)
-class Cohort:
+class Cohort(NamedTuple):
     """The rows of a step, their data, and the opening of the decision that admitted them (it stays on site)."""
 
     rows: NDArray[np.int64]
@@ -34,8 +34,7 @@ class Cohort:
     opening: Opening
 
 
-@dataclass(frozen=True)
-class OpenedGenotypes:
+class OpenedGenotypes(NamedTuple):
     """See `protocol.Genotypes`; `indices`: of the opened rows."""
 
     opened: Opened
@@ -43,7 +42,7 @@ class OpenedGenotypes:
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "OpenedGenotypes":
         """Those of some patients."""
-        return replace(self, indices=self.indices[rows])
+        return self._replace(indices=self.indices[rows])
 
     def dosages(self, some: slice) -> Codes:
         """As sealed. Raises ROWS_CLOSED as soon as one of the opened patients has withdrawn."""

@@ -40,10 +40,8 @@ def serve(path: Path, exchange: Callable[[bytes], bytes], about: bytes, *, limit
     options = [("grpc.max_receive_message_length", CHUNK + 64), ("grpc.so_reuseport", 0)]
     server = grpc.server(workers, maximum_concurrent_rpcs=4, options=options)
     service, method = EXCHANGE[1:].split("/")
-    handlers = {
-        method: grpc.stream_stream_rpc_method_handler(on_exchange),
-        HEALTH.rpartition("/")[2]: grpc.unary_unary_rpc_method_handler(lambda _request, _: about),
-    }
+    health = grpc.unary_unary_rpc_method_handler(lambda _request, _: about)
+    handlers = {method: grpc.stream_stream_rpc_method_handler(on_exchange), HEALTH.rpartition("/")[2]: health}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     with replacing((OSError, RuntimeError), GenopactError("AGENT_SOCKET", str(path))):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from genopact_client.sheet import sheet
 from genopact_client.site import Site
 from genopact_client.store.manifest import Manifest
 from genopact_shared import durable, statements
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.keys import SigningKey
 from genopact_shared.study import Study, load_study
 from genopact_shared.terminal import Answer, Exit, command, human, working
@@ -53,10 +53,8 @@ def approve(
     found = sheet(study, site.party | site.card(), site.policy)
     for line in found.lines():
         human().print(line)
-    if not found.permitted:
-        raise GenopactError("POLICY_REFUSED", ", ".join(found.verdict.reasons))
-    if study.expired(int(time.time())):
-        raise GenopactError("STUDY_EXPIRED", study.expires)
+    require(found.permitted, "POLICY_REFUSED", ", ".join(found.verdict.reasons))
+    require(not study.expired(int(time.time())), "STUDY_EXPIRED", study.expires)
     site.check_inputs(study)
     planned = _planned(site, study, planned_cohort)
     confirmed(f"Approve {study.name} with a planned cohort of {planned}?", yes=yes)
@@ -90,11 +88,9 @@ def _planned(site: Site, study: Study, wanted: int | None) -> int:
         permitted = site.registry.permitted(study.purpose, dt.datetime.now(dt.UTC).date()).rows
         count = np.intersect1d(np.flatnonzero(permitted), rows_of(site)).size
     least = max(study.minimum_cohort, site.policy.limits.minimum_cohort, 10)
-    if count < least:
-        raise GenopactError("COHORT_TOO_SMALL", f"{count} permit it, {least} are needed")
+    require(count >= least, "COHORT_TOO_SMALL", f"{count} permit it, {least} are needed")
     planned = count // 10 * 10 if wanted is None else wanted
-    if planned % 10:
-        raise GenopactError("USAGE", "--planned-cohort is rounded to tens, so that no exact count leaves")
+    require(not planned % 10, "USAGE", "--planned-cohort is rounded to tens, so that no exact count leaves")
     return planned
 
 

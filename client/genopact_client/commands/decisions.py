@@ -12,11 +12,13 @@ from genopact_client.consent.importers import import_csv
 from genopact_client.consent.match import REASONS
 from genopact_client.consent.record import Scope
 from genopact_client.site import Site
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.study import load_study
 from genopact_shared.terminal import Answer, command, working
 
 Person = Annotated[str, typer.Argument(help="The hospital's patient number; - reads it from standard input.")]
+HowFar = Annotated[Scope, typer.Option(help="no_new_use, no_access, or erase.")]
+YesErase = Annotated[bool, typer.Option("--yes", help="Do not ask before erasing.")]
 
 
 consent = typer.Typer(name="consent", help="What patients decided.", no_args_is_help=True)
@@ -37,13 +39,7 @@ def import_consent(site: Site, file: Annotated[Path, typer.Argument(help="CSV, o
 
 
 @command(consent, "withdraw", example="genopact-site consent withdraw - < number.txt", room=opened)
-def withdraw(
-    site: Site,
-    person: Person,
-    *,
-    scope: Annotated[Scope, typer.Option(help="no_new_use, no_access, or erase.")] = "no_access",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before erasing.")] = False,
-) -> Answer:
+def withdraw(site: Site, person: Person, *, scope: HowFar = "no_access", yes: YesErase = False) -> Answer:
     """Record a withdrawal; it is in force from the next round on."""
     if scope == "erase":
         return erase(site, person, yes=yes)
@@ -71,8 +67,7 @@ def erase(site: Site, person: Person, *, yes: Yes = False) -> Answer:
 def status(site: Site, *, study: OneStudy = None) -> Answer:
     """Count who permits a study today, and why the others do not."""
     studies = [load_study(study)] if study else [approved.study for approved in site.studies]
-    if not studies:
-        raise GenopactError("USAGE", "no study is approved here: name one with --study")
+    require(studies, "USAGE", "no study is approved here: name one with --study")
     counts, text = {}, []
     for each in studies:
         found = site.registry.permitted(each.purpose, _today())

@@ -12,16 +12,12 @@ from genopact_shared.study import load_study
 from genopact_shared.terminal import Answer, Exit, command, working
 
 app = typer.Typer()
+Address = Annotated[str | None, typer.Option(help="host:port of the coordinator; default: of the studies.")]
+Roots = Annotated[Path | None, typer.Option(help="The coordinator's authority, PEM.", envvar="GENOPACT_CA")]
 
 
 @command(app, "doctor", example="genopact-site doctor --address coordinator.example:9443 --ca ca.pem", room=opened)
-def doctor(
-    site: Site,
-    *,
-    study: OneStudy = None,
-    address: Annotated[str | None, typer.Option(help="host:port of the coordinator; default: of the studies.")] = None,
-    ca: Annotated[Path | None, typer.Option(help="The coordinator's authority, PEM.", envvar="GENOPACT_CA")] = None,
-) -> Answer:
+def doctor(site: Site, *, study: OneStudy = None, address: Address = None, ca: Roots = None) -> Answer:
     """Examine the site; each problem comes with its solution. Exit 1 if there is one."""
     with working("Examining"):
         checks = list(examine(Subject(site, load_study(study) if study else None, address, ca)))

@@ -15,7 +15,7 @@ from genopact_client.link import nodekey
 from genopact_client.site import Site
 from genopact_client.store import Kind, Store
 from genopact_shared import canonical, durable
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import SigningKey, VerifyKey
 from genopact_shared.study import Name
 from genopact_shared.terminal import Answer, command, working
@@ -89,10 +89,8 @@ def _check(name: str, recipe: str, approver: Path) -> None:
     rule = "a site's name has lower-case letters, digits and dashes, 40 at most"
     with replacing(ValidationError, GenopactError("USAGE", rule)):
         TypeAdapter(Name).validate_python(name)
-    if recipe not in schemas():
-        raise GenopactError("RECIPE_UNKNOWN", f"installed: {', '.join(schemas())}")
-    if approver.exists():
-        raise GenopactError("KEY_EXISTS", str(approver))
+    require(recipe in schemas(), "RECIPE_UNKNOWN", f"installed: {', '.join(schemas())}")
+    require(not approver.exists(), "KEY_EXISTS", str(approver))
 
 
 def _card_lines(public: dict[str, str]) -> list[str]:

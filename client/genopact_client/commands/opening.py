@@ -11,7 +11,7 @@ import typer
 
 from genopact_client.site import Site
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.recipes import NETWORKS, RECIPES
 from genopact_shared.recipes.protocol import Column
 
@@ -52,15 +52,13 @@ def passphrase(file: Path | None, *, new: bool = False) -> bytes:
     credential = Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) / "passphrase"
     if credential.is_absolute() and credential.exists():
         return credential.read_bytes().strip()  # the service manager looks after its access
-    if not sys.stdin.isatty():
-        raise GenopactError("PASSPHRASE_MISSING")
+    require(sys.stdin.isatty(), "PASSPHRASE_MISSING")
     return str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=new, err=True)).encode()
 
 
 def confirmed(question: str, *, yes: bool) -> None:
     """Return if the person agrees; USAGE where nobody can be asked."""
-    if not yes and not sys.stdin.isatty():
-        raise GenopactError("USAGE", "nobody can be asked here: add --yes")
+    require(yes or sys.stdin.isatty(), "USAGE", "nobody can be asked here: add --yes")
     if not yes:
         typer.confirm(question, abort=True, err=True)
 

@@ -16,7 +16,7 @@ from genopact_client.site import Site
 from genopact_client.spending import epsilon_of, levels
 from genopact_shared import durable, statements, wire
 from genopact_shared.decision import Opening, verify_opening
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.keys import VerifyKey
 from genopact_shared.terminal import Answer, command
 
@@ -37,11 +37,8 @@ log_app = typer.Typer(name="log", help="The transparency logs.", no_args_is_help
 def outbox_list(*, home: Home = HOME) -> Answer:
     """List every reply that left: when, for what, how large."""
     sent = [about for about, _ in _sent(Site.keyless(home))]
-    text = [
-        f"{each['at']}  {each['request'][:16]}  {each['op']:6}  run {each['run'][:8]} round {each['round']} "
-        f"attempt {each['attempt']}  {each['bytes']} bytes"
-        for each in sent
-    ]
+    line = "{at}  {request:.16}  {op:6}  run {run:.8} round {round} attempt {attempt}  {bytes} bytes"
+    text = [line.format(**each) for each in sent]
     return Answer({"replies": sent}, text or ["Nothing has left."])
 
 
@@ -50,8 +47,7 @@ def outbox_show(request: Digest, *, home: Home = HOME) -> Answer:
     """Show one reply as it left, with the mechanism of its intent; the numbers themselves stay in the file."""
     site = Site.keyless(home)
     found = [(about, reply) for about, reply in _sent(site) if about["request"].startswith(request)]
-    if len(found) != 1:
-        raise GenopactError("USAGE", f"{len(found)} replies answer a request that begins so")
+    require(len(found) == 1, "USAGE", f"{len(found)} replies answer a request that begins so")
     about, reply = found[0]
     if reply.intent:
         intent = statements.parse(reply.intent.encode(), [VerifyKey.from_hex(site.party["identity"])])
@@ -91,10 +87,8 @@ def ledger_show(site: Site) -> Answer:
 def log_show(site: Site, *, private: Private = False) -> Answer:
     """List a log's entries in order."""
     entries = [_entry(*numbered) for numbered in enumerate(logged(site, "private-log" if private else "log"))]
-    text = [
-        f"{each['number']:5}  {each['time']}  {each['kind']:12}  " + " ".join(f"{k} {v}" for k, v in _position(each))
-        for each in entries
-    ]
+    shown = [(" ".join(f"{key} {value}" for key, value in _position(each)), each) for each in entries]
+    text = ["{number:5}  {time}  {kind:12}  {}".format(place, **each) for place, each in shown]
     return Answer({"entries": entries}, text or ["The log is empty."])
 
 
@@ -115,11 +109,9 @@ def open_decision(site: Site, run: Run, round: Number, attempt: Number, *, perso
     path = site.home / "openings" / f"{run}-{round:04d}-{attempt:02d}.json"
     intents = [each for each in logged(site) if isinstance(each, statements.Intent)]
     intents = [each for each in intents if (each.run, each.round, each.attempt) == (run, round, attempt)]
-    if len(intents) != 1 or not path.is_file():
-        raise GenopactError("OPENING_MISSING")
+    require(len(intents) == 1 and path.is_file(), "OPENING_MISSING")
     opening = Opening.model_validate_json(path.read_bytes())
-    if not verify_opening(opening, intents[0]):
-        raise GenopactError("SIGNATURE_INVALID", "the opening is not the one that was logged")
+    require(verify_opening(opening, intents[0]), "SIGNATURE_INVALID", "the opening is not the one that was logged")
     permitted = opening.permits(row_of(site, person))
     data = {"permitted": permitted, "decision_root": intents[0].decision_root, "as_of": opening.as_of}
     said = "was" if permitted else "was not"

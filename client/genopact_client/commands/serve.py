@@ -65,11 +65,9 @@ def start(*, address: Address, ca: Roots, home: Home = HOME, passphrase_file: Pa
     Site.open(home, secret)  # a wrong passphrase is told at once, not again and again by a child
     base = (sys.executable, "-m", "genopact_client.cli")
     with in_memory(secret) as path:
-        commands = {
-            "agent": (*without_network(), *base, "agent", "--home", str(home), "--passphrase-file", str(path)),
-            "link": (*base, "link", "--home", str(home), "--address", address, "--ca", str(ca)),
-        }
-        supervise(commands)
+        agent = (*without_network(), *base, "agent", "--home", str(home), "--passphrase-file", str(path))
+        link = (*base, "link", "--home", str(home), "--address", address, "--ca", str(ca))
+        supervise({"agent": agent, "link": link})
     return Answer()
 
 

@@ -9,7 +9,7 @@ from genopact_client.doctor.subject import Subject, Unsound
 from genopact_client.ledger_file import LedgerFile
 from genopact_client.spending import can_pay, levels
 from genopact_shared import statements
-from genopact_shared.errors import CATALOGUE, GenopactError
+from genopact_shared.errors import CATALOGUE, GenopactError, require
 from genopact_shared.plan import plan_of
 
 CLOCK_S = 300
@@ -59,8 +59,7 @@ def roots(subject: Subject) -> str:
     with copied(subject.site.home, "ledger") as path, closing(LedgerFile(path, key)) as file:
         heads = {file.head for _ in file.bodies()}
     lost = sum(intent.ledger_root not in heads for intent in intents)
-    if lost:
-        raise GenopactError("LEDGER_ROLLED_BACK", f"{lost} of {len(intents)} intents")
+    require(not lost, "LEDGER_ROLLED_BACK", f"{lost} of {len(intents)} intents")
     return f"{len(intents)} intents, each on the ledger"
 
 

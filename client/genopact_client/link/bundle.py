@@ -6,7 +6,7 @@ import re
 import tomllib
 import zipfile
 
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 
 COMPONENTS = {"clientapp": "genopact_client.app:app", "serverapp": "genopact_server.app:app"}
 """What the bundle must name. Flower demands both; the site runs neither: its node is already there."""
@@ -18,8 +18,7 @@ _ABOUT = {"name", "version", "description", "license"}
 
 def check(bundle: bytes, sha256: str) -> None:
     """Return if `bundle` is the one with that hash and has no code, else raise BUNDLE_HAS_CODE."""
-    if len(bundle) > _LIMIT or hashlib.sha256(bundle).hexdigest() != sha256:
-        raise GenopactError("BUNDLE_HAS_CODE", "size or hash")
+    require(len(bundle) <= _LIMIT and hashlib.sha256(bundle).hexdigest() == sha256, "BUNDLE_HAS_CODE", "size or hash")
     # NotImplementedError is a RuntimeError.
     odd = zipfile.BadZipFile, KeyError, ValueError, RuntimeError, EOFError, OSError
     unreadable = GenopactError("BUNDLE_HAS_CODE", "unreadable")
@@ -28,8 +27,7 @@ def check(bundle: bytes, sha256: str) -> None:
         names = [entry.filename for entry in entries]
         if len(set(names)) != len(names) or not all(_MEMBER.fullmatch(name) for name in names):
             raise GenopactError("BUNDLE_HAS_CODE", "unexpected file")
-        if sum(entry.file_size for entry in entries) > _LIMIT:
-            raise GenopactError("BUNDLE_HAS_CODE", "unpacked size")
+        require(sum(entry.file_size for entry in entries) <= _LIMIT, "BUNDLE_HAS_CODE", "unpacked size")
         with archive.open("pyproject.toml") as file:
             project = tomllib.loads(file.read(_LIMIT).decode("utf-8"))
     _check_project(project)

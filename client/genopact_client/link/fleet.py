@@ -29,7 +29,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from genopact_client.link.message import reply_to
 from genopact_client.link.nodekey import public_pem
 from genopact_shared.channel import http_errors, unpack
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 
 BEAT = 10.0
 """Seconds between heartbeats; the coordinator counts a node as offline after two that are missing."""
@@ -55,9 +55,8 @@ class Fleet:
     def __init__(self, address: str, root: bytes, key: ec.EllipticCurvePrivateKey, remembered: Path) -> None:
         self._pem, self._remembered = public_pem(key), remembered
         signing = [NodeAuthHttpInterceptor(key, key.public_key())]
-        self._client = FleetHttpClient.from_server_address(
-            address, insecure=False, root_certificates=root, interceptors=signing
-        )
+        connect = FleetHttpClient.from_server_address
+        self._client = connect(address, insecure=False, root_certificates=root, interceptors=signing)
         # A coordinator must not be able to send a hospital's courier to another host.
         self._client._client.follow_redirects = False
         self._node = Node()
@@ -120,10 +119,8 @@ class Fleet:
         message.metadata.__dict__["_message_id"] = message.object_id
         with no_object_id_recompute(), _errors():
             bare, tree = message_to_proto(remove_content_from_message(message)), get_object_tree(message)
-            request = PushMessagesRequest(
-                node=self._node, messages_list=[bare], message_object_trees=[tree], clientapp_runtime_list=[0.0]
-            )
-            answer = self._client.PushMessages(request)
+            lists = {"messages_list": [bare], "message_object_trees": [tree], "clientapp_runtime_list": [0.0]}
+            answer = self._client.PushMessages(PushMessagesRequest(node=self._node, **lists))
             wanted = set(answer.objects_to_push)
             for object_id, item in get_all_nested_objects(message).items():
                 if object_id in wanted:
@@ -164,24 +161,20 @@ class Fleet:
     def _object(self, request: PullObjectRequest) -> bytes | None:
         with _errors():
             answer = self._client.PullObject(request)
-        if not answer.object_found:
-            raise GenopactError("EXCHANGE_BROKEN", "an object is missing")
+        require(answer.object_found, "EXCHANGE_BROKEN", "an object is missing")
         return answer.object_content if answer.object_available else None
 
     def _push(self, run_id: int, session: str, object_id: str, content: bytes) -> None:
-        request = PushObjectRequest(
-            node=self._node, run_id=run_id, object_id=object_id, object_content=content, session_id=session
-        )
-        if not self._client.PushObject(request).stored:
-            raise GenopactError("LINK_REFUSED", "reply not stored")
+        about = {"node": self._node, "run_id": run_id, "session_id": session}
+        request = PushObjectRequest(**about, object_id=object_id, object_content=content)
+        require(self._client.PushObject(request).stored, "LINK_REFUSED", "reply not stored")
 
 
 def _until(attempt: Callable[[], bytes | None], expires: float) -> bytes:
     """Repeat until there is a result, every 50 ms, later every second."""
     pause = 0.05
     while (result := attempt()) is None:
-        if time.time() > expires:
-            raise GenopactError("EXCHANGE_BROKEN", "expired while it was delivered")
+        require(time.time() <= expires, "EXCHANGE_BROKEN", "expired while it was delivered")
         time.sleep(pause)
         pause = min(1.0, pause * 1.5)
     return result

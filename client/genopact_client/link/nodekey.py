@@ -16,10 +16,8 @@ def create(path: Path) -> ec.EllipticCurvePrivateKey:
     The file has OpenSSH's format, which a stock SuperNode reads too.
     """
     key = ec.generate_private_key(ec.SECP384R1())
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    )
-    durable.create(path, pem)
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
+    durable.create(path, key.private_bytes(*form, serialization.NoEncryption()))
     return key
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genopact_client.keyfile import KeyFile
 from genopact_client.store.manifest import Signed, runs
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 
 Rows = NDArray[np.int64]
 M = TypeVar("M", bound=Signed)
@@ -35,8 +35,7 @@ class Folder(ABC, Generic[M]):
             GenopactError: STORE_MISSING, STORE_LOCKED, SIGNATURE_INVALID, STORE_INVALID, KEYFILE_ROLLED_BACK.
         """
         self.path, self.keyfile = path, keyfile
-        if not path.is_dir():
-            raise GenopactError("STORE_MISSING", str(path))
+        require(path.is_dir(), "STORE_MISSING", str(path))
         self._unlock = weakref.finalize(self, os.close, durable.take_lock(path / "lock", "STORE_LOCKED"))
         try:
             self._adopt(self._kind.load(path, keyfile))
@@ -54,8 +53,7 @@ class Folder(ABC, Generic[M]):
 
     @staticmethod
     def _found(path: Path, keyfile: KeyFile, first: Signed) -> None:
-        if (path / "manifest.dsse").exists():
-            raise GenopactError("STORE_EXISTS", str(path))
+        require(not (path / "manifest.dsse").exists(), "STORE_EXISTS", str(path))
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         first.save(path, keyfile)
 
@@ -84,8 +82,7 @@ class Folder(ABC, Generic[M]):
         Raises:
             GenopactError: ROW_UNKNOWN for a row that never had a record.
         """
-        if not 0 <= row < len(self._versions):
-            raise GenopactError("ROW_UNKNOWN")
+        require(0 <= row < len(self._versions), "ROW_UNKNOWN")
         self._forget(np.array([row]))
 
     def _forget(self, rows: Rows) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.recipes.protocol import Column, Table
 
 
@@ -46,8 +46,7 @@ def check(table: Table, columns: Sequence[dict[str, Any]]) -> None:
     """
     declared = {column["name"]: column for column in columns}
     for name, values in table.columns.items():
-        if name not in declared:
-            raise GenopactError("TABLE_INVALID", f"column {name} is not in the schema")
+        require(name in declared, "TABLE_INVALID", f"column {name} is not in the schema")
         low, high, kind = _bounds(declared[name])
         if values.dtype != kind or not (np.isnan(values) | ((values >= low) & (values <= high))).all():
             raise GenopactError("TABLE_INVALID", f"column {name}: a value outside its declaration")

@@ -21,7 +21,7 @@ from genopact_client.store import schema as layout
 from genopact_client.store.folder import Folder, Rows
 from genopact_client.store.manifest import Kind, Manifest, runs
 from genopact_shared import canonical, durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.recipes.protocol import Column, Table
 
 
@@ -66,13 +66,10 @@ class Store(Folder[Manifest]):
             records[row * size : (row + 1) * size] = aead.seal(key, plain, self._context(row, generation))
         versions = np.concatenate([self._versions, np.zeros(n - len(self._versions), np.int64)])
         versions[rows] = generation
-        durable.replace(self.path / f"records.{generation}", bytes(records))
-        self.sign(
-            versions=runs(versions.tolist()),
-            generation=generation,
-            records=f"records.{generation}",
-            provenance=(*self.signed.provenance, {"generation": generation, "rows": table.n, **(provenance or {})}),
-        )
+        name, last = f"records.{generation}", {"generation": generation, "rows": table.n, **(provenance or {})}
+        durable.replace(self.path / name, bytes(records))
+        history = (*self.signed.provenance, last)
+        self.sign(versions=runs(versions.tolist()), generation=generation, records=name, provenance=history)
 
     def table(self, rows: Rows) -> Table:
         """The rows of these people, in this order.
@@ -81,17 +78,15 @@ class Store(Folder[Manifest]):
             GenopactError: ROW_UNKNOWN (no record), KEY_ERASED, RECORD_INVALID (changed or exchanged on disk).
         """
         wanted = rows.tolist()
-        if not all(0 <= row < len(self._versions) and self._versions[row] for row in wanted):
-            raise GenopactError("ROW_UNKNOWN")
+        require(all(0 <= row < len(self._versions) and self._versions[row] for row in wanted), "ROW_UNKNOWN")
         if not wanted:
             return layout.unpack(b"", self._type)
         keys, size = self.keyfile.keys(wanted, "row"), self._size
         with self._file.open("rb") as file:
             sealed = [os.pread(file.fileno(), size, row * size) for row in wanted]
-        plain = (
-            aead.unseal(key, record, self._context(row, int(self._versions[row])), "RECORD_INVALID")
-            for key, record, row in zip(keys, sealed, wanted, strict=True)
-        )
+        contexts = (self._context(row, int(self._versions[row])) for row in wanted)
+        records = zip(keys, sealed, contexts, strict=True)
+        plain = (aead.unseal(key, record, context, "RECORD_INVALID") for key, record, context in records)
         return layout.unpack(b"".join(plain), self._type)
 
     @property

@@ -10,9 +10,8 @@ deviations, up to 1 / v^2; its moment generating function is integrated, and the
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,16 +32,14 @@ LEAST_VARIANCE = 1000.0
 """Skellam sums of less, in squared integer units, are not bounded."""
 
 
-@dataclass(frozen=True)
-class Bounds:
+class Bounds(NamedTuple):
     """Epsilon is at least `low` and at most `high`; both infinite without protection."""
 
     low: float
     high: float
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """The privacy loss of one mechanism in one direction, `times` times: its distribution function."""
 
     cdf: Callable[[Array], Array]

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from genopact_shared import canonical
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.statements import Digest, RunId
 from genopact_shared.study import Frozen, Study, explain
 
@@ -75,8 +75,7 @@ def load(path: Path) -> Bundle:
         GenopactError: BUNDLE_INVALID.
     """
     try:
-        files = _read_zip(path) if path.is_file() else _read_folder(path)
-        return _parse(files)
+        return _parse(_read_zip(path) if path.is_file() else _read_folder(path))
     except ValidationError as error:
         raise GenopactError("BUNDLE_INVALID", explain(error)) from error
     except (OSError, EOFError, LookupError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -84,10 +83,8 @@ def load(path: Path) -> Bundle:
 
 
 def _files(bundle: Bundle) -> dict[str, bytes]:
-    files = {
-        "bundle.json": Head(released=bundle.released, run=bundle.run).model_dump_json().encode(),
-        "study.json": bundle.study.canonical,
-    }
+    head = Head(released=bundle.released, run=bundle.run).model_dump_json()
+    files = {"bundle.json": head.encode(), "study.json": bundle.study.canonical}
     files |= {f"approvals/{canonical.digest(data)}.json": data for data in bundle.approvals}
     for party, log in bundle.logs.items():
         files |= {f"logs/{party}/entries": log.entries, f"logs/{party}/checkpoint": log.checkpoint}
@@ -116,6 +113,5 @@ def _read_zip(path: Path) -> dict[str, bytes]:
 
 def _read_folder(path: Path) -> dict[str, bytes]:
     files = [file for file in path.rglob("*") if file.is_file()]
-    if sum(file.stat().st_size for file in files) > MAX_BYTES:
-        raise GenopactError("BUNDLE_INVALID", "above 1 GiB")
+    require(sum(file.stat().st_size for file in files) <= MAX_BYTES, "BUNDLE_INVALID", "above 1 GiB")
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}

@@ -6,16 +6,15 @@ Differential Privacy", 2022; Carlini et al., "Membership Inference Attacks From 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genopact_server.audit.accountant import gaussian_epsilon
+from genopact_shared.recipes.protocol import Floats
 from genopact_shared.study import Frozen, Study
 
-Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 SHARES = (1.0, 0.25, 0.05, 0.01)
 """Of the canaries the attacker guesses about, the surest first; chosen beforehand, each a test of its own."""
@@ -25,8 +24,7 @@ first suits a noise that is too small, the second a contribution that is too lar
 MAX_EPSILON = 60.0
 
 
-@dataclass(frozen=True, eq=False)
-class Evidence:
+class Evidence(NamedTuple):
     """What an attacker made of `runs` independent runs with m canaries each, whose coins were fresh in each run.
 
     `included`: (runs, m), the coins. `scores`: (runs, m), positive where the attacker, who knows no coin, believes in

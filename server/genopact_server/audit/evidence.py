@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from genopact_server.audit.bundle import Bundle, ExportedLog
 from genopact_server.audit.findings import Finding, Verdict
@@ -31,8 +31,7 @@ class Record(Generic[S_co]):
     statement: S_co
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What holds. `records`: by party, only logs whose signature and root hold; `approvals`: those validly signed."""
 
     study: Study

@@ -3,9 +3,8 @@
 import json
 import tomllib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Verdict = Literal["ok", "violated", "unknown"]
 
@@ -19,8 +18,7 @@ ANSWERS: dict[Verdict, tuple[int, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One check's answer about one party."""
 
     check: str
@@ -35,8 +33,7 @@ def judged(check: str, party: str, faults: Iterable[str], fine: str) -> list[Fin
     return found or [Finding(check, "ok", party, fine)]
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """All findings about one study, and what they do not cover."""
 
     study: str
@@ -65,6 +62,6 @@ class Report:
 
     def json(self) -> str:
         """The same as one JSON object."""
-        findings = [asdict(finding) for finding in self.findings]
+        findings = [finding._asdict() for finding in self.findings]
         body = {"format": "genopact.audit/1", "study": self.study, "verdict": self.verdict, "exit_code": self.exit_code}
         return json.dumps(body | {"findings": findings, "limits": self.limits}, indent=1)

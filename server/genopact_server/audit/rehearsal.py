@@ -7,8 +7,8 @@ that this attacker sees: an audit is hundreds of runs, and to found hospitals ta
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,7 @@ Seen = tuple[Model, Floats, Floats]
 adds to that."""
 
 
-@dataclass(frozen=True, eq=False)
-class Observer:
+class Observer(NamedTuple):
     """The coordinator with all sites but `honest_minimum`, or any reader of one site's releases in mode local.
 
     That is who the certificate holds against. It knows every bystander and every canary; only the coins are unknown to

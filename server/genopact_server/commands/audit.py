@@ -8,18 +8,20 @@ import typer
 
 from genopact_server.commands.options import HOME, Home, RunName
 from genopact_server.folder import Folder
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.terminal import Answer, Exit, command
 
 app = typer.Typer(help="Export and verify evidence.", no_args_is_help=True, rich_markup_mode=None)
+NewBundle = Annotated[Path, typer.Argument(help="A new zip file or folder.", show_default=False)]
+BundleFile = Annotated[Path, typer.Argument(help="A bundle: zip file or folder.", show_default=False)]
+KnownHash = Annotated[str | None, typer.Option(help="The study's hash as you know it from an approver.")]
+Kept = Annotated[
+    list[Path] | None, typer.Option(help="A checkpoint that you kept from an earlier audit; repeatable.", exists=True)
+]
 
 
 @command(app, "export", example="genopact audit export RUN audit.zip --home coordinator")
-def export(
-    run: RunName,
-    out: Annotated[Path, typer.Argument(help="A new zip file or folder.", show_default=False)],
-    home: Home = HOME,
-) -> Answer:
+def export(run: RunName, out: NewBundle, home: Home = HOME) -> Answer:
     """Write the audit bundle of a run: study, approvals, all logs."""
     from genopact_server.audit import bundle
     from genopact_server.evidence import bundle_of
@@ -29,14 +31,7 @@ def export(
 
 
 @command(app, "verify", example="genopact audit verify audit.zip")
-def verify(
-    bundle: Annotated[Path, typer.Argument(help="A bundle: zip file or folder.", show_default=False)],
-    study: Annotated[str | None, typer.Option(help="The study's hash as you know it from an approver.")] = None,
-    saved: Annotated[
-        list[Path] | None,
-        typer.Option(help="A checkpoint that you kept from an earlier audit; repeatable.", exists=True),
-    ] = None,
-) -> Answer:
+def verify(bundle: BundleFile, study: KnownHash = None, saved: Kept = None) -> Answer:
     """Check a bundle, offline. Exit code 0: nothing contradicts the study; 1: violated; 2: cannot tell."""
     from genopact_server.audit.verify import verify_path
 
@@ -49,6 +44,5 @@ def kept_checkpoint(path: Path) -> tuple[str, bytes]:
     """Party and checkpoint of a kept file; the party stands in the note's first line. Raises NOTE_INVALID."""
     note = path.read_bytes()
     origin = note.partition(b"\n")[0].decode("utf-8", "replace")
-    if not origin.startswith("genopact/"):
-        raise GenopactError("NOTE_INVALID", str(path))
+    require(origin.startswith("genopact/"), "NOTE_INVALID", str(path))
     return origin.removeprefix("genopact/"), note

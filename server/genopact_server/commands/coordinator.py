@@ -13,14 +13,12 @@ from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.terminal import Answer, command
 
 app = typer.Typer(help="Run the coordinator.", no_args_is_help=True, rich_markup_mode=None)
+OwnName = Annotated[str, typer.Argument(help="Its name in study files.", show_default=False)]
+OwnAddress = Annotated[str, typer.Option(help="host:port that the sites' links call.", show_default=False)]
 
 
 @command(app, "init", example="genopact coordinator init uni-hub --address hub.example.org:9443")
-def init(
-    name: Annotated[str, typer.Argument(help="Its name in study files.", show_default=False)],
-    address: Annotated[str, typer.Option(help="host:port that the sites' links call.", show_default=False)],
-    home: Home = HOME,
-) -> Answer:
+def init(name: OwnName, address: OwnAddress, home: Home = HOME) -> Answer:
     """Create the coordinator's folder: keys, certificate, operator's token."""
     folder = coordinator.create(home, name, address)
     ca, token = home / "tls" / "ca.pem", home / "operator.token"

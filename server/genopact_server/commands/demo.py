@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +11,11 @@ import typer
 from genopact_shared.errors import GenopactError
 from genopact_shared.terminal import Answer, command, human
 
-MARK = ".genopact-demo"
+MARK, STUDY, OUT = ".genopact-demo", Path("policies/studies/warfarin.yaml"), Path("demo-warfarin")
 Out = Annotated[Path, typer.Option(help="A folder for everything; a former demo in it is replaced.")]
 Show = Annotated[bool, typer.Option(help="Open the report in a browser, on a terminal.")]
+Data = Annotated[Path, typer.Option(help="The folder of the public IWPC table.", exists=True, file_okay=False)]
+StudyFile = Annotated[Path, typer.Option(help="The study file.", exists=True)]
 
 
 def register(app: typer.Typer) -> None:
@@ -43,12 +46,7 @@ def demo(out: Out = Path("demo"), show: Show = True) -> Answer:  # noqa: FBT002 
     return _answer(result, out, show=show)
 
 
-def warfarin(
-    data: Annotated[Path, typer.Option(help="The folder of the public IWPC table.", exists=True, file_okay=False)],
-    study: Annotated[Path, typer.Option(help="The study file.", exists=True)] = Path("policies/studies/warfarin.yaml"),
-    out: Out = Path("demo-warfarin"),
-    show: Show = True,  # noqa: FBT002 - an option
-) -> Answer:
+def warfarin(data: Data, study: StudyFile = STUDY, out: Out = OUT, show: Show = True) -> Answer:  # noqa: FBT002
     """The real table, without noise: its sixteen institutions in one process, then four as processes with TLS."""
     from genopact_server.demo.cast import INSTITUTIONS, institutions
     from genopact_server.demo.play import Play
@@ -77,10 +75,8 @@ def _fresh(out: Path) -> Path:
 
 
 def _answer(result: dict[str, Any], out: Path, *, show: bool) -> Answer:
-    from genopact_server.demo.play import open_report
-
     if show and sys.stdout.isatty():
-        open_report(result["report"])
+        webbrowser.open(Path(result["report"]).resolve().as_uri())
     text = [f"report  {each['report']}" for each in (result, result.get("risk")) if each]
     text += [f"done in {result['seconds']} s"]
     return Answer(result, text, f"genopact audit verify {out / 'audit.zip'}")

@@ -8,20 +8,17 @@ import typer
 from genopact_server.commands.options import HOME, Home, ManifestFile, RunName, opened, read_manifest
 from genopact_server.folder import Folder
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.terminal import Answer, command, working
 
 app = typer.Typer(help="Tables and plots of association studies.", no_args_is_help=True, rich_markup_mode=None)
+NewTable = Annotated[Path, typer.Option(help="Where to write the table.")]
+Variants = Annotated[Path, typer.Argument(help="A variant manifest with frequencies.", show_default=False)]
+NewDesign = Annotated[Path, typer.Argument(help="The file that sites take in.", show_default=False)]
 
 
 @command(app, "table", example="genopact gwas table RUN --manifest breast.variants --out gwas.tsv")
-def table(
-    run: RunName,
-    *,
-    manifest: ManifestFile,
-    out: Annotated[Path, typer.Option(help="Where to write the table.")] = Path("gwas.tsv"),
-    home: Home = HOME,
-) -> Answer:
+def table(run: RunName, *, manifest: ManifestFile, out: NewTable = Path("gwas.tsv"), home: Home = HOME) -> Answer:
     """Write effects, errors and chances in regenie's columns, and the plots beside them.
 
     NA: a variant that does not vary, or with fewer people, or copies of either allele, than the study's minimum cohort.
@@ -43,8 +40,7 @@ def plot(results: Annotated[Path, typer.Argument(help="A table in regenie's colu
     from genopact_server.report.plots import standalone
 
     points = read(results)
-    if not len(points.chisq):
-        raise GenopactError("GWAS_TABLE", f"{results}: no row has a chance")
+    require(len(points.chisq), "GWAS_TABLE", f"{results}: no row has a chance")
     chances, along = {"log10p": points.log10p}, {"chrom": points.chrom, "position": points.position}
     files = {name: results.with_suffix(f".{name}.svg") for name in ("manhattan", "qq")}
     with working("Drawing"):
@@ -59,12 +55,7 @@ def plot(results: Annotated[Path, typer.Argument(help="A table in regenie's colu
 
 
 @command(app, "design", example="genopact gwas design breast.variants breast.design")
-def design(
-    manifest: Annotated[Path, typer.Argument(help="A variant manifest with frequencies.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="The file that sites take in.", show_default=False)],
-    *,
-    home: Home = HOME,
-) -> Answer:
+def design(manifest: Variants, out: NewDesign, *, home: Home = HOME) -> Answer:
     """Write the public frequencies that an association study with a budget names by their digest."""
     from genopact_shared.recipes import gwas_private
 

@@ -9,7 +9,7 @@ import typer
 from genopact_server.commands.options import HOME, Home, read_manifest
 from genopact_server.folder import Folder
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.keys import SigningKey, VerifyKey
 from genopact_shared.manifest import load
 from genopact_shared.terminal import Answer, command, working
@@ -19,9 +19,8 @@ SHOWN = 20
 """Lines of a long list that people see; --format json has all of them."""
 
 File = Annotated[Path, typer.Argument(help="A variant manifest.", show_default=False)]
-EXAMPLE = (
-    "genopact manifest build breast.variants --name breast --score PGS000001_hmPOS_GRCh38.txt.gz --reference hg38.fa"
-)
+_SCORE = "PGS000001_hmPOS_GRCh38.txt.gz"
+EXAMPLE = f"genopact manifest build breast.variants --name breast --score {_SCORE} --reference hg38.fa"
 
 
 @command(app, "build", example=EXAMPLE)
@@ -45,8 +44,7 @@ def build(
 
     if [score, sites, old].count(None) != 2 or (old is None) != (counts is None) or not (name or old):
         raise GenopactError("USAGE", "give --score or --sites with --name, or --old with --counts")
-    if out.exists() or _signature(out).exists():
-        raise GenopactError("MANIFEST_EXISTS", str(out))
+    require(not out.exists() and not _signature(out).exists(), "MANIFEST_EXISTS", str(out))
     signer = SigningKey.load(key) if key else Folder(home).identity
     left_out = Counter[str]()
     with working("Building the manifest"):

@@ -15,7 +15,7 @@ from genopact_server.commands.options import HOME, Home, RunName, StudyFile, ope
 from genopact_server.folder import Folder
 from genopact_shared import durable
 from genopact_shared.approval import check_approval
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.recipes import NETWORKS
 from genopact_shared.sheet import sheet
 from genopact_shared.study import load_study, parse_study, read_yaml
@@ -25,15 +25,17 @@ app = typer.Typer(help="Write, check, run and report studies.", no_args_is_help=
 Again = Annotated[bool, typer.Option("--again", help="Start another run of a study that has a finished one.")]
 Runs = Annotated[int | None, typer.Option(min=1, help="Independent runs.", show_default="1000; networks 100")]
 Report = Annotated[Path | None, typer.Option(help="Where to write it.", show_default="report.html in the run's folder")]
+Template = Annotated[Path, typer.Argument(help="A study without coordinator and parties.", show_default=False)]
+Cards = Annotated[list[Path], typer.Option(help="A site's card, once for each site.", show_default=False)]
+NewStudy = Annotated[Path, typer.Option(help="The study file to write.", show_default=False)]
+Approvals = Annotated[list[Path], typer.Argument(help="Approvals that the sites sent.", show_default=False)]
+Until = Annotated[int | None, typer.Option(help="Pause after this round; run again to go on.")]
+Canaries = Annotated[int, typer.Option(min=1, help="Made-up patients whose presence is to be guessed.")]
+Extra = Annotated[Path | None, typer.Option(help="A comparison that genopact demo wrote.")]
 
 
 @command(app, "compose", example="genopact study compose warfarin.yaml --card a.json --card b.json --out study.yaml")
-def compose(
-    template: Annotated[Path, typer.Argument(help="A study without coordinator and parties.", show_default=False)],
-    card: Annotated[list[Path], typer.Option(help="A site's card, once for each site.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The study file to write.", show_default=False)],
-    home: Home = HOME,
-) -> Answer:
+def compose(template: Template, card: Cards, out: NewStudy, home: Home = HOME) -> Answer:
     """Fill in the parties' keys: the file that every site reads and approves."""
     body = read_yaml(template, "STUDY_UNREADABLE")
     parties = [{key: value for key, value in read_card(path).items() if key != "node"} for path in card]
@@ -52,11 +54,7 @@ def check(file: StudyFile) -> Answer:
 
 
 @command(app, "accept", example="genopact study accept study.yaml approval-*.json")
-def accept(
-    file: StudyFile,
-    approvals: Annotated[list[Path], typer.Argument(help="Approvals that the sites sent.", show_default=False)],
-    home: Home = HOME,
-) -> Answer:
+def accept(file: StudyFile, approvals: Approvals, home: Home = HOME) -> Answer:
     """Register a study and the approvals of its sites."""
     folder, study = Folder(home), load_study(file)
     sites = {each.site: each.planned_cohort for each in (folder.accept(study, path.read_bytes()) for path in approvals)}
@@ -65,12 +63,7 @@ def accept(
 
 
 @command(app, "run", example="genopact study run study.yaml")
-def run(
-    file: StudyFile,
-    home: Home = HOME,
-    until_round: Annotated[int | None, typer.Option(help="Pause after this round; run again to go on.")] = None,
-    again: Again = False,  # noqa: FBT002 - an option
-) -> Answer:
+def run(file: StudyFile, home: Home = HOME, until_round: Until = None, again: Again = False) -> Answer:  # noqa: FBT002 - an option
     """Train with the sites that approved; resumes an unfinished run. Ctrl-C leaves the run going on."""
     folder, study = Folder(home), load_study(file)
     states = coordinator.runs_of(folder, study.hash)
@@ -78,8 +71,7 @@ def run(
     if known and len(known) == len(states) and not again:
         raise GenopactError("STUDY_FINISHED", f"run {states[-1]['run']}")
     missing = [party.name for party in study.parties if party.name not in folder.approvals(study)]
-    if len(study.parties) - len(missing) < study.schedule.quorum:
-        raise GenopactError("APPROVALS_MISSING", ", ".join(missing))
+    require(len(study.parties) - len(missing) >= study.schedule.quorum, "APPROVALS_MISSING", ", ".join(missing))
     coordinator.ask_for(folder, study, until_round)
     return _followed(folder, file, study.hash, known)
 
@@ -91,12 +83,7 @@ def watch(file: StudyFile, home: Home = HOME) -> Answer:
 
 
 @command(app, "rehearse", example="genopact study rehearse study.yaml --canaries 20 --runs 1000")
-def rehearse(
-    file: StudyFile,
-    home: Home = HOME,
-    canaries: Annotated[int, typer.Option(min=1, help="Made-up patients whose presence is to be guessed.")] = 20,
-    runs: Runs = None,
-) -> Answer:
+def rehearse(file: StudyFile, home: Home = HOME, canaries: Canaries = 20, runs: Runs = None) -> Answer:
     """Attack the study's plan on made-up patients: a lower bound on epsilon, which the report then shows.
 
     Planned cohorts are those of the approvals, or the study's minimum where too few sites have approved.
@@ -114,10 +101,8 @@ def rehearse(
     with bar("rehearsing", count) as step:
         found = perform(study, planned, canaries, count, lambda: step(1), published=folder.published)
     durable.replace(path, found.model_dump_json(indent=1).encode())
-    text = [
-        f"{found.confidence:.0%} sure: epsilon is at least {found.bound:.3g}; certified {found.certified:.4g}",
-        f"membership told from the final model: AUC {found.auc:.3f} (guessing 0.5)",
-    ]
+    text = [f"{found.confidence:.0%} sure: epsilon is at least {found.bound:.3g}; certified {found.certified:.4g}"]
+    text.append(f"membership told from the final model: AUC {found.auc:.3f} (guessing 0.5)")
     if violated := found.verdict == "violated":
         text.append("VIOLATED: the certificate is refuted. Do not run this study.")
     data = found.model_dump() | {"verdict": found.verdict, "file": str(path)}
@@ -125,12 +110,7 @@ def rehearse(
 
 
 @command(app, "report", example="genopact study report RUN --out report.html")
-def report(
-    run: RunName,
-    home: Home = HOME,
-    out: Report = None,
-    extra: Annotated[Path | None, typer.Option(help="A comparison that genopact demo wrote.")] = None,
-) -> Answer:
+def report(run: RunName, home: Home = HOME, out: Report = None, extra: Extra = None) -> Answer:
     """Write the run's report: one self-contained HTML file."""
     from genopact_server.report.report import write_report
 
@@ -158,8 +138,7 @@ def _followed(folder: Folder, file: Path, study_hash: str, known: set[str]) -> A
         code = failed.read_text("ascii")
         failed.unlink()
         raise GenopactError(code, "see genopact study watch")
-    if not states:
-        raise GenopactError("RUN_UNKNOWN", "the study has no run yet")
+    require(states, "RUN_UNKNOWN", "the study has no run yet")
     state = {key: states[-1][key] for key in ("run", "study", "stage", "round", "model")}
     following = f"genopact study report {state['run']}" if state["stage"] == "done" else f"genopact study run {file}"
     return Answer(state, [f"run {state['run']}: {state['stage']}, round {state['round']}"], following)

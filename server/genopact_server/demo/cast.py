@@ -1,9 +1,9 @@
 """Who plays: hospitals with their files, held-out patients and policies; generated, or of the real table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,7 @@ REFUSING_EPSILON = 1000
 """The last hospital's limit: a third of what the demo's study costs."""
 
 
-@dataclass(frozen=True)
-class Player:
+class Player(NamedTuple):
     """One hospital: its export in `folder`, what the demo knows of it, and the epsilon its policy allows a study."""
 
     name: str
@@ -30,8 +29,7 @@ class Player:
     vcf: bool = True
 
 
-@dataclass(frozen=True)
-class Cast:
+class Cast(NamedTuple):
     """All hospitals of one demo; `kind` of their stores, and the study's privacy section."""
 
     players: tuple[Player, ...]
@@ -44,7 +42,7 @@ def generated(folder: Path) -> Cast:
     players = []
     limits = [3000] * (len(PEOPLE) - 1) + [REFUSING_EPSILON]
     for number, (like, people, limit) in enumerate(zip(cohort.HOSPITALS, PEOPLE, limits, strict=True)):
-        hospital = replace(like, people=people)
+        hospital = like._replace(people=people)
         truth = cohort.write_site(folder / hospital.name, hospital, SEED + number)
         test = cohort.generate(HELD_OUT, SEED + 100 + number, hospital.mix, hospital.shift)
         train, test = (without(table, hospital.lacks) for table in (truth, test))

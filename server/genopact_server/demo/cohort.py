@@ -8,9 +8,8 @@ square-root scale and a shift of each hospital; body size and drugs are plausibl
 import csv
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.random import Generator, default_rng
@@ -29,8 +28,7 @@ CONSENTS: dict[tuple[str, ...], float] = {tuple(answer): share for share, *answe
 """Answers after the person, and their shares."""
 
 
-@dataclass(frozen=True)
-class Hospital:
+class Hospital(NamedTuple):
     """One generated site. `mix`: shares of RACES; `shift`: on sqrt(mg/week); `lacks`: columns that it does not have."""
 
     name: str

@@ -3,7 +3,6 @@
 import csv
 import json
 import time
-import webbrowser
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from genopact_server.demo.stage import COORDINATOR, SITE, Stage, free_ports, wai
 from genopact_server.folder import Folder
 from genopact_server.report.facts import read_model
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.terminal import bar
 
 COLUMNS = ("hospital", "patients", "35 mg for all", "alone", "federated", "pooled")
@@ -128,8 +127,7 @@ class Play:
         """The bundle verifies offline; opened decisions show the patient before, and not after, the withdrawal."""
         self.verify()
         before, after = (self._permitted(number) for number in (self.pause - 1, self.pause))
-        if (before, after) != (True, False):
-            raise GenopactError("DEMO_FAILED", "the withdrawal did not take effect in the next round")
+        require((before, after) == (True, False), "DEMO_FAILED", "the withdrawal did not take effect in the next round")
         self.result["withdrawn_in_next_round"] = False
         shown = f"the opened decision roots show the patient in round {self.pause}, not in round {self.pause + 1}"
         self._say("opening", shown)
@@ -221,8 +219,3 @@ def grid(title: str, columns: Iterable[str], rows: Iterable[Mapping[str, Any]], 
     for row in rows:
         table.add_row(*(f"{value:.{digits}f}" if isinstance(value, float) else str(value) for value in row.values()))
     return table
-
-
-def open_report(path: str) -> None:
-    """Show the report where a browser is at hand."""
-    webbrowser.open(Path(path).resolve().as_uri())

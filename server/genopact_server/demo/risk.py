@@ -1,7 +1,7 @@
 """The demo's second study: the risk of a disease from the genotypes of a region, of generated people."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -64,7 +64,7 @@ class RiskPlay(Play):
         write(self.made, self.folder / "files")
         places, nobody = [self.folder / "files" / "hospitals" / site.name for site in SITES[:HOSPITALS]], Table({}, 0)
         players = tuple(Player(place.name, place, nobody, nobody, vcf=False) for place in places)
-        self.cast = replace(self.cast, players=players)
+        self.cast = self.cast._replace(players=players)
         self._say("region", f"{PEOPLE} made-up people of three ancestries, {self.made.dosages.shape[1]} variants")
 
     @property

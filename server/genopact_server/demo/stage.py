@@ -10,29 +10,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.supervise import end
 
-COORDINATOR, SITE = "genopact_server.cli", "genopact_client.cli"
+COORDINATOR, SITE, LOOPBACK = "genopact_server.cli", "genopact_client.cli", "127.0.0.1"
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload([COORDINATOR, SITE])
 """Commands are processes of their own, forked from one that has loaded what all of them begin with."""
 
 
-class Stage:
+class Stage(AbstractContextManager["Stage"]):
     """A folder in which commands run and services write their logs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._services: list[subprocess.Popen[bytes]] = []
         self._environment = {**os.environ, **QUIET, "FLWR_HOME": str(folder / "flower")}
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         end(self._services, 15)  # each has children of its own to end first
@@ -81,24 +79,13 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
     """Ask until it holds. Raises DEMO_FAILED when the time is over."""
     end = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() > end:
-            raise GenopactError("DEMO_FAILED", f"{what} within {seconds:.0f} s")
+        require(time.monotonic() <= end, "DEMO_FAILED", f"{what} within {seconds:.0f} s")
         time.sleep(0.2)
 
 
 def free_ports() -> int:
     """A loopback port that is free, and so is the next."""
     for port in range(20443, 21443, 2):
-        if all(_free(each) for each in (port, port + 1)):
+        with suppress(OSError), socket.create_server((LOOPBACK, port)), socket.create_server((LOOPBACK, port + 1)):
             return port
     raise GenopactError("DEMO_FAILED", "no free port on loopback")
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

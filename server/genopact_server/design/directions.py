@@ -5,7 +5,7 @@ blocks as much of each as the budget makes worth while (water-filling).
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
@@ -22,8 +22,7 @@ MOST = 80
 """Directions of a block at most."""
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(NamedTuple):
     """Public numbers of the sum: patients, mu of its Gaussian mechanism, clip.
 
     `signal`: what a unit of the predictor moves a patient's clipped residual by; `variance`: of that residual.
@@ -47,8 +46,7 @@ class Budget:
         return cls(patients, mu, clip, signal, prevalence * high**2 + (1 - prevalence) * low**2)
 
 
-@dataclass(frozen=True, eq=False)
-class Block:
+class Block(NamedTuple):
     """d directions of a block of v variants.
 
     Attributes:

@@ -1,8 +1,7 @@
 """The published file of a risk study: arrays as `risk_design.SHAPES` names them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,7 @@ CORRELATION = 0.9
 Arrays = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True, eq=False)
-class Known:
+class Known(NamedTuple):
     """What is public of a panel's ancestries, mixed so, and what is not: slow to make, and the same for any budget."""
 
     panel: Panel

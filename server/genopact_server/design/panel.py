@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.recipes.protocol import Codes, Floats
 
 COMPONENTS = 4
@@ -116,6 +116,5 @@ def read_plink(prefix: Path) -> tuple[Codes, list[list[str]], list[list[str]]]:
 
 def _rows(path: Path) -> list[list[str]]:
     rows = list(map(str.split, durable.read(path, "PANEL_INVALID").decode("utf-8", "replace").splitlines()))
-    if not rows or any(len(row) != 6 for row in rows):
-        raise GenopactError("PANEL_INVALID", f"{path}: six columns a line")
+    require(rows and not any(len(row) != 6 for row in rows), "PANEL_INVALID", f"{path}: six columns a line")
     return rows

@@ -7,8 +7,7 @@ several ancestries.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +27,7 @@ SEED = 20_261
 Loop = Callable[..., Any]
 
 
-@dataclass(frozen=True, eq=False)
-class Evidence:
+class Evidence(NamedTuple):
     """Published association of each variant alone, for effects of x on log odds.
 
     `information`: (K,) that a variant of unit variance would have, n p (1 - p) of a case-control study. `gradient`: (K,
@@ -40,8 +38,7 @@ class Evidence:
     gradient: Floats
 
 
-@dataclass(frozen=True, eq=False)
-class Posterior:
+class Posterior(NamedTuple):
     """Of effects of x: `mean` (K, V); `samples` (draws, K, V) float32; `slab` (V,) expected variance of an effect."""
 
     mean: Floats

@@ -13,7 +13,7 @@ from genopact_server.design.posterior import Evidence, Posterior
 from genopact_server.manifests import alleles
 from genopact_shared import durable
 from genopact_shared.alleles import contig
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.manifest import VariantManifest
 
 MEGABASE = 1_000_000
@@ -38,8 +38,7 @@ def panel_of(prefix: Path, variants: VariantManifest) -> Panel:
         at, sign = here.get((contig(chrom), int(pos) if pos.isdecimal() else 0, two.upper(), one.upper()), (None, 1))
         if at is not None:
             dosages[:, at] = found if sign == 1 else np.where(found < 0, -1, 2 - found)
-    if (dosages >= 0).any(axis=0).mean() < LEAST_FOUND:
-        raise GenopactError("PANEL_INVALID", "it lacks most variants of the manifest")
+    require((dosages >= 0).any(axis=0).mean() >= LEAST_FOUND, "PANEL_INVALID", "it lacks most variants of the manifest")
     names = sorted({row[0] for row in people})
     ancestry = np.array([names.index(row[0]) for row in people], np.intp)
     if min(np.bincount(ancestry)) < 2:
@@ -67,8 +66,7 @@ def evidence_of(panel: Panel, variants: VariantManifest, tables: Mapping[str, Pa
                 crowd = max(crowd, n)
         f = panel.frequency[k]
         common = (squares > 0) & (2 * f * (1 - f) > 0.05)
-        if not common.any():
-            raise GenopactError("SITES_INVALID", f"{path}: no common variant of the manifest")
+        require(common.any(), "SITES_INVALID", f"{path}: no common variant of the manifest")
         trust = TRUST if crowd > CROWD * panel.people(k) else 1.0
         information[k] = trust * np.median(squares[common] / (2 * f * (1 - f))[common])
         gradient[k] = trust * scores / panel.sd
@@ -91,9 +89,7 @@ def known_score(panel: Panel, variants: VariantManifest) -> Posterior:
 def _places(variants: VariantManifest) -> dict[Key, tuple[int, int]]:
     """(contig, position, other, effect allele) -> row, and 1, or -1 where the manifest counts the other allele."""
     rows = list(zip(range(len(variants)), variants.chrom, variants.pos.tolist(), alleles(variants), strict=True))
-    found: dict[Key, tuple[int, int]] = {
-        (chrom, pos, effect, other): (at, -1) for at, chrom, pos, (other, effect) in rows
-    }
+    found: dict[Key, tuple[int, int]] = {(chrom, pos, two, one): (at, -1) for at, chrom, pos, (one, two) in rows}
     found.update({(chrom, pos, *pair): (at, 1) for at, chrom, pos, pair in rows})
     return found
 
@@ -109,8 +105,7 @@ def _contiguous(variants: VariantManifest) -> tuple[Indices, ...]:
 def _rows(path: Path) -> list[dict[str, str]]:
     lines = durable.read(path, "SITES_MISSING").decode("utf-8", "replace").splitlines()
     names, *cells = [line.split() for line in lines] or [[]]
-    if not set(COLUMNS) <= set(names):
-        raise GenopactError("SITES_INVALID", f"{path}: the header names {', '.join(COLUMNS)}")
+    require(set(COLUMNS) <= set(names), "SITES_INVALID", f"{path}: the header names {', '.join(COLUMNS)}")
     if any(len(row) != len(names) for row in cells):
         raise GenopactError("SITES_INVALID", f"{path}: a line with another number of cells")
     return [dict(zip(names, row, strict=True)) for row in cells]

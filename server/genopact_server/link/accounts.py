@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.study import Frozen
 
 Role = Literal["operator", "observer"]
@@ -46,8 +46,7 @@ class Accounts:
     def add(self, name: str, role: Role) -> str:
         """Make an account and return its token, which is shown this once."""
         accounts = self._read()
-        if any(account.name == name for account in accounts):
-            raise GenopactError("ACCOUNT_INVALID", f"{name} exists")
+        require(not any(account.name == name for account in accounts), "ACCOUNT_INVALID", f"{name} exists")
         token = secrets.token_urlsafe(32)
         with replacing(ValidationError, GenopactError("ACCOUNT_INVALID", "name or role")):
             account = Account(name=name, role=role, token_sha256=_digest(token))
@@ -57,8 +56,7 @@ class Accounts:
     def remove(self, name: str) -> None:
         """Take an account away."""
         accounts = self._read()
-        if all(account.name != name for account in accounts):
-            raise GenopactError("ACCOUNT_INVALID", f"{name} is missing")
+        require(any(account.name == name for account in accounts), "ACCOUNT_INVALID", f"{name} is missing")
         self._write([account for account in accounts if account.name != name])
 
     def of_token(self, token: str) -> Account | None:

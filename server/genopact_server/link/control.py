@@ -4,9 +4,9 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple
 
 import httpx
 from cryptography.hazmat.primitives import serialization
@@ -19,13 +19,12 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from genopact_server.link.membership import Membership
 from genopact_shared.channel import http_errors
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 
 _PROJECT = Path(__file__).with_name("project.toml").read_bytes()
 
 
-@dataclass(frozen=True)
-class _Bearer:
+class _Bearer(NamedTuple):
     token: str
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
@@ -35,7 +34,7 @@ class _Bearer:
         return call_next(context)
 
 
-class Control:
+class Control(AbstractContextManager["Control"]):
     """An operator's connection to the SuperLink at `address` (host:port); a context manager.
 
     Methods raise LINK_UNREACHABLE, LINK_SIGN_IN, LINK_REFUSED, MEMBERSHIP_INVALID.
@@ -43,12 +42,8 @@ class Control:
 
     def __init__(self, address: str, root: bytes, token: str, membership: Membership) -> None:
         self._membership = membership
-        self._client = ControlHttpClient.from_server_address(
-            address, insecure=False, root_certificates=root, interceptors=[_Bearer(token)]
-        )
-
-    def __enter__(self) -> Self:
-        return self
+        connect = ControlHttpClient.from_server_address
+        self._client = connect(address, insecure=False, root_certificates=root, interceptors=[_Bearer(token)])
 
     def __exit__(self, *_: object) -> None:
         self._client.close()
@@ -70,8 +65,7 @@ class Control:
         fab = Fab(hash_str=hashlib.sha256(content).hexdigest(), content=content)
         with http_errors():
             run_id = self._client.StartRun(ask.StartRunRequest(fab=fab, federation=study_hash)).run_id
-        if not run_id:
-            raise GenopactError("LINK_REFUSED", "no run was started")
+        require(run_id, "LINK_REFUSED", "no run was started")
         return run_id
 
     def stop(self, run_id: int) -> None:

@@ -6,7 +6,7 @@ The run's app bundle is neither unpacked nor imported, so submitting a run can s
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
@@ -18,16 +18,14 @@ from genopact_shared.errors import GenopactError
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True)
-class RunInfo:
+class RunInfo(NamedTuple):
     """A courier's run: its number at the SuperLink and the study it was submitted for."""
 
     run_id: int
     study_hash: str
 
 
-@dataclass(frozen=True)
-class ExecutorConfig:
+class ExecutorConfig(NamedTuple):
     """`address` is host:port of the runtime API on loopback; `poll` are seconds between questions for a new run."""
 
     address: str
@@ -36,9 +34,10 @@ class ExecutorConfig:
     poll: float = 1.0
 
 
-def serve(
-    config: ExecutorConfig, main: Callable[[GridCourier, RunInfo], None], stop: threading.Event | None = None
-) -> None:
+Main = Callable[[GridCourier, RunInfo], None]
+
+
+def serve(config: ExecutorConfig, main: Main, stop: threading.Event | None = None) -> None:
     """Execute runs one after another until `stop` is set; outlives restarts of the SuperLink.
 
     A run whose `main` raises is marked as failed, with the code of its error and nothing else. Raises LINK_SIGN_IN if
@@ -61,7 +60,7 @@ def serve(
         stop.wait(pause)
 
 
-def _execute(config: ExecutorConfig, token: str, main: Callable[[GridCourier, RunInfo], None]) -> None:
+def _execute(config: ExecutorConfig, token: str, main: Main) -> None:
     with closing(RunGrid(config.address, token)) as grid:
         try:
             main(GridCourier(grid, lambda: config.membership.nodes(grid.study)), RunInfo(grid.run_id, grid.study))

@@ -14,9 +14,8 @@ import socket
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import anyio.to_thread
 import flwr.superlink.main as superlink
@@ -35,14 +34,13 @@ from genopact_server.link.accounts import Accounts
 from genopact_server.link.gate import CONTROL, FLEET, RUNTIME, Asgi, Gate
 from genopact_server.link.membership import Membership
 from genopact_server.link.policy import SignIn, Studies, own_name_only
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 
 _creating = threading.Lock()
 LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True)
-class HostConfig:
+class HostConfig(NamedTuple):
     """`state` is the coordinator's directory: link.db, accounts.json, members.json and runtime.secret live in it.
 
     Ports may be 0 (any free port); the runtime API always listens on loopback.
@@ -54,6 +52,11 @@ class HostConfig:
     host: str = "0.0.0.0"  # noqa: S104 - hospitals connect from outside; the gate and sign-in decide what they reach
     port: int = 9443
     runtime_port: int = 9444
+
+    @property
+    def tls(self) -> dict[str, Any]:
+        """As uvicorn and Flower name the files."""
+        return {"ssl_certfile": str(self.certificate), "ssl_keyfile": str(self.private_key)}
 
     @property
     def accounts(self) -> Accounts:
@@ -78,8 +81,7 @@ class HostConfig:
             with contextlib.suppress(FileExistsError):
                 path.hardlink_to(name)
             Path(name).unlink()
-        if path.stat().st_mode & 0o077:
-            raise GenopactError("KEY_EXPOSED", str(path))
+        require(not path.stat().st_mode & 0o077, "KEY_EXPOSED", str(path))
         return path.read_bytes()
 
 
@@ -97,10 +99,7 @@ class Host:
 
     def __init__(self, config: HostConfig) -> None:
         app = _superlink(config)
-        certificate, key = str(config.certificate), str(config.private_key)
-        public = uvicorn.Config(
-            Gate(app, FLEET | CONTROL, config.membership), ssl_certfile=certificate, ssl_keyfile=key, **_UVICORN
-        )
+        public = uvicorn.Config(Gate(app, FLEET | CONTROL, config.membership), **config.tls, **_UVICORN)
         local = uvicorn.Config(Gate(app, RUNTIME, config.membership), lifespan="off", **_UVICORN)
         with replacing(OSError, GenopactError("LINK_CONFIG", "certificate or private_key")):  # ssl.SSLError is one
             public.load()
@@ -112,8 +111,7 @@ class Host:
     def __enter__(self) -> Self:
         self._thread.start()
         while not all(server.started for server in self._servers):
-            if not self._thread.is_alive():
-                raise GenopactError("LINK_CONFIG", "the SuperLink did not start")
+            require(self._thread.is_alive(), "LINK_CONFIG", "the SuperLink did not start")
             self._thread.join(0.02)
         return self
 
@@ -141,9 +139,8 @@ class Host:
             runner.run(both())
 
 
-_SILENT = dict.fromkeys(("access_log", "server_header", "date_header"), False)
-_UVICORN: dict[str, Any] = _SILENT | {"log_config": None, "ws": "none"}
-_UVICORN |= {"timeout_keep_alive": 75, "timeout_graceful_shutdown": 5}
+_UVICORN: dict[str, Any] = dict.fromkeys(("access_log", "server_header", "date_header"), False)
+_UVICORN |= {"log_config": None, "ws": "none", "timeout_keep_alive": 75, "timeout_graceful_shutdown": 5}
 
 
 # Layers of Flower that do nothing without its enterprise plug-ins, or only for paths that the gate closes; each costs
@@ -170,20 +167,10 @@ def _superlink(config: HostConfig) -> Asgi:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     accounts, membership = config.accounts, config.membership
-    settings = SuperLinkLifespanConfig(
-        **_UNUSED,
-        control_address="",
-        host=config.host,
-        port=config.port,
-        superexec_auth_secret=config.secret,
-        authn_plugin=SignIn(accounts),
-        enable_supernode_auth=True,
-        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
-        ssl_certfile=str(config.certificate),
-        ssl_keyfile=str(config.private_key),
-        database=str(config.state / "link.db"),
-        isolation="process",
-    )
+    about: dict[str, Any] = {"control_address": "", "host": config.host, "port": config.port, "isolation": "process"}
+    about |= {"superexec_auth_secret": config.secret, "authn_plugin": SignIn(accounts), "enable_supernode_auth": True}
+    about |= {"fleet_api_type": TRANSPORT_TYPE_GRPC_RERE, "database": str(config.state / "link.db")}
+    settings = SuperLinkLifespanConfig(**_UNUSED, **config.tls, **about)
     with _creating:  # Flower looks the manager up in its own module; there is no parameter for it
         name = "get_federation_manager"
         shipped = getattr(superlink, name)

@@ -25,7 +25,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 
 from genopact_shared.channel import http_errors
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 
 _BEAT = 10.0
 _SUPERLINK = Node(node_id=SUPERLINK_NODE_ID)
@@ -42,9 +42,8 @@ def acquire(address: str, secret: bytes) -> str | None:
     """The token of the oldest waiting run, if there is one. Raises LINK_UNREACHABLE, LINK_SIGN_IN, LINK_REFUSED."""
     proof = SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={"/flwr.proto.Runtime/AcquireTask"})
     with _client(address, proof) as client, http_errors():
-        return (
-            client.AcquireTask(runtime_pb2.AcquireTaskRequest(supported_task_types={TaskType.SERVER_APP})).token or None
-        )
+        request = runtime_pb2.AcquireTaskRequest(supported_task_types={TaskType.SERVER_APP})
+        return client.AcquireTask(request).token or None
 
 
 @dataclass
@@ -104,16 +103,14 @@ class RunGrid:
             trees = [inflatable.get_object_tree(message) for message in batch]
             pushed = runtime_pb2.PushAppMessagesRequest(messages_list=bare, message_object_trees=trees)
             answer = self._client.PushMessages(pushed)
-            objects = {
-                key: value for message in batch for key, value in inflatable.get_all_nested_objects(message).items()
-            }
+            nested = map(inflatable.get_all_nested_objects, batch)
+            objects = {key: value for each in nested for key, value in each.items()}
             # Records last: a node that has its record confirms the message, which ends the upload of the rest.
             order = sorted(set(answer.objects_to_push), key=lambda one: isinstance(objects[one], ConfigRecord))
             about: dict[str, Any] = {"node": _SUPERLINK, "run_id": self.run_id, "session_id": answer.session_id}
             for one, content in ((one, objects[one].deflate()) for one in order):
                 request = message_pb2.PushObjectRequest(**about, object_id=one, object_content=content)
-                if not self._client.PushObject(request).stored:
-                    raise GenopactError("LINK_REFUSED", "request not stored")
+                require(self._client.PushObject(request).stored, "LINK_REFUSED", "request not stored")
         return list(answer.message_ids)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -158,8 +155,7 @@ class RunGrid:
 
     @contextmanager
     def _speaking(self) -> Iterator[None]:
-        if self._ended.is_set():
-            raise GenopactError("LINK_RUN_ENDED")
+        require(not self._ended.is_set(), "LINK_RUN_ENDED")
         try:
             with http_errors():
                 yield

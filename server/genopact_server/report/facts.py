@@ -15,7 +15,7 @@ from genopact_server.rounds import RunState, read_state
 from genopact_server.sitelogs import unpack
 from genopact_shared import wire
 from genopact_shared.approval import check_approval
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.plan import Plan, PlannedStep, plan_of
 from genopact_shared.privacy.accounting import Fact, epsilon
 from genopact_shared.privacy.mechanisms import NoisedSum
@@ -104,8 +104,7 @@ def read(run_folder: Path, study: Study) -> RunFacts:
     with replacing(ValueError, GenopactError("RUN_STATE_BROKEN", str(run_folder))):
         # Every line that was finished; a kill may leave half of one at the end.
         events = tuple(map(json.loads, _text(run_folder / "events.jsonl").split("\n")[:-1]))
-    if state.study != study.hash:
-        raise GenopactError("RUN_STATE_BROKEN", "the run of another study")
+    require(state.study == study.hash, "RUN_STATE_BROKEN", "the run of another study")
     approvals = tuple(check_approval(text.encode(), study) for text in state.approvals.values())
     planned = {each.site: each.planned_cohort for each in approvals}
     plan = plan_of(study, planned, Published(run_folder.parent.parent / "published"))
@@ -123,8 +122,7 @@ def _rehearsal(path: Path, study: Study) -> Showing | None:
         return None
     with replacing(ValueError, GenopactError("RUN_STATE_BROKEN", str(path))):
         found = Showing.model_validate_json(path.read_bytes())
-    if found.study != study.hash:
-        raise GenopactError("RUN_STATE_BROKEN", "the rehearsal of another study")
+    require(found.study == study.hash, "RUN_STATE_BROKEN", "the rehearsal of another study")
     return found
 
 

@@ -1,30 +1,22 @@
 """Plots as inline SVG that follow the page's light or dark colours. Matplotlib is imported when a plot is drawn."""
 
-import io
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from genopact_shared.page import ACCENT, INK, MUTED, OTHER, RULE, svg
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-INK, MUTED, RULE, ACCENT, SECOND = "#010203", "#040506", "#070809", "#0a0b0c", "#0d0e0f"
+SECOND = OTHER
 VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", ACCENT: "--accent", SECOND: "--second"}
-"""Placeholder colours that no plot means literally, and the CSS variables that replace them."""
 LIGHT = ("#1d2433", "#667085", "#dfe1e6", "#0f6e74", "#b3541e")
 DARK = ("#e7eaf0", "#98a2b3", "#303846", "#5cc4c4", "#eb9a5f")
 GENOME_WIDE = 7.30103
 """-log10 of 5e-8."""
 PIXELS = 400
 """Cells of a picture along each side; of points in one cell one is drawn."""
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif", "font.size": 9.5,
-    "text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": RULE, "xtick.color": MUTED, "ytick.color": MUTED,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "axes.axisbelow": True,
-    "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.6, "ytick.major.size": 0, "xtick.major.size": 0,
-}  # fmt: skip
 
 
 def draw(name: str, label: str, size: tuple[float, float], **data: Any) -> str:
@@ -36,14 +28,9 @@ def draw(name: str, label: str, size: tuple[float, float], **data: Any) -> str:
         size: width and height in inches.
         data: what the plot takes.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
+    from markupsafe import escape
 
-    style: Any = _STYLE | {"svg.hashsalt": name}
-    with mpl.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
-        PLOTS[name](figure.add_subplot(), **data)
-        return _svg(figure, label)
+    return svg(name, escape(label), size, VARIABLES, lambda figure: PLOTS[name](figure.add_subplot(), **data))
 
 
 def standalone(name: str, label: str, size: tuple[float, float], **data: Any) -> str:
@@ -201,16 +188,3 @@ def _name_rows(axes: "Axes", names: Sequence[str], label: str) -> None:
     axes.set_yticks(range(len(names)), names, color=INK)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(label)
-
-
-def _svg(figure: "Figure", label: str) -> str:
-    """The figure without prologue, metadata and literal colours, and with a name."""
-    from markupsafe import escape
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", transparent=True)
-    text = buffer.getvalue().decode("utf-8")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    for colour, variable in VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)

@@ -13,6 +13,7 @@ from genopact_server.report.facts import RunFacts, read
 from genopact_server.report.plots import PLOTS, draw
 from genopact_server.report.risk import RiskQuality, quality
 from genopact_shared import __version__, durable
+from genopact_shared.page import template
 from genopact_shared.recipes import chosen
 from genopact_shared.recipes.dose import ERROR_BOUND_MG
 from genopact_shared.recipes.protocol import GenotypeParameters, Table
@@ -47,14 +48,8 @@ def write_report(run_folder: Path, study: Study, out: Path, extra: Mapping[str, 
 
 def render(facts: RunFacts, extra: Mapping[str, Any]) -> str:
     """The page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    here, risk = FileSystemLoader(Path(__file__).parent), quality(facts)
-    environment = Environment(
-        loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = number
-    return environment.get_template("template.html.j2").render(
+    risk = quality(facts)
+    return template(Path(__file__).with_name("template.html.j2"), number=number).render(
         facts=facts, extra=extra, risk=risk, steps=_steps(facts), plots=_plots(facts, extra, risk),
         unit=UNIT.get(facts.plan.recipe.name, ""), unknown=_unknown_patient(facts), epsilon=_epsilon(facts),
         comparison=_comparison(extra), limits=LIMITS,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.random import Generator
 
 from genopact_server.simulate.haplotypes import ANCESTRIES, COMMON, START, Advance, Codes, Drawn
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 DEMOGRAPHY = Path(__file__).with_name("gutenkunst.yaml")
 RECOMBINATION, MUTATION = 1.1e-8, 1.2e-8
@@ -26,16 +26,13 @@ def coalescent(
     Raises:
         GenopactError: MSPRIME_MISSING.
     """
-    try:
+    with replacing(ImportError, GenopactError("MSPRIME_MISSING")):
         import demes  # of msprime's own dependencies
         import msprime
-    except ImportError as error:
-        raise GenopactError("MSPRIME_MISSING") from error
     samples, one = dict(zip(ANCESTRIES, people, strict=True)), int(rng.integers(1, 2**31))
     model, bases = msprime.Demography.from_demes(demes.load(DEMOGRAPHY)), round(megabases * 1e6)
-    trees = msprime.sim_ancestry(
-        samples, demography=model, sequence_length=bases, recombination_rate=RECOMBINATION, random_seed=one
-    )
+    lengths = {"sequence_length": bases, "recombination_rate": RECOMBINATION}
+    trees = msprime.sim_ancestry(samples, demography=model, random_seed=one, **lengths)
     trees = msprime.sim_mutations(trees, rate=MUTATION, model=msprime.BinaryMutationModel(), random_seed=one)
     pos, found = list[int](), list[Codes]()
     for variant in trees.variants():

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from genopact_shared.recipes.protocol import Codes, Floats
+
 Ints = NDArray[np.int64]
-Codes = NDArray[np.int8]
 Advance = Callable[[int], object]
 Drawn = tuple[Ints, list[Codes]]
 """Positions of M variants, ascending, and of each ancestry (M, people) copies of ALT."""

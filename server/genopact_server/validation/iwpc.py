@@ -2,13 +2,13 @@
 
 import csv
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genopact_server.demo.cohort import write_table
 from genopact_shared.recipes.dose_features import RACES, SCHEMA
 from genopact_shared.recipes.protocol import Choice, Codes, Dosage, Flag, Floats, Number, Table
 
@@ -17,8 +17,7 @@ _COLUMNS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").rea
 _STARS = {f"*{a}/*{b}": ((a, b).count(2), (a, b).count(3)) for a in (1, 2, 3) for b in (1, 2, 3) if a <= b}
 
 
-@dataclass(frozen=True, eq=False)
-class Cohort:
+class Cohort(NamedTuple):
     """The 4,404 eligible patients (stable dose reached, dose above zero).
 
     `sites`: (n,) consortium number. `person`: (n,) public subject id. `fold10`: (n,) int. `splits`: (n, 20) int,
@@ -63,10 +62,7 @@ def write_csv(cohort: Cohort, rows: NDArray[np.bool_], out: Path) -> int:
     table = cohort.table.take(own)
     cells = {column.name: _cells(column, table) for column in SCHEMA}
     cells = {"person": list(cohort.person[own])} | {name: texts for name, texts in cells.items() if any(texts)}
-    with out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(cells)
-        writer.writerows(zip(*cells.values(), strict=True))
+    write_table(out, zip(*cells.values(), strict=True), cells)
     return table.n
 
 

@@ -5,7 +5,6 @@ The usual 35 mg a week over-anticoagulates who needs at most 21 mg: the low-dose
 most, VKORC1, gets no advice: see `abstains`.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -14,9 +13,10 @@ from pydantic import Field
 from genopact_shared.published import Published
 from genopact_shared.recipes.dose import Z80
 from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, SCHEMA, features
+from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.head import probability
 from genopact_shared.recipes.network import NetParameters
-from genopact_shared.recipes.protocol import Column, Floats, Model, Prediction, Table, of_kind
+from genopact_shared.recipes.protocol import Floats, Model, Prediction, Table, of_kind
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -34,16 +34,8 @@ class AdverseReactionParameters(NetParameters):
     seed: int = Field(default=0, ge=0)
 
 
-@dataclass(frozen=True)
-class AdverseReactionRecipe:
+class AdverseReactionRecipe(Facts):
     """See `protocol.NetRecipe`."""
-
-    name: str = "adverse-reaction"
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = ()
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = AdverseReactionParameters
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """(n, 13) -> (n, 1)."""
@@ -60,12 +52,7 @@ class AdverseReactionRecipe:
         begun(module, of.seed)
         return module
 
-    def tensors(
-        self,
-        table: Table,
-        parameters: Frozen,  # noqa: ARG002 - the covariates are enough
-        published: Published,  # noqa: ARG002
-    ) -> "tuple[Tensor, Tensor]":
+    def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
         """Inputs (n, 13) float32, and targets (n,): 1 needs at most LOW_DOSE_MG, 0 more, NaN unknown."""
         import torch
 
@@ -96,4 +83,4 @@ class AdverseReactionRecipe:
         return Prediction(probability(centre), probability(centre - half), probability(centre + half))
 
 
-ADVERSE_REACTION = AdverseReactionRecipe()
+ADVERSE_REACTION = AdverseReactionRecipe("adverse-reaction", OUTCOME, SCHEMA, AdverseReactionParameters)

@@ -5,7 +5,6 @@ every site; a linear layer tells populations apart. There is no site term: sites
 for populations.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +13,9 @@ from pydantic import Field
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import Published
 from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
+from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.pca import scores
-from genopact_shared.recipes.protocol import Column, Floats, GenotypeParameters, Model, Table, of_kind
+from genopact_shared.recipes.protocol import Floats, GenotypeParameters, Model, Table, of_kind
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -32,16 +32,8 @@ class AncestryParameters(ClassParameters, GenotypeParameters):
     components: int = Field(ge=1, le=10)
 
 
-@dataclass(frozen=True)
-class AncestryRecipe(Classes):
+class AncestryRecipe(Classes, Facts):
     """See `protocol.NetRecipe`."""
-
-    name: str = "ancestry"
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = ()
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = AncestryParameters
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """(n, components) -> (n, classes)."""
@@ -67,4 +59,4 @@ class AncestryRecipe(Classes):
         return torch.from_numpy(np.clip(rows, -BOUND, BOUND).astype(np.float32)), class_of(table, of.classes)
 
 
-ANCESTRY = AncestryRecipe()
+ANCESTRY = AncestryRecipe("ancestry", OUTCOME, SCHEMA, AncestryParameters)

@@ -6,12 +6,13 @@ genotypes and are left out: the call rate is the outcome.
 """
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from genopact_shared.published import NOTHING, Published
+from genopact_shared.recipes.facts import Facts, planned
 from genopact_shared.recipes.protocol import (
     Choice,
     Column,
@@ -58,8 +59,7 @@ class SummaryParameters(Frozen):
     """None: everything is fixed."""
 
 
-@dataclass(frozen=True)
-class SummaryPlan:
+class SummaryPlan(NamedTuple):
     """One sum. See `protocol.SumPlan`."""
 
     steps: tuple[SumStep, ...] = (SumStep("metrics", DIMS, CLIP, 1.0, 1 << 10),)
@@ -68,7 +68,7 @@ class SummaryPlan:
         """Nothing counted."""
         return {"histograms": np.zeros(DIMS)}
 
-    def contribution(self, index: int, model: Model, table: Table) -> Floats:  # noqa: ARG002 - one step, no model
+    def contribution(self, index: int, model: Model, table: Table) -> Floats:
         """(n, 29): a one in a bin of each column; zeros for a patient without a call rate."""
         blocks = []
         for column in SCHEMA:
@@ -83,7 +83,7 @@ class SummaryPlan:
         known = np.isfinite(table.number(OUTCOME))
         return np.asarray(np.concatenate(blocks, axis=1) & known[:, None], dtype=np.float64)
 
-    def advance(self, index: int, model: Model, total: Floats) -> Model:  # noqa: ARG002 - one step, no model
+    def advance(self, index: int, model: Model, total: Floats) -> Model:
         """The histograms as released."""
         return {"histograms": np.array(total, dtype=np.float64)}
 
@@ -93,34 +93,21 @@ class SummaryPlan:
         return {name: {"patients": value} for name, value in zip(names, model["histograms"].tolist(), strict=True)}
 
 
-@dataclass(frozen=True)
-class SummaryRecipe:
+class SummaryRecipe(Facts):
     """See `protocol.SumRecipe`."""
 
-    name: str = "cohort-summary"
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = ("patients",)
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = SummaryParameters
-
     def plan(
-        self,
-        parameters: Frozen,
-        planned_total: int,
-        epsilon_milli: int | None,  # noqa: ARG002 - with or without noise, the same sum
-        published: Published = NOTHING,  # noqa: ARG002
+        self, parameters: Frozen, planned_total: int, epsilon_milli: int | None, published: Published = NOTHING
     ) -> SummaryPlan:
         """The plan; raises ValueError for parameters of another recipe or an empty cohort."""
-        if not isinstance(parameters, SummaryParameters) or planned_total < 1:
-            raise ValueError("Expected SummaryParameters and a planned cohort of at least 1")
+        planned(parameters, SummaryParameters, planned_total)
         return SummaryPlan()
 
-    def fit_personal(self, model: Model, table: Table) -> Model:  # noqa: ARG002 - a summary has no site term
+    def fit_personal(self, model: Model, table: Table) -> Model:
         """Nothing."""
         return {}
 
-    def predict(self, model: Model, personal: Model | None, table: Table) -> Prediction:  # noqa: ARG002 - no features
+    def predict(self, model: Model, personal: Model | None, table: Table) -> Prediction:
         """The same for everybody: median and 80 % interval of the released call rates."""
         counts = np.maximum(model["histograms"][: len(EDGES[OUTCOME]) - 1], 0) + 1e-9
         share = np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
@@ -128,4 +115,4 @@ class SummaryRecipe:
         return Prediction(value, low, high)
 
 
-COHORT_SUMMARY = SummaryRecipe()
+COHORT_SUMMARY = SummaryRecipe("cohort-summary", OUTCOME, SCHEMA, SummaryParameters, ("patients",))

@@ -8,10 +8,9 @@ Clip, rate and shares were chosen on generated cohorts alone (tests/benchmarks/d
 """
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -19,8 +18,9 @@ from pydantic import Field, model_validator
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, RACES, SCHEMA, dose_mg, features, outcome
 from genopact_shared.recipes.dose_public import second_moments
+from genopact_shared.recipes.facts import Facts, planned
 from genopact_shared.recipes.linear import Matrix, cholesky, rowwise, solve, solve_lower, solve_upper
-from genopact_shared.recipes.protocol import Column, Floats, Metrics, Model, Prediction, SumStep, Table
+from genopact_shared.recipes.protocol import Floats, Metrics, Model, Prediction, SumStep, Table
 from genopact_shared.study import Frozen
 
 SIZE = len(FEATURES)
@@ -76,8 +76,7 @@ def whitening(mix_milli: tuple[int, ...]) -> Floats:
     return np.array(columns).T
 
 
-@dataclass(frozen=True)
-class DosePlan:
+class DosePlan(NamedTuple):
     """The plan of `dose`; `exact` when there is no budget. See `protocol.SumPlan`."""
 
     parameters: DoseParameters
@@ -92,11 +91,9 @@ class DosePlan:
         training = 1 - metrics.weight
         if self.exact:
             return SumStep("moments", SIZE * (SIZE + 3) // 2, MOMENTS_CLIP, training, SCALE), metrics
-        gradients = [
-            SumStep(f"gradient-{index}", SIZE, p.clip_milli / 1000, training * share / 1000, SCALE)
-            for index, share in enumerate(p.step_shares_milli, start=1)
-        ]
-        return *gradients, metrics
+        clip, shares = p.clip_milli / 1000, enumerate(p.step_shares_milli, start=1)
+        steps = (SumStep(f"gradient-{at}", SIZE, clip, training * share / 1000, SCALE) for at, share in shares)
+        return *steps, metrics
 
     def initial(self) -> Model:
         """Zeros: everybody gets the fixed dose."""
@@ -138,36 +135,19 @@ class DosePlan:
         for name, (patients, error, over, under) in groups.items():
             released[name] = {"patients": patients}
             if patients >= 1:
-                released[name] |= {
-                    "mae_mg": ERROR_BOUND_MG * error / patients,
-                    "over_20_percent": over / patients,
-                    "under_20_percent": under / patients,
-                }
+                released[name]["mae_mg"] = ERROR_BOUND_MG * error / patients
+                released[name] |= {"over_20_percent": over / patients, "under_20_percent": under / patients}
         return released
 
 
-@dataclass(frozen=True)
-class DoseRecipe:
+class DoseRecipe(Facts):
     """See `protocol.SumRecipe`."""
 
-    name: str = "dose"
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = ("patients", "mae_mg", "over_20_percent", "under_20_percent")
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = DoseParameters
-
     def plan(
-        self,
-        parameters: Frozen,
-        planned_total: int,
-        epsilon_milli: int | None,
-        published: Published = NOTHING,  # noqa: ARG002
+        self, parameters: Frozen, planned_total: int, epsilon_milli: int | None, published: Published = NOTHING
     ) -> DosePlan:
         """The plan; raises ValueError for parameters of another recipe or an empty cohort."""
-        if not isinstance(parameters, DoseParameters) or planned_total < 1:
-            raise ValueError("Expected DoseParameters and a planned cohort of at least 1")
-        return DosePlan(parameters, planned_total, exact=epsilon_milli is None)
+        return DosePlan(planned(parameters, DoseParameters, planned_total), planned_total, exact=epsilon_milli is None)
 
     def fit_personal(self, model: Model, table: Table) -> Model:
         """The site's ridge regression of the shared model's residuals, and its own residual variance."""
@@ -221,4 +201,6 @@ def _shrunk(squares: float, patients: float, towards: float) -> float:
     return min(max((squares + PRIOR_PATIENTS * towards) / (patients + PRIOR_PATIENTS), 0.25), SQUARE_BOUND)
 
 
-DOSE = DoseRecipe()
+DOSE = DoseRecipe(
+    "dose", OUTCOME, SCHEMA, DoseParameters, ("patients", "mae_mg", "over_20_percent", "under_20_percent")
+)

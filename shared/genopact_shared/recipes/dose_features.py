@@ -62,21 +62,9 @@ def features(table: Table) -> Floats:
     low_dose = vkorc1(table)
     variant = {name: np.maximum(table.codes(name), 0) for name in ("cyp2c9_2", "cyp2c9_3")}
     inducer = np.any([table.codes(name) == 1 for name in ("carbamazepine", "phenytoin", "rifampin")], axis=0)
-    columns = (
-        np.ones(table.n),
-        number["age_decade"],
-        number["height_cm"],
-        number["weight_kg"],
-        np.where(low_dose < 0, 0, low_dose - 1),
-        low_dose < 0,
-        variant["cyp2c9_2"],
-        variant["cyp2c9_3"],
-        table.codes("race") == RACES.index("Black or African American"),
-        inducer,
-        table.codes("amiodarone") == 1,
-        table.codes("smoker") == 1,
-        table.codes("sex") == 1,
-    )
+    columns = [np.ones(table.n), *number.values(), np.where(low_dose < 0, 0, low_dose - 1), low_dose < 0]
+    columns += [*variant.values(), table.codes("race") == RACES.index("Black or African American"), inducer]
+    columns += [table.codes(name) == 1 for name in ("amiodarone", "smoker", "sex")]
     return np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
 
 

@@ -1,7 +1,6 @@
 """Recipe `dose-net`: a small network on the features of `dose`, for private steps at each site (mode local)."""
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -10,8 +9,9 @@ from pydantic import Field
 from genopact_shared.published import Published
 from genopact_shared.recipes.dose import PRIOR_PATIENTS, PUBLIC_VARIANCE, SITE_PRIOR, Z80
 from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, SCHEMA, dose_mg, features, outcome
+from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.network import NetParameters
-from genopact_shared.recipes.protocol import Column, Floats, Model, Prediction, Table, of_kind
+from genopact_shared.recipes.protocol import Floats, Model, Prediction, Table, of_kind
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -32,16 +32,8 @@ class DoseNetParameters(NetParameters):
     seed: int = Field(default=0, ge=0)
 
 
-@dataclass(frozen=True)
-class DoseNetRecipe:
+class DoseNetRecipe(Facts):
     """See `protocol.NetRecipe`."""
-
-    name: str = "dose-net"
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = ()
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = DoseNetParameters
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """One hidden layer, the last layer zero: it starts at the fixed dose. The seed alone decides the weights."""
@@ -58,12 +50,7 @@ class DoseNetRecipe:
         norm = [nn.LayerNorm(of.hidden)] if of.layer_norm else []
         return nn.Sequential(first, *norm, nn.Tanh(), last)
 
-    def tensors(
-        self,
-        table: Table,
-        parameters: Frozen,  # noqa: ARG002 - the covariates are enough
-        published: Published,  # noqa: ARG002
-    ) -> "tuple[Tensor, Tensor]":
+    def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
         """Inputs (n, 13) and targets (n,), float32."""
         import torch
 
@@ -93,4 +80,4 @@ class DoseNetRecipe:
         return Prediction(dose_mg(centre), dose_mg(centre - half), dose_mg(centre + half))
 
 
-DOSE_NET = DoseNetRecipe()
+DOSE_NET = DoseNetRecipe("dose-net", OUTCOME, SCHEMA, DoseNetParameters)

@@ -6,9 +6,9 @@ study's patients. Too large a figure slows the steps, one that is several times 
 states its own mix of ancestries. Privacy does not depend on any of it.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from typing import NamedTuple
 
 from genopact_shared.recipes.dose_features import CENTRE, FEATURES
 from genopact_shared.recipes.linear import Matrix
@@ -20,8 +20,7 @@ P_MISSING = {"height": 0.15, "weight": 0.05, "vkorc1": 0.05, "cyp2c9": 0.03}
 P_FLAG = {"inducer": 0.03, "amiodarone": 0.08, "smoker": 0.2}
 
 
-@dataclass(frozen=True)
-class Stratum:
+class Stratum(NamedTuple):
     """One ancestry: effect-allele frequencies, and (men, women, sd) of height in cm and weight in kg."""
 
     vkorc1: float

@@ -23,8 +23,9 @@ from typing import Literal, get_args
 import numpy as np
 from pydantic import Field
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.published import NOTHING, Published
+from genopact_shared.recipes.facts import Facts, planned
 from genopact_shared.recipes.head import probability
 from genopact_shared.recipes.linear import rowwise
 from genopact_shared.recipes.protocol import (
@@ -248,20 +249,11 @@ class ExactGwas:
 
 def require_count(codes: Codes, count: int) -> None:
     """TABLE_INVALID for another number of variants than the study's."""
-    if codes.shape[1] != count:
-        raise GenopactError("TABLE_INVALID", f"{codes.shape[1]} variants, where the study counts {count}")
+    require(codes.shape[1] == count, "TABLE_INVALID", f"{codes.shape[1]} variants, where the study counts {count}")
 
 
-@dataclass(frozen=True)
-class GwasRecipe:
+class GwasRecipe(Facts):
     """See `protocol.SumRecipe`."""
-
-    name: str = "gwas"
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = ("patients", "lambda_gc")
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = GwasParameters
 
     def plan(
         self, parameters: Frozen, planned_total: int, epsilon_milli: int | None, published: Published = NOTHING
@@ -269,13 +261,12 @@ class GwasRecipe:
         """The plan. Raises ValueError for parameters of another recipe or an empty cohort; PLAN_IMPOSSIBLE."""
         from genopact_shared.recipes.gwas_private import NoisedGwas
 
-        if not isinstance(parameters, GwasParameters) or planned_total < 1:
-            raise ValueError("Expected GwasParameters and a planned cohort of at least 1")
+        of = planned(parameters, GwasParameters, planned_total)
         if epsilon_milli is None:
-            return ExactGwas(parameters, planned_total)
-        if parameters.design is None:
+            return ExactGwas(of, planned_total)
+        if of.design is None:
             raise GenopactError("PLAN_IMPOSSIBLE", "with a budget a study names its frequencies: parameters.design")
-        return NoisedGwas(parameters, planned_total, epsilon_milli, published)
+        return NoisedGwas(of, planned_total, epsilon_milli, published)
 
     def fit_personal(self, model: Model, table: Table) -> Model:  # noqa: ARG002 - results have no site term
         """Nothing."""
@@ -286,4 +277,4 @@ class GwasRecipe:
         return Prediction(*(np.full(table.n, np.nan) for _ in range(3)))
 
 
-GWAS = GwasRecipe()
+GWAS = GwasRecipe("gwas", OUTCOME, SCHEMA, GwasParameters, ("patients", "lambda_gc"))

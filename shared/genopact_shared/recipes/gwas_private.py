@@ -78,10 +78,8 @@ class NoisedGwas:
         clips = {"scores": REACH[self.parameters.trait] * math.sqrt(count), "counts": math.sqrt(count / 2)}
         if self.parameters.counts:
             shares["counts"] = COUNTS
-        sums = [
-            SumStep(name, count, clips[name], share, finest_scale(clips[name], share, self.epsilon_milli))
-            for name, share in shares.items()
-        ]
+        scales = {name: finest_scale(clips[name], share, self.epsilon_milli) for name, share in shares.items()}
+        sums = (SumStep(name, count, clips[name], share, scales[name]) for name, share in shares.items())
         return (*self.head.steps(NULL), *sums)
 
     @cached_property

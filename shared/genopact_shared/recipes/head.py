@@ -55,11 +55,9 @@ class Head:
 
     def steps(self, weight: float) -> tuple[SumStep, ...]:
         """The sums, which share out `weight` of the plan's budget."""
-        size = len(self.moments)
-        return tuple(
-            SumStep(f"head-{index}", size, CLIP * math.sqrt(size), weight * share / 1000, SCALE)
-            for index, share in enumerate(SHARES_MILLI, start=1)
-        )
+        size, shares = len(self.moments), enumerate(SHARES_MILLI, start=1)
+        clip = CLIP * math.sqrt(size)
+        return tuple(SumStep(f"head-{at}", size, clip, weight * share / 1000, SCALE) for at, share in shares)
 
     def initial(self) -> Model:
         """The nominal prevalence for everybody; 0 of a linear head."""
@@ -82,9 +80,8 @@ class Head:
 
         Guarantees: row i depends on patient i and the model alone, to the last bit.
         """
-        coordinates = model["coefficients"] @ np.array(
-            [row + [0.0] * (len(self._factor) - len(row)) for row in self._factor]
-        )
+        lower = np.array([row + [0.0] * (len(self._factor) - len(row)) for row in self._factor])
+        coordinates = model["coefficients"] @ lower
         residual = outcome - self.expected(rowwise(whitened, coordinates[None, :])[:, 0])
         return np.where(np.isfinite(residual)[:, None], whitened * residual[:, None], 0.0)
 

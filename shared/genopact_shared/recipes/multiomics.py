@@ -6,7 +6,6 @@ what is present. A patient without a matrix has no embedding of it. Training ask
 has and by each matrix alone, so that no prediction hangs on a matrix that others lack.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,7 +13,8 @@ from pydantic import Field
 
 from genopact_shared.published import Published
 from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
-from genopact_shared.recipes.protocol import Column, MatrixParameters, Table, Values, of_kind
+from genopact_shared.recipes.facts import Facts
+from genopact_shared.recipes.protocol import MatrixParameters, Table, Values, of_kind
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -28,16 +28,8 @@ class MultiomicsParameters(ClassParameters, MatrixParameters):
     width: int = Field(default=16, ge=1, le=256)
 
 
-@dataclass(frozen=True)
-class MultiomicsRecipe(Classes):
+class MultiomicsRecipe(Classes, Facts):
     """See `protocol.NetRecipe`."""
-
-    name: str = "multiomics"
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = ()
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = MultiomicsParameters
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """(n, all features + matrices) -> (n, classes)."""
@@ -45,12 +37,7 @@ class MultiomicsRecipe(Classes):
 
         return Fusion(of_kind(parameters, MultiomicsParameters))
 
-    def tensors(
-        self,
-        table: Table,
-        parameters: Frozen,
-        published: Published,  # noqa: ARG002
-    ) -> "tuple[Tensor, Tensor]":
+    def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
         """Inputs (n, all features + matrices) float32, see `within`, then who has which matrix; classes (n,)."""
         import torch
 
@@ -84,4 +71,4 @@ def within(values: Values) -> Values:
     return np.asarray(np.clip(centred / np.maximum(spread, 1e-6), -5, 5), np.float32)
 
 
-MULTIOMICS = MultiomicsRecipe()
+MULTIOMICS = MultiomicsRecipe("multiomics", OUTCOME, SCHEMA, MultiomicsParameters)

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import NOTHING, Published
-from genopact_shared.recipes.gwas import OUTCOME, GwasRecipe, exact_scale
+from genopact_shared.recipes.facts import planned
+from genopact_shared.recipes.gwas import OUTCOME, SCHEMA, GwasRecipe, exact_scale
 from genopact_shared.recipes.gwas_private import read_frequencies, spreads, standardised
 from genopact_shared.recipes.protocol import (
     Codes,
@@ -22,7 +23,6 @@ from genopact_shared.recipes.protocol import (
     GenotypeParameters,
     Metrics,
     Model,
-    SumPlan,
     SumStep,
     Table,
     finest_scale,
@@ -102,21 +102,14 @@ class PcaPlan:
         return {f"pc{at}": {"variance": value} for at, value in enumerate(model["variances"].tolist(), start=1)}
 
 
-@dataclass(frozen=True)
 class PcaRecipe(GwasRecipe):
     """See `protocol.SumRecipe`; of the same table as `gwas`."""
 
-    name: str = "pca"
-    measures: tuple[str, ...] = ("variance",)
-    parameters: type[Frozen] = PcaParameters
-
     def plan(
         self, parameters: Frozen, planned_total: int, epsilon_milli: int | None, published: Published = NOTHING
-    ) -> SumPlan:
+    ) -> PcaPlan:
         """The plan; raises ValueError for parameters of another recipe or an empty cohort."""
-        if not isinstance(parameters, PcaParameters) or planned_total < 1:
-            raise ValueError("Expected PcaParameters and a planned cohort of at least 1")
-        return PcaPlan(parameters, planned_total, epsilon_milli, published)
+        return PcaPlan(planned(parameters, PcaParameters, planned_total), planned_total, epsilon_milli, published)
 
     def fit_personal(self, model: Model, table: Table) -> Model:
         """`scores` (n, components) of the site's own patients, in the order of its table."""
@@ -124,4 +117,4 @@ class PcaRecipe(GwasRecipe):
         return {"scores": np.concatenate([np.empty((0, len(model["variances"]))), *projected])}
 
 
-PCA = PcaRecipe()
+PCA = PcaRecipe("pca", OUTCOME, SCHEMA, PcaParameters, ("variance",))

@@ -26,8 +26,7 @@ MOST_UNPHASED = 8
 """Unphased heterozygotes in one gene; 2^8 pairs of haplotypes are looked at, a person with more has no call."""
 
 
-@dataclass(frozen=True)
-class Defining:
+class Defining(NamedTuple):
     """A variant that defines alleles. `references`: the letters of each build, which for GRCh37 may be `alt`."""
 
     name: str
@@ -57,8 +56,7 @@ class _Reading(NamedTuple):
     guessed: int
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """What is known of a person's gene.
 
     diplotypes: the pairs of alleles that the genotypes allow and that need the fewest uncalled positions to differ from
@@ -106,9 +104,8 @@ class Gene:
         """
         first, second = names = self._pair(text)
         functions = {star.name: star.function for star in self.stars} | dict(self.uncallable)
-        return Call(
-            ("/".join(sorted(names, key=_natural)),), (), (self.phenotype(functions[first], functions[second]),)
-        )
+        pair, phenotype = "/".join(sorted(names, key=_natural)), self.phenotype(functions[first], functions[second])
+        return Call((pair,), (), (phenotype,))
 
     def copies(self, texts: Sequence[str]) -> dict[str, Codes]:
         """Of each variant's `alt`, by the variant's name: (n,) int8 in n stated diplotypes; -1 unknown.
@@ -166,18 +163,15 @@ class Gene:
         for sides in options:
             functions |= set(product(*({each.function for each in side} for side in sides)))
             least = [min(each.guessed for each in side) for side in sides]
-            simple = [
-                {each.name for each in side if each.guessed == few} for side, few in zip(sides, least, strict=True)
-            ]
+            pairs = zip(sides, least, strict=True)
+            simple = [{each.name for each in side if each.guessed == few} for side, few in pairs]
             likely += [(sum(least), "/".join(sorted(pair, key=_natural))) for pair in product(*simple)]
         fewest = min(likely, default=(0, ""))[0]
         diplotypes = {pair for guessed, pair in likely if guessed == fewest}
         names = {each.name for sides in options for side in sides for each in side}
-        return Call(
-            tuple(sorted(diplotypes, key=_natural)),
-            tuple(sorted(names.difference(*(pair.split("/") for pair in diplotypes)), key=_natural)),
-            tuple(sorted({self.phenotype(*pair) for pair in functions})),
-        )
+        others = names.difference(*(pair.split("/") for pair in diplotypes))
+        called, open_ = (tuple(sorted(each, key=_natural)) for each in (diplotypes, others))
+        return Call(called, open_, tuple(sorted({self.phenotype(*pair) for pair in functions})))
 
     def calls(self, dosages: Codes, haplotypes: NDArray[np.uint8]) -> tuple[Call, ...]:
         """The calls of n people; arrays (k, n) as in `call`. Equal genotypes are looked at once."""
@@ -241,7 +235,5 @@ def _gene(name: str, table: dict[str, Any]) -> Gene:
     return Gene(name, table["chrom"], tuple(variants), tuple(stars), table.get("uncallable", {}), cumulative, rules)
 
 
-GENES: dict[str, Gene] = {
-    name: _gene(name, table)
-    for name, table in tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8")).items()
-}
+_TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+GENES: dict[str, Gene] = {name: _gene(name, table) for name, table in _TABLES.items()}

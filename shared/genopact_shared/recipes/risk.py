@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from genopact_shared.published import NOTHING, Published
+from genopact_shared.recipes.facts import Facts, planned
 from genopact_shared.recipes.protocol import Column, Floats, Metrics, Model, Number
 from genopact_shared.recipes.risk_design import Indices
 from genopact_shared.recipes.risk_metrics import CELLS, MEASURES, cells, released
@@ -62,24 +63,15 @@ class RiskPlan(ScorePlan):
         return released(model["metrics"], self.judged, self.parameters.nominal, self.parameters.ancestries)
 
 
-@dataclass(frozen=True)
-class RiskRecipe:
+class RiskRecipe(Facts):
     """See `protocol.SumRecipe`."""
-
-    name: str = "risk"
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = MEASURES
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = RiskParameters
 
     def plan(
         self, parameters: Frozen, planned_total: int, epsilon_milli: int | None, published: Published = NOTHING
     ) -> RiskPlan:
         """The plan; raises ValueError for parameters of another recipe or an empty cohort."""
-        if not isinstance(parameters, RiskParameters) or planned_total < 1:
-            raise ValueError("Expected RiskParameters and a planned cohort of at least 1")
-        return RiskPlan(parameters, planned_total, epsilon_milli is None, published)
+        of = planned(parameters, RiskParameters, planned_total)
+        return RiskPlan(of, planned_total, epsilon_milli is None, published)
 
 
-RISK = RiskRecipe()
+RISK = RiskRecipe("risk", OUTCOME, SCHEMA, RiskParameters, MEASURES)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.published import Arrays
 from genopact_shared.recipes.linear import positive_solution
 from genopact_shared.recipes.protocol import Codes, Floats, Table
@@ -143,11 +143,9 @@ class RiskDesign:
                 own = np.flatnonzero(ancestry[some] == k)
                 rows = np.empty((len(own), self.directions))
                 for (first, last), (low, high), weights in zip(*ends, self._weights, strict=True):
-                    rows[:, low:high] = self._projected(
-                        copies[own, first:last],
-                        np.asarray(weights[k] * WEIGHT_UNIT, dtype=np.float64),
-                        self.arrays["centre"][k, first:last],
-                    )
+                    scaled = np.asarray(weights[k] * WEIGHT_UNIT, dtype=np.float64)
+                    centre = self.arrays["centre"][k, first:last]
+                    rows[:, low:high] = self._projected(copies[own, first:last], scaled, centre)
                 found[some][own] = rows
         return found
 
@@ -209,9 +207,8 @@ class RiskDesign:
 
     @cached_property
     def _ends(self) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-        variants, directions = (
-            list(pairwise(self.arrays[f"block_{of}"].tolist())) for of in ("variants", "directions")
-        )
+        ends = (self.arrays[f"block_{of}"].tolist() for of in ("variants", "directions"))
+        variants, directions = (list(pairwise(each)) for each in ends)
         return variants, directions
 
     @cached_property
@@ -230,8 +227,7 @@ class RiskDesign:
 
     def _copies(self, table: Table) -> Iterator[tuple[slice, Codes]]:
         for some, copies in table.dosages():
-            if copies.shape[1] != self.variants:
-                raise GenopactError("PUBLISHED_INVALID", "a design for other variants")
+            require(copies.shape[1] == self.variants, "PUBLISHED_INVALID", "a design for other variants")
             yield some, copies
 
     def _by_ancestry(self, copies: Codes, ancestry: Indices, weights: Floats) -> Floats:

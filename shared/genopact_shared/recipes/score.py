@@ -164,11 +164,8 @@ class ScorePlan(ABC):
     def initial(self) -> Model:
         """The nominal prevalence for everybody."""
         k = self.parameters.ancestries
-        blank = {
-            "moments": np.zeros(3 * k),
-            "dual": np.zeros(self.parameters.directions),
-            "metrics": np.zeros(self.cells * len(self.judged)),
-        }
+        sizes = {"moments": 3 * k, "dual": self.parameters.directions, "metrics": self.cells * len(self.judged)}
+        blank = {name: np.zeros(size) for name, size in sizes.items()}
         return self.head.initial() | blank | {"weights": np.zeros((k, self.design.variants))}
 
     def contribution(self, index: int, model: Model, table: Table) -> Floats:

@@ -6,7 +6,6 @@ somebody was censored does not count. Source: Gensheimer and Narasimhan, "A scal
 neural networks", 2019.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Self
 
@@ -14,6 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from genopact_shared.published import Published
+from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.network import NetParameters, columns
 from genopact_shared.recipes.protocol import (
     Column,
@@ -56,16 +56,8 @@ class SurvivalParameters(NetParameters, MatrixParameters):
         return self
 
 
-@dataclass(frozen=True)
-class SurvivalRecipe:
+class SurvivalRecipe(Facts):
     """See `protocol.NetRecipe`."""
-
-    name: str = "survival"
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = ()
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = SurvivalParameters
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """(n, features) -> (n, intervals) logits of the hazards."""
@@ -73,12 +65,7 @@ class SurvivalRecipe:
 
         return Hazards(of_kind(parameters, SurvivalParameters))
 
-    def tensors(
-        self,
-        table: Table,
-        parameters: Frozen,
-        published: Published,  # noqa: ARG002
-    ) -> "tuple[Tensor, Tensor]":
+    def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
         """Inputs (n, features); targets (n, intervals): 1 the event, 0 outlived, NaN not observed to its end."""
         import torch
 
@@ -99,15 +86,15 @@ class SurvivalRecipe:
         found = binary_cross_entropy_with_logits(module(inputs), targets.nan_to_num(), reduction="none")
         return (found * seen).sum(1)
 
-    def fit_personal(self, outputs: Floats, table: Table) -> Model:  # noqa: ARG002 - hazards are shared
+    def fit_personal(self, outputs: Floats, table: Table) -> Model:
         """Nothing."""
         return {}
 
-    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:  # noqa: ARG002
+    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         """(n, intervals) probability to outlive the end of each interval."""
         odds: Floats = np.exp(columns(outputs))
         alive = np.asarray(np.cumprod(1 / (1 + odds), axis=1), np.float64)
         return Prediction(alive, alive, alive)
 
 
-SURVIVAL = SurvivalRecipe()
+SURVIVAL = SurvivalRecipe("survival", OUTCOME, SCHEMA, SurvivalParameters)

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from genopact_shared.published import NOTHING, Published
+from genopact_shared.recipes.facts import Facts, planned
 from genopact_shared.recipes.protocol import Column, Floats, Metrics, Model, Number
 from genopact_shared.recipes.risk_design import Indices
 from genopact_shared.recipes.score import COVARIATES, ScoreParameters, ScorePlan
@@ -73,24 +74,15 @@ def _measures(*sums: float) -> dict[str, float]:
     return found
 
 
-@dataclass(frozen=True)
-class TraitRecipe:
+class TraitRecipe(Facts):
     """See `protocol.SumRecipe`."""
-
-    name: str = "trait"
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = MEASURES
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = TraitParameters
 
     def plan(
         self, parameters: Frozen, planned_total: int, epsilon_milli: int | None, published: Published = NOTHING
     ) -> TraitPlan:
         """The plan; raises ValueError for parameters of another recipe or an empty cohort."""
-        if not isinstance(parameters, TraitParameters) or planned_total < 1:
-            raise ValueError("Expected TraitParameters and a planned cohort of at least 1")
-        return TraitPlan(parameters, planned_total, epsilon_milli is None, published)
+        of = planned(parameters, TraitParameters, planned_total)
+        return TraitPlan(of, planned_total, epsilon_milli is None, published)
 
 
-TRAIT = TraitRecipe()
+TRAIT = TraitRecipe("trait", OUTCOME, SCHEMA, TraitParameters, MEASURES)

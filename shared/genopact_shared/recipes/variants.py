@@ -1,17 +1,15 @@
 """Where the variants of the recipes lie (variants.toml)."""
 
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Build = Literal["GRCh37", "GRCh38"]
 
 _COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 
-@dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """A biallelic substitution on the forward strand of the reference. `positions`: 1-based, per build."""
 
     rsid: str

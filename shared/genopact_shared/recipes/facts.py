@@ -1,0 +1,24 @@
+"""What a recipe says of itself, see `protocol.Recipe`; a recipe derives from it and adds what it does."""
+
+from typing import NamedTuple
+
+from genopact_shared.recipes.protocol import Column, P
+from genopact_shared.study import Frozen
+
+
+class Facts(NamedTuple):
+    """`version` is raised with every change of results."""
+
+    name: str
+    outcome: str
+    schema: tuple[Column, ...]
+    parameters: type[Frozen]
+    measures: tuple[str, ...] = ()
+    version: int = 1
+
+
+def planned(parameters: Frozen, kind: type[P], planned_total: int) -> P:
+    """Hyper-parameters of that kind, for a cohort of somebody; ValueError otherwise."""
+    if not isinstance(parameters, kind) or planned_total < 1:
+        raise ValueError(f"Expected {kind.__name__} and a planned cohort of at least 1")
+    return parameters
