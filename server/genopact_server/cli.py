@@ -7,12 +7,12 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import typer
 
-from genopact_server.commands import audit, coordinator, demo, design, gwas, manifest, risk, simulate, study
+from genopact_server.commands import audit, coordinator, demo, design, gwas, manifest, model, risk, simulate, study
 from genopact_shared import terminal
 
 HELP = "Train disease-risk and drug-response models across hospitals; data and consent stay in each building."
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
-for group in (study, coordinator, manifest, design, risk, gwas, audit):
+for group in (study, coordinator, manifest, design, risk, model, gwas, audit):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 demo.register(app)
 simulate.register(app)

@@ -68,7 +68,8 @@ def consortium(tmp_path: Path) -> Iterator[Make]:
         hospitals = {
             name: hospital(home / name, name, seed, kind) for seed, name in enumerate(("site-a", "site-b"), 30)
         }
-        given = {"variants": variants(VARIANTS).digest, "design": canonical.digest(design), **found, **SETTINGS, **parameters}
+        files = {"variants": variants(VARIANTS).digest, "design": canonical.digest(design)}
+        given = files | found | SETTINGS | parameters
         recipe = {"name": "risk-net", "version": 1, "parameters": given}
         parties = [each.party for each in hospitals.values()]
         study = study_of(folder, parties, recipe=recipe, privacy=privacy, outcome="disease", schedule={"quorum": 1})

@@ -53,10 +53,10 @@ def weights() -> NDArray[np.float64]:
     return np.random.default_rng(2).normal(0, 0.3, VARIANTS)
 
 
-def panel(weights: NDArray[np.float64] = weights()) -> Tokens:
+def panel(of: NDArray[np.float64] | None = None) -> Tokens:
     codes, ancestry = people(120, 3, missing=0.02)
     blocks = tuple(np.flatnonzero(block() == at) for at in range(BLOCKS))
-    return Tokens(Panel(codes, ancestry, ("one", "two"), blocks), weights)
+    return Tokens(Panel(codes, ancestry, ("one", "two"), blocks), weights() if of is None else of)
 
 
 def designed() -> tuple[bytes, dict[str, int]]:

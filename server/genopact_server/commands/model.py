@@ -1,23 +1,22 @@
 """`genopact model`: what moves a finished network, and the network as a file that others can use."""
 
-import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from genopact_server.commands.options import HOME, Home, RunName, opened
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.recipes import NETWORKS, chosen
 from genopact_shared.terminal import Answer, command, working
 
 if TYPE_CHECKING:
     from genopact_shared.recipes.network import NetPlan
-    from genopact_shared.recipes.protocol import Matrix, Model, Values
+    from genopact_shared.recipes.protocol import Matrix, Model, Table, Values
 
 app = typer.Typer(help="Explain and export a network.", no_args_is_help=True, rich_markup_mode=None)
-SHOWN, OUTPUTS = 20, 10
+SHOWN, OUTPUTS, TOLERANCE = 20, 10, 1e-4
 EXAMPLE = "genopact model explain RUN --matrix sequence=reference.fa --out splice"
 
 
@@ -40,58 +39,121 @@ def explain(
     from genopact_server.report.attribution import contributions, mutations
     from genopact_server.report.plots import standalone
     from genopact_shared.recipes.network import columns
-    from genopact_shared.recipes.protocol import MatrixParameters, Table
 
     plan, model = _network(home, run)
-    of, files = plan.parameters, dict(each.partition("=")[::2] for each in matrix)
-    if not isinstance(of, MatrixParameters) or not set(files) <= {each.name for each in of.matrices}:
-        raise GenopactError("USAGE", f"--matrix NAME=FILE: recipe {plan.name} has no such matrix")
-    names = {each.name: _read(Path(files[each.name]), each) for each in of.matrices if each.name in files}
-    n = min(len(values) for _, values in names.values())
-    table = Table({}, n, matrices={
-        each.name: names[each.name][1][:n] if each.name in names else np.full((n, each.features), np.nan, np.float32)
-        for each in of.matrices
-    })  # fmt: skip
+    table, features = _people(plan, matrix)
     with working("Explaining"):
-        outputs = range(min(OUTPUTS, columns(plan.outputs(model, table)).shape[1]))
-        parts = [contributions(plan, model, table, output) for output in outputs]
+        count = min(OUTPUTS, columns(plan.outputs(model, table)).shape[1])
+        parts = [contributions(plan, model, table, output) for output in range(count)]
         letters = mutations(plan, model, table) if plan.name.startswith("sequence-") else None
-    features = [name for each in of.matrices for name in names.get(each.name, ([f"{each.name} {at + 1}" for at in range(each.features)],))[0]]
-    features += [f"{each.name} is there" for each in of.matrices]  # further inputs, of recipes that have them
-    texts = {f"{out}-features.tsv": "output\tfeature\tmean\tmean_absolute\n" + "".join(
-        f"{output}\t{features[at]}\t{part[:, at].mean():.6g}\t{np.abs(part[:, at]).mean():.6g}\n"
-        for output, part in zip(outputs, parts, strict=True) for at in range(part.shape[1])
-    )}  # fmt: skip
+    rows = [(k, features[at], part[:, at]) for k, part in enumerate(parts) for at in range(part.shape[1])]
+    listed = [f"{k}\t{name}\t{each.mean():.6g}\t{np.abs(each).mean():.6g}" for k, name, each in rows]
     sizes = np.mean([np.abs(part).mean(axis=0) for part in parts], axis=0)
     most = {features[at]: float(sizes[at]) for at in np.argsort(-sizes)[:SHOWN].tolist()}
-    texts[f"{out}-features.svg"] = standalone("coefficients", "What moves the network most", (6, 4), values=most)
+    texts = {
+        f"{out}-features.tsv": "\n".join(["output\tfeature\tmean\tmean_absolute", *listed, ""]),
+        f"{out}-features.svg": standalone("coefficients", "What moves the network most", (6, 4), values=most),
+    }
     if letters is not None:
-        texts[f"{out}-letters.tsv"] = "class\tplace\tA\tC\tG\tT\n" + "".join(
-            "\t".join([f"{k}\t{place + 1}", *(f"{each:.6g}" for each in row)]) + "\n"
-            for k, rows in enumerate(letters) for place, row in enumerate(rows)
-        )  # fmt: skip
+        cells = [(k, place, row) for k, rows_ in enumerate(letters) for place, row in enumerate(rows_, start=1)]
+        listed = [f"{k}\t{place}\t" + "\t".join(f"{each:.6g}" for each in row) for k, place, row in cells]
+        texts[f"{out}-letters.tsv"] = "\n".join(["class\tplace\tA\tC\tG\tT", *listed, ""])
         texts[f"{out}-letters.svg"] = standalone("letters", "What a changed letter does", (9, 4), values=letters)
     for name, text in texts.items():
         Path(name).write_text(text, "utf-8")
-    shown = [f"  {name}: {size:.3g}" for name, size in list(most.items())[:10]]
-    return Answer({"files": list(texts), "most": most, "people": n}, [*shown, *(f"Wrote {name}" for name in texts)])
+    shown = [f"  {name}: {size:.3g}" for name, size in [*most.items()][: SHOWN // 2]]
+    return Answer({"files": [*texts], "most": most, "people": table.n}, [*shown, *(f"Wrote {name}" for name in texts)])
 
 
 @command(app, "export", example="genopact model export RUN --out splice.onnx")
 def export(
-    run: RunName,
-    *,
-    out: Annotated[Path, typer.Option(help="The ONNX file.", show_default=False)],
-    home: Home = HOME,
+    run: RunName, *, out: Annotated[Path, typer.Option(help="The ONNX file.", show_default=False)], home: Home = HOME
 ) -> Answer:
-    """Write the network as ONNX, checked to give the same outputs; weights are also the run's safetensors file."""
+    """Write the network as ONNX, for one person at a time, checked to give the same outputs.
+
+    The weights by themselves are the run's last model-*.safetensors.
+    """
+    import warnings
+    from tempfile import TemporaryDirectory
+
     import numpy as np
     import torch
 
-    plan, model = _network(home, run)
-    try:
+    from genopact_shared.recipes.protocol import MatrixParameters, Table
+
+    with replacing(ImportError, GenopactError("EXTRA_MISSING", "pip install 'genopact[onnx]'")):
+        import onnx  # noqa: F401 - torch needs it
         import onnxruntime
-        import onnxscript  # noqa: F401 - torch needs it
-    except ImportError as error:
-        raise GenopactError("EXTRA_MISSING", "pip install 'genopact[onnx]'") from error
-    return Answer()
+    plan, model = _network(home, run)
+    of, module = plan.parameters, plan.module(model).eval()
+    matrices = {each.name: np.zeros((1, each.features), np.float32) for each in getattr(of, "matrices", ())}
+    if not isinstance(of, MatrixParameters):
+        raise GenopactError("USAGE", f"recipe {plan.name} reads other data than matrices")
+    one = plan.recipe.tensors(Table({}, 1, matrices=matrices), of, plan.published)[0]
+    with (
+        TemporaryDirectory() as folder,
+        warnings.catch_warnings(action="ignore"),
+    ):  # that torch will replace the exporter
+        path = str(Path(folder) / "network.onnx")
+        torch.onnx.export(module, (one,), path, dynamo=False, input_names=["person"], output_names=["outputs"])
+        data = Path(path).read_bytes()
+    session, drawn = onnxruntime.InferenceSession(data), np.random.default_rng(0)
+    for _ in range(8):
+        person = drawn.normal(size=tuple(one.shape)).astype(np.float32)
+        expected = module(torch.from_numpy(person)).detach().numpy()
+        found = np.asarray(session.run(None, {"person": person})[0])
+        require(np.allclose(found, expected, atol=TOLERANCE), "ONNX_DIFFERS", plan.name)
+    durable.replace(out, data)
+    return Answer({"file": str(out), "shape": [*one.shape]}, [f"Wrote {out}: input `person` {tuple(one.shape)}"])
+
+
+def _network(home: Path, run: str) -> "tuple[NetPlan, Model]":
+    """A finished run's network and its last model. Raises USAGE for another recipe, RUN_UNKNOWN."""
+    from genopact_server.report.facts import read_model
+    from genopact_shared.recipes.network import NetParameters, NetPlan
+
+    folder, path, study = opened(home, run)
+    of = chosen(study.recipe)[1]
+    if not isinstance(of, NetParameters):
+        raise GenopactError("USAGE", f"the run is of recipe {study.recipe.name}, which is no network")
+    plan = NetPlan(NETWORKS[study.recipe.name], of, {}, folder.published)
+    return plan, read_model(max(path.glob("model-*.safetensors")))
+
+
+def _people(plan: "NetPlan", given: list[str]) -> "tuple[Table, list[str]]":
+    """Public people, and the names of the network's inputs; matrices that are not given are missing. USAGE."""
+    import numpy as np
+
+    from genopact_shared.recipes.protocol import MatrixParameters, Table
+
+    of, files = plan.parameters, {name: Path(file) for name, _, file in (each.partition("=") for each in given)}
+    if not isinstance(of, MatrixParameters) or not set(files) <= {each.name for each in of.matrices}:
+        raise GenopactError("USAGE", f"--matrix NAME=FILE: recipe {plan.name} has no such matrix")
+    read = {each.name: _read(files[each.name], each) for each in of.matrices if each.name in files}
+    n = min(len(values) for _, values in read.values())
+    matrices: dict[str, Values] = {}
+    names: list[str] = []
+    for each in of.matrices:
+        unnamed = [f"{each.name} {at + 1}" for at in range(each.features)]
+        listed, values = read.get(each.name, (unnamed, np.full((n, each.features), np.nan, np.float32)))
+        matrices[each.name], names = values[:n], [*names, *listed]
+    # Some recipes have one more input a matrix: whether it is there.
+    return Table({}, n, matrices=matrices), [*names, *(f"{each.name} is there" for each in of.matrices)]
+
+
+def _read(path: Path, wanted: "Matrix") -> "tuple[list[str], Values]":
+    """Features and values (n, F) of FASTA, or of a TSV whose first column names people. MATRIX_FEATURES."""
+    import numpy as np
+
+    from genopact_shared.recipes.protocol import digest_of_features
+
+    text = durable.read(path, "MATRIX_MISSING").decode("utf-8", "replace")
+    if text.startswith(">"):
+        letters = ["".join(record.splitlines()[1:]).upper() for record in text.split(">")[1:]]
+        rows, names = [[*map("ACGT".find, each)] for each in letters], [str(at + 1) for at in range(wanted.features)]
+        require(all(len(row) == wanted.features for row in rows), "MATRIX_FEATURES", wanted.name)
+        return names, np.array(rows, np.float32)
+    (_, *names), *cells = [line.split("\t") for line in text.splitlines()]
+    require(digest_of_features(names) == wanted.digest, "MATRIX_FEATURES", wanted.name)
+    with replacing(ValueError, GenopactError("MATRIX_FEATURES", f"{wanted.name}: a cell that is no number")):
+        return names, np.array([[float(cell or "nan") for cell in row[1:]] for row in cells], np.float32)

@@ -1,7 +1,7 @@
 """What moves a network's outputs: integrated gradients over its inputs, and every change of one letter of a sequence.
 
-Made of public people, so that what is shown follows from public data and a released model; of patients, rows would be as
-private as they are. Sources: Sundararajan et al., "Axiomatic Attribution for Deep Networks", 2017, by captum (extra
+Made of public people, so that what is shown follows from public data and a released model; of patients, rows would be
+as private as they are. Sources: Sundararajan et al., "Axiomatic Attribution for Deep Networks", 2017, by captum (extra
 `explain`); Zhou and Troyanskaya, "Predicting effects of noncoding variants", 2015, for mutagenesis in silico.
 """
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.network import NetPlan, columns
-from genopact_shared.recipes.protocol import PEOPLE, Floats, MatrixParameters, Model, Table
+from genopact_shared.recipes.protocol import PEOPLE, Floats, Model, Table, of_kind
 from genopact_shared.recipes.risk_net import RiskNetParameters
-from genopact_shared.recipes.sequence import LETTERS
+from genopact_shared.recipes.sequence import LETTERS, SequenceParameters
 
 STEPS = 64
 """Points of the path, by Gauss and Legendre."""
@@ -49,11 +49,10 @@ def contributions(plan: NetPlan, model: Model, table: Table, output: int = 0) ->
 def mutations(plan: NetPlan, model: Model, table: Table) -> Floats:
     """(classes, places, 4): how much a letter at a place changes a class's output.
 
-    The mean over the sequences that the network takes for that class; 0 for the letter that stands there, NaN for a class
-    of no sequence.
+    The mean over the sequences that the network takes for that class; 0 for the letter that stands there, NaN for a
+    class of no sequence.
     """
-    of = plan.parameters
-    assert isinstance(of, MatrixParameters)
+    of = of_kind(plan.parameters, SequenceParameters)
     name, before = of.matrices[0].name, columns(plan.outputs(model, table))
     letters, taken = table.matrices[name], before.argmax(axis=1)
     found = np.full((before.shape[1], letters.shape[1], LETTERS), np.nan)

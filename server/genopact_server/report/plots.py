@@ -162,6 +162,19 @@ def qq(axes: "Axes", *, log10p: "NDArray[Any]") -> None:
     axes.set(xlabel="expected -log10 p", ylabel="observed -log10 p")
 
 
+def letters(axes: "Axes", *, values: "NDArray[Any]") -> None:
+    """(classes, places, 4) changes of an output: the largest that another letter makes at each place, by class."""
+    import numpy as np
+
+    for k, rows in enumerate(values):
+        largest = np.abs(rows).max(axis=1)
+        if np.isfinite(largest).all():
+            colour, dash = (ACCENT, SECOND, INK, MUTED)[k % 4], (0, (4, 2)) if k > 3 else "solid"
+            axes.step(np.arange(len(rows)) + 1, largest, where="mid", color=colour, linestyle=dash, label=f"class {k}")
+    axes.set(xlabel="place", ylabel="largest change of the class's output")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, frameon=False, borderpad=0, labelcolor=INK)
+
+
 def _thinned(x: "NDArray[Any]", y: "NDArray[Any]", width: float, height: float) -> "tuple[NDArray[Any], NDArray[Any]]":
     """One of the points in each cell of a picture so wide and high."""
     import numpy as np
@@ -176,7 +189,7 @@ def short(text: str, most: int = 24) -> str:
     return text if len(text) <= most else text[: most - 1] + "\u2026"
 
 
-_PLOTS = (coefficients, trajectories, burn_down, shown, groups, comparison, calibration, manhattan, qq)
+_PLOTS = (coefficients, trajectories, burn_down, shown, groups, comparison, calibration, manhattan, qq, letters)
 PLOTS = {plot.__name__: plot for plot in _PLOTS}
 
 
