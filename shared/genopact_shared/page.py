@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -46,7 +46,7 @@ def svg(
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    buffer, style = io.BytesIO(), _STYLE | {"svg.hashsalt": name}
+    buffer, style = io.BytesIO(), cast("Any", _STYLE | {"svg.hashsalt": name})
     with mpl.rc_context(style):
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
