@@ -163,6 +163,8 @@ MEASURES = (
     ),
     Measure("tests.benchmarks.recipes.adverse", {"recipes.adverse": ("", "== 1")}, seeds=()),
     Measure("tests.benchmarks.recipes.ancestry", {"recipes.ancestry": ("accuracy", ">= 0.99")}, seeds=(0,)),
+    Measure("tests.benchmarks.recipes.autoencoder", {"recipes.autoencoder": ("", "== 1")}, seeds=range(5)),
+    Measure("tests.benchmarks.recipes.synthetic", {"recipes.synthetic": ("", "== 1")}, seeds=(0,)),
     Measure("tests.benchmarks.flower_example", {"privacy.8": ("", "== 1")}),
 )
 

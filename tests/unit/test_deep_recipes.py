@@ -7,20 +7,23 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load
 
 from genopact_client.train.private_sum import PerRecordLoss
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import Plan
 from genopact_shared.published import Published
-from genopact_shared.recipes import NETWORKS
+from genopact_shared.recipes import NETWORKS, gwas_private
 from genopact_shared.recipes.adverse_reaction import LOW_DOSE_MG
 from genopact_shared.recipes.dose_features import OUTCOME as DOSE
 from genopact_shared.recipes.dose_features import abstains, reasons, vkorc1
 from genopact_shared.recipes.multiomics import within
-from genopact_shared.recipes.network import Network
+from genopact_shared.recipes.network import Network, weights_of
 from genopact_shared.recipes.pca import scores
 from genopact_shared.recipes.protocol import Copies, Prediction, Table, digest_of_features
+from genopact_shared.recipes.rare_variant_autoencoder import design
+from genopact_shared.recipes.synthetic_genomes import SyntheticParameters, sample
 from tests.benchmarks.federation import matrix, planned, predicted, trained, with_matrices
 from tests.unit.dose_tables import random_table
 
@@ -37,6 +40,13 @@ COMPONENTS: dict[str, Any] = {
 ANCESTRY: dict[str, Any] = {
     "variants": "0" * 64, "design": hashlib.sha256(wire.pack(COMPONENTS)).hexdigest(), "components": 3, "classes": 2,
 }  # fmt: skip
+GENES = {"starts": np.array([0, 3, 2]), "ends": np.array([3, 9, 12])}
+BURDEN = design(**GENES, weight=np.linspace(0.2, 1.7, 12), frequency=np.linspace(0.002, 0.4, 12))
+RARE: dict[str, Any] = {"variants": "0" * 64, "design": hashlib.sha256(BURDEN).hexdigest(), "genes": 3}
+FREQUENCY = np.array([0.0, 0.3, np.nan, *np.linspace(0.1, 1.0, 9)])
+PUBLIC = gwas_private.design(FREQUENCY)
+GENOMES: dict[str, Any] = {"variants": "0" * 64, "count": 12, "latent": 3, "before": 2, "classes": 2}
+FILES = {hashlib.sha256(file).hexdigest(): load(file) for file in (wire.pack(COMPONENTS), BURDEN, PUBLIC)}
 CELLS: dict[str, Any] = {
     "matrices": [matrix("genome", list("abcd"), "genome"), matrix("response", list("xyz"), "drug")], "width": 3,
 }  # fmt: skip
@@ -49,15 +59,19 @@ STUDIES: dict[str, tuple[str, dict[str, Any]]] = {
     "cells": ("cell-response", CELLS),
     "adverse": ("adverse-reaction", {}), "adverse, hidden": ("adverse-reaction", {"hidden": 4}),
     "ancestry": ("ancestry", ANCESTRY),
+    "rare": ("rare-variant-autoencoder", RARE),
+    "genomes": ("synthetic-genomes", GENOMES),
+    "genomes, public": (
+        "synthetic-genomes", GENOMES | {"design": hashlib.sha256(PUBLIC).hexdigest()}
+    ),
 }  # fmt: skip
 
 
 class Known:
-    """The published file of `ancestry`."""
+    """Published files of `ancestry`, of rare variants and of frequencies."""
 
     def read(self, digest: str) -> Any:
-        assert digest == ANCESTRY["design"]
-        return COMPONENTS
+        return FILES[digest]
 
 
 PUBLISHED = cast("Published", Known())
@@ -78,7 +92,7 @@ def table(name: str, n: int, seed: int = 0) -> Table:
         return with_matrices(n, {}, {"genome": rng.integers(2, size=(n, 4)), "response": response})
     if name.startswith("adverse"):
         return random_table(n, seed)
-    if name == "ancestry":
+    if name == "ancestry" or name == "rare" or name.startswith("genomes"):
         return Table(labels, n, Copies(rng.integers(-1, 3, size=(n, 12)).astype(np.int8)))
     time = np.where(rng.random(n) < 0.1, np.nan, rng.uniform(0, 50, n).round())
     events = {"time": time, "event": rng.integers(2, size=n).astype(np.int8)}
@@ -321,6 +335,178 @@ def test_components_that_lack_a_part_are_refused() -> None:
         plan = planned("ancestry", ANCESTRY, {"a": table("ancestry", 4)}, "none", published=file).course
         with pytest.raises(GenopactError, match="PUBLISHED_INVALID"):
             cast("Network", plan).tensors(table("ancestry", 4))
+
+
+# --- genotypes themselves
+
+
+def _copies(people: Table) -> Any:
+    return cast("Copies", people.genotypes).array
+
+
+def test_burdens_are_weighted_copies_of_a_gene_in_public_units() -> None:
+    """Against a loop over patients, genes and variants; 300 patients, because more than PEOPLE take several reads."""
+    found, people = course("rare"), table("rare", 300)
+    inputs, targets = found.tensors(people)
+    file = FILES[RARE["design"]]
+    frequency = np.linspace(0.002, 0.4, 12)
+    for row, copies in zip(inputs.tolist(), _copies(people), strict=True):
+        for at, (first, end) in enumerate(zip(GENES["starts"], GENES["ends"], strict=True)):
+            own = sum(
+                file["weight"][v] * (copies[v] if copies[v] >= 0 else 2 * frequency[v]) for v in range(first, end)
+            )
+            mean = sum(2 * frequency[v] * file["weight"][v] for v in range(first, end))
+            sd = math.sqrt(
+                sum(2 * frequency[v] * (1 - frequency[v]) * file["weight"][v] ** 2 for v in range(first, end))
+            )
+            assert row[at] == pytest.approx(max(-6, min(6, (own - mean) / sd)), abs=1e-4)
+    assert (inputs == targets).all()
+    assert np.abs(inputs.numpy()).max() == 6
+
+
+def test_the_loss_of_an_autoencoder_is_that_of_a_normal_burden() -> None:
+    found, people = course("rare"), table("rare", 20)
+    model = {name: values + 0.2 for name, values in found.initial().items()}
+    inputs, targets = found.tensors(people)
+    middle = np.tanh(inputs.numpy() @ model["encode.weight"].T + model["encode.bias"])
+    centre, spread = (middle @ model[f"{layer}.weight"].T + model[f"{layer}.bias"] for layer in ("last", "last_spread"))
+    sd = np.exp(np.tanh(spread))
+    density = np.exp(-(((inputs.numpy() - centre) / sd) ** 2) / 2) / sd
+    losses = found.recipe.loss(found.module(model), inputs, targets).tolist()
+    assert losses == pytest.approx(-np.log(density).mean(axis=1), rel=1e-4)
+    assert found.predict(model, None, people).value == pytest.approx((inputs.numpy() - centre) / sd, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("part", "at", "value"),
+    [
+        ("weight", 1, 2048.0), ("weight", 1, np.nan), ("weight", 1, 0.1), ("missing", 0, np.inf), ("starts", 0, -1),
+        ("starts", 1, 9), ("ends", 2, 13), ("centre", 0, np.nan), ("scale", 1, 0.0), ("scale", 1, np.nan),
+    ],
+)  # fmt: skip
+def test_genes_out_of_range_are_refused(part: str, at: int, value: float) -> None:
+    file = dict(FILES[RARE["design"]])
+    file[part] = file[part].copy()
+    file[part][at] = value
+    for other in (file, {name: each for name, each in file.items() if name != part}):
+        known = cast("Published", type("Other", (), {"read": lambda _, digest, found=other: found})())
+        plan = planned("rare-variant-autoencoder", RARE, {"a": table("rare", 4)}, "none", published=known).course
+        with pytest.raises(GenopactError, match="PUBLISHED_INVALID"):
+            cast("Network", plan).tensors(table("rare", 4))
+
+
+def test_a_carrier_of_an_own_variant_stands_out_where_such_variants_are_hardly_seen() -> None:
+    """Two ancestries, one with many rare variants in every gene; the network learns level and spread of both."""
+    rng, n, genes = np.random.default_rng(3), 600, 20
+    often = rng.random(n) < 0.4
+    copies = rng.binomial(2, np.where(often, 0.06, 0.004)[:, None], (n, genes * 6)).astype(np.int8)
+    ends = np.arange(1, genes + 1) * 6
+    file = design(ends - 6, ends, np.ones(genes * 6), np.full(genes * 6, 0.03))
+    digest = hashlib.sha256(file).hexdigest()
+    known = cast("Published", type("Known", (), {"read": lambda _, digest: load(file)})())
+    tables = {site: Table({}, 300, Copies(copies[at])) for site, at in (("a", slice(0, 300)), ("b", slice(300, 600)))}
+    settings = {"variants": "0" * 64, "design": digest, "genes": genes, "sampling_rate_milli": 1000} | {
+        "rounds": 30, "local_steps": 1, "learning_rate_milli": 10_000, "optimiser": "adam", "server_rate_milli": 50
+    }  # fmt: skip
+    plan = planned("rare-variant-autoencoder", settings, tables, "none", published=known)
+    scores = predicted(plan, trained(plan, tables), Table({}, n, Copies(copies))).value
+    raw = predicted(plan, plan.course.initial(), Table({}, n, Copies(copies))).value
+    one = copies.reshape(n, genes, 6).sum(axis=2) == 1
+    assert raw[one & often[:, None]].mean() == pytest.approx(raw[one & ~often[:, None]].mean())
+    assert scores[one & ~often[:, None]].mean() > 2 * max(0.1, scores[one & often[:, None]].mean())
+    assert abs(scores[often].mean()) < 0.1 < raw[often].mean()
+
+
+def test_a_genome_s_inputs_are_copies_in_public_units_and_public_odds() -> None:
+    for name, public in (("genomes", np.full(12, 0.5)), ("genomes, public", FREQUENCY)):
+        found, people = course(name), table(name, 300)
+        inputs, targets = found.recipe.tensors(people, found.parameters, found.published)
+        for at, copies in enumerate(_copies(people)):
+            for v, each in enumerate(copies.tolist()):
+                f = 0.5 if np.isnan(public[v]) else min(0.995, max(0.005, public[v]))
+                expected = 0 if each < 0 else (each - 2 * f) / math.sqrt(2 * f * (1 - f))
+                assert inputs[at, :, v].tolist() == pytest.approx([expected, math.log(f / (1 - f))], abs=1e-5)
+                assert targets[at, v].item() == each if each >= 0 else targets[at, v].isnan()
+            label = people.columns["class"][at]
+            assert targets[at, -1].item() == label if 0 <= label < 2 else targets[at, -1].isnan()
+    nobody = Table({"class": np.zeros(2, np.int8)}, 2, Copies(np.full((2, 12), -1, np.int8)))
+    assert len(course("genomes").tensors(nobody)[0]) == 0
+
+
+def _genomes(seed: int = 1) -> tuple[Network, dict[str, Any]]:
+    found, rng = course("genomes"), np.random.default_rng(seed)
+    return found, {name: rng.normal(0, 0.4, each.shape) for name, each in weights_of(found.initial()).items()}
+
+
+def test_the_bound_is_a_loop_over_points_variants_and_populations() -> None:
+    found, model = _genomes()
+    inputs, targets = found.recipe.tensors(table("genomes", 30), found.parameters, found.published)
+    losses = found.recipe.loss(found.module(model), inputs, targets).tolist()
+    spread = np.exp(model["spread.weight"][:, 0])
+    shares = np.exp(model["shares.weight"][:, 0]) / np.exp(model["shares.weight"][:, 0]).sum()
+    for loss, (copies, public), own in zip(losses, inputs.numpy(), targets.numpy(), strict=True):
+        middle = model["encode.weight"] @ copies / math.sqrt(12) + model["encode.bias"]
+        fits = []
+        for axis in range(3):
+            for sign in (1, -1):
+                z = middle + sign * math.sqrt(3) * spread * (np.arange(3) == axis)
+                odds = [
+                    public[v] + model["decode.bias"][v] + model["decode.weight"][v] @ z
+                    + sum(model["near.weight"][v][2 - back] * copies[v - back] for back in (1, 2) if v >= back)
+                    for v in range(12)
+                ]  # fmt: skip
+                chances = [1 / (1 + math.exp(-each)) for each in odds]
+                fits.append(sum(
+                    own[v] * math.log(p) + (2 - own[v]) * math.log(1 - p)
+                    for v, p in enumerate(chances) if not math.isnan(own[v])
+                ))  # fmt: skip
+        near = []
+        for k in range(2):
+            wide, away = np.exp(model["spreads.weight"][:, k]), middle - model["centres.weight"][:, k]
+            near.append(shares[k] * math.exp(-sum(
+                math.log(w) - math.log(s) + (s * s + a * a) / (2 * w * w) - 0.5
+                for w, s, a in zip(wide, spread, away, strict=True)
+            )))  # fmt: skip
+        prior = sum(near) if math.isnan(own[-1]) else near[int(own[-1])]
+        assert loss == pytest.approx(-np.mean(fits) - math.log(prior), rel=1e-3)
+
+
+def test_made_up_people_follow_the_model() -> None:
+    _, model = _genomes(5)
+    of = SyntheticParameters.model_validate(GENOMES)
+    copies, label = sample(model, of, 40_000, 7)
+    assert copies.dtype == label.dtype == np.int8
+    assert copies.shape == (40_000, 12)
+    assert set(np.unique(copies)) == {0, 1, 2}
+    again, _ = sample(model, of, 40_000, 7)
+    other, _ = sample(model, of, 40_000, 8)
+    assert (copies == again).all()
+    assert (copies != other).any()
+    shares = np.exp(model["shares.weight"][:, 0])
+    assert label.mean() == pytest.approx(shares[1] / shares.sum(), abs=0.01)
+    rng = np.random.default_rng(0)
+    z = [rng.normal(model["centres.weight"][:, k], np.exp(model["spreads.weight"][:, k]), (40_000, 3)) for k in (0, 1)]
+    for k, each in enumerate(z):
+        first = model["decode.bias"][0] + each @ model["decode.weight"][0]
+        mine = copies[label == k]
+        assert mine[:, 0].mean() == pytest.approx((2 / (1 + np.exp(-first))).mean(), abs=0.03)
+        for before in range(3):
+            second = model["decode.bias"][1] + each @ model["decode.weight"][1]
+            second = second + model["near.weight"][1][1] * (before - 1) / math.sqrt(0.5)
+            weight = np.exp(first * before) / (1 + np.exp(first)) ** 2
+            expected = np.average(2 / (1 + np.exp(-second)), weights=weight)
+            assert mine[mine[:, 0] == before, 1].mean() == pytest.approx(expected, abs=0.05)
+    with pytest.raises(GenopactError, match="FRAME_INVALID"):
+        sample(model, SyntheticParameters.model_validate(GENOMES | {"latent": 2}), 5, 0)
+
+
+def test_genotypes_of_other_variants_are_refused() -> None:
+    people = Table({}, 3, Copies(np.zeros((3, 11), np.int8)))
+    for name in ("rare", "genomes"):
+        with pytest.raises(GenopactError, match="PUBLISHED_INVALID"):
+            course(name).tensors(people)
+        with pytest.raises(GenopactError, match="GENOTYPES_MISSING"):
+            course(name).tensors(Table({}, 3))
 
 
 # --- the protocol

@@ -16,17 +16,19 @@ from genopact_shared.recipes.multiomics import MULTIOMICS
 from genopact_shared.recipes.network import NetParameters
 from genopact_shared.recipes.pca import PCA
 from genopact_shared.recipes.protocol import GenotypeParameters, MatrixParameters, NetRecipe, SumRecipe
+from genopact_shared.recipes.rare_variant_autoencoder import RARE_VARIANT_AUTOENCODER
 from genopact_shared.recipes.risk import RISK
 from genopact_shared.recipes.risk_net import RISK_NET
 from genopact_shared.recipes.sequence import SEQUENCE_CNN, SEQUENCE_RNN, SEQUENCE_TRANSFORMER
 from genopact_shared.recipes.survival import SURVIVAL
+from genopact_shared.recipes.synthetic_genomes import SYNTHETIC_GENOMES
 from genopact_shared.recipes.trait import TRAIT
 from genopact_shared.study import Frozen, RecipeChoice, Study, explain
 
 RECIPES: dict[str, SumRecipe] = {each.name: each for each in (DOSE, COHORT_SUMMARY, RISK, TRAIT, GWAS, PCA)}
 _NETWORKS: tuple[NetRecipe, ...] = (
     DOSE_NET, ADVERSE_REACTION, SEQUENCE_CNN, SEQUENCE_RNN, SEQUENCE_TRANSFORMER, MULTIOMICS, SURVIVAL, CELL_RESPONSE,
-    ANCESTRY, RISK_NET,
+    ANCESTRY, RISK_NET, RARE_VARIANT_AUTOENCODER, SYNTHETIC_GENOMES,
 )  # fmt: skip
 NETWORKS: dict[str, NetRecipe] = {each.name: each for each in _NETWORKS}
 EXACT: frozenset[str] = frozenset({COHORT_SUMMARY.name, GWAS.name, PCA.name})
