@@ -15,7 +15,7 @@ import multiprocessing
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -77,12 +77,11 @@ class Held:
         return self.codes[some]
 
 
-@dataclass(frozen=True)
 class Remembered(RiskNetRecipe):
     """The recipe on patients whom a table names by their `row`, because inputs are the same in every round."""
 
-    inputs: Tensor = field(default_factory=lambda: torch.empty(0))
-    targets: Tensor = field(default_factory=lambda: torch.empty(0))
+    inputs: Tensor
+    targets: Tensor
 
     def tensors(self, table: Table, parameters: Frozen, published: Published) -> tuple[Tensor, Tensor]:
         rows = torch.from_numpy(table.number("row").astype(np.int64))
@@ -174,7 +173,8 @@ def _work(job: Job) -> tuple[Job, Arm]:
     torch.set_num_threads(1)
     cohort, (trait, form, epsilon), started = STATE["cohort"], job, time.perf_counter()
     inputs, targets = torch.from_numpy(cohort.inputs), torch.from_numpy(cohort.traits[trait].astype(np.float32))
-    NETWORKS[RISK_NET.name] = Remembered(inputs=inputs, targets=targets)
+    NETWORKS[RISK_NET.name] = recipe = Remembered(*RISK_NET)
+    recipe.inputs, recipe.targets = inputs, targets
     of, held_out = planned(cohort, form, epsilon), _people(np.flatnonzero(cohort.test))
     assert isinstance(of.course, Network)
     first, model = of.course.initial(), trained(of, cohort.sites())

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Message
@@ -119,7 +119,11 @@ class Fleet:
         message.metadata.__dict__["_message_id"] = message.object_id
         with no_object_id_recompute(), _errors():
             bare, tree = message_to_proto(remove_content_from_message(message)), get_object_tree(message)
-            lists = {"messages_list": [bare], "message_object_trees": [tree], "clientapp_runtime_list": [0.0]}
+            lists: dict[str, Any] = {
+                "messages_list": [bare],
+                "message_object_trees": [tree],
+                "clientapp_runtime_list": [0.0],
+            }
             answer = self._client.PushMessages(PushMessagesRequest(node=self._node, **lists))
             wanted = set(answer.objects_to_push)
             for object_id, item in get_all_nested_objects(message).items():
@@ -165,7 +169,7 @@ class Fleet:
         return answer.object_content if answer.object_available else None
 
     def _push(self, run_id: int, session: str, object_id: str, content: bytes) -> None:
-        about = {"node": self._node, "run_id": run_id, "session_id": session}
+        about: dict[str, Any] = {"node": self._node, "run_id": run_id, "session_id": session}
         request = PushObjectRequest(**about, object_id=object_id, object_content=content)
         require(self._client.PushObject(request).stored, "LINK_REFUSED", "reply not stored")
 

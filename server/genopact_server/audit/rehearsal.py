@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_server.audit.canaries import LEVELS, Evidence, Flags, Floats, Showing, show
+from genopact_server.audit.canaries import LEVELS, Evidence, Flags, Showing, show
 from genopact_server.demo import cohort
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError
@@ -22,7 +22,7 @@ from genopact_shared.privacy.mechanisms import NoisedSum, Unprotected
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes import chosen, dose_features
 from genopact_shared.recipes.network import NetPlan
-from genopact_shared.recipes.protocol import Choice, Column, Copies, Dosage, Model, Number, Table
+from genopact_shared.recipes.protocol import Choice, Column, Copies, Dosage, Floats, Model, Number, Table
 from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.study import Study
 

@@ -50,7 +50,7 @@ class Tokens:
     def mixed(self, own: Indices) -> Floats:
         """(n, v) float64, 1 for a heterozygote."""
         codes = self.panel.dosages[:, own]
-        return np.where(codes < 0, self.missing[own, 1], codes == 1).astype(np.float64)
+        return np.asarray(np.where(codes < 0, self.missing[own, 1], codes == 1), np.float64)
 
     def within(self, rows: Floats) -> Floats:
         """Rows less the mean of their ancestry."""

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
-from genopact_server.simulate.haplotypes import ANCESTRIES, COMMON, START, Advance, Codes, Drawn
+from genopact_server.simulate.haplotypes import ANCESTRIES, COMMON, START, Advance, Drawn
 from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.recipes.protocol import Codes
 
 DEMOGRAPHY = Path(__file__).with_name("gutenkunst.yaml")
 RECOMBINATION, MUTATION = 1.1e-8, 1.2e-8

@@ -5,13 +5,13 @@ answer is their product. A line is the unit of privacy: its drugs are one loss, 
 The last matrix is the outcome, in public units near 0 and 1, a feature a drug.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
 from genopact_shared.published import Published
+from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.network import NetParameters, columns
 from genopact_shared.recipes.protocol import Column, Flag, Floats, MatrixParameters, Model, Prediction, Table, of_kind
 from genopact_shared.study import Frozen
@@ -30,16 +30,8 @@ class CellResponseParameters(NetParameters, MatrixParameters):
     seed: int = Field(default=0, ge=0)
 
 
-@dataclass(frozen=True)
-class CellResponseRecipe:
+class CellResponseRecipe(Facts):
     """See `protocol.NetRecipe`. The matrix named `response` is the outcome."""
-
-    name: str = "cell-response"
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = ()
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = CellResponseParameters
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """(n, features) -> (n, drugs)."""
@@ -55,12 +47,7 @@ class CellResponseRecipe:
         begun(module, of.seed)
         return module
 
-    def tensors(
-        self,
-        table: Table,
-        parameters: Frozen,
-        published: Published,  # noqa: ARG002
-    ) -> "tuple[Tensor, Tensor]":
+    def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
         """Inputs (n, features), 0 where missing; targets (n, drugs), NaN where nothing was measured."""
         import torch
 
@@ -91,4 +78,4 @@ def _own(parameters: Frozen) -> CellResponseParameters:
     return of
 
 
-CELL_RESPONSE = CellResponseRecipe()
+CELL_RESPONSE = CellResponseRecipe("cell-response", OUTCOME, SCHEMA, CellResponseParameters)

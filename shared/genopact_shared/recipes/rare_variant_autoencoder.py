@@ -9,7 +9,6 @@ Sources: Li and Leal, "Methods for Detecting Associations with Rare Variants for
 Brechtmann et al., "OUTRIDER", 2018 (outliers beside an autoencoder, there of expression).
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,10 +18,10 @@ from pydantic import Field
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import Arrays, Published
+from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.network import NetParameters
 from genopact_shared.recipes.protocol import (
     GENOTYPES,
-    Column,
     Flag,
     Floats,
     GenotypeParameters,
@@ -55,16 +54,8 @@ class RareVariantParameters(NetParameters, GenotypeParameters):
     seed: int = Field(default=0, ge=0)
 
 
-@dataclass(frozen=True)
-class RareVariantRecipe:
+class RareVariantRecipe(Facts):
     """See `protocol.NetRecipe`."""
-
-    name: str = "rare-variant-autoencoder"
-    version: int = 1
-    outcome: str = GENOTYPES
-    measures: tuple[str, ...] = ()
-    schema: tuple[Column, ...] = (Flag("held_out"),)
-    parameters: type[Frozen] = RareVariantParameters
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """(n, genes) burdens -> (n, 2, genes): outlier scores, and the logarithms of the spreads that they are in."""
@@ -97,7 +88,7 @@ class RareVariantRecipe:
         inputs = torch.from_numpy(rows.astype(np.float32))
         return inputs, inputs
 
-    def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":  # noqa: ARG002
+    def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
         """(B,) squared errors of reconstruction in spreads, halved, plus the spreads' logarithms; means over genes.
 
         The likelihood of a normal burden, less a constant; one per patient, never reduced further.
@@ -105,11 +96,11 @@ class RareVariantRecipe:
         outputs: Tensor = module(inputs)
         return (outputs[:, 0] ** 2 / 2 + outputs[:, 1]).mean(1)
 
-    def fit_personal(self, outputs: Floats, table: Table) -> Model:  # noqa: ARG002
+    def fit_personal(self, outputs: Floats, table: Table) -> Model:
         """Nothing."""
         return {}
 
-    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:  # noqa: ARG002
+    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         """(n, genes) outlier scores: excess burden in the spreads that the network expects of this patient."""
         scores = outputs[:, 0]
         return Prediction(scores, scores, scores)
@@ -148,4 +139,6 @@ def _checked(file: Arrays, genes: int) -> Arrays:
     return file
 
 
-RARE_VARIANT_AUTOENCODER = RareVariantRecipe()
+RARE_VARIANT_AUTOENCODER = RareVariantRecipe(
+    "rare-variant-autoencoder", GENOTYPES, (Flag("held_out"),), RareVariantParameters
+)

@@ -246,4 +246,4 @@ class RiskDesign:
             some = copies[first : first + size]
             known = np.maximum(some, 0).astype(np.float64) @ weights.T
             found[first : first + size] = known + (some < 0).astype(np.float64) @ unknown.T
-        return found - unknown.sum(axis=1)
+        return np.asarray(found - unknown.sum(axis=1))

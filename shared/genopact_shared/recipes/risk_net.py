@@ -6,7 +6,6 @@ disequilibrium, and single variants with their heterozygotes, so that dominance 
 begins at zero, and a linear path beside it at the public score, which is then the first model.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -16,9 +15,10 @@ from pydantic import Field, model_validator
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import Arrays, Published
 from genopact_shared.recipes.dose import Z80
+from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.head import probability
 from genopact_shared.recipes.network import NetParameters
-from genopact_shared.recipes.protocol import Column, Floats, GenotypeParameters, Model, Prediction, Table, of_kind
+from genopact_shared.recipes.protocol import Floats, GenotypeParameters, Model, Prediction, Table, of_kind
 from genopact_shared.recipes.risk import OUTCOME, SCHEMA
 from genopact_shared.study import Frozen
 
@@ -79,16 +79,8 @@ class RiskNetParameters(NetParameters, GenotypeParameters):
         return 2 + self.components + self.ancestries - 1
 
 
-@dataclass(frozen=True)
-class RiskNetRecipe:
+class RiskNetRecipe(Facts):
     """See `protocol.NetRecipe`."""
-
-    name: str = "risk-net"
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = ()
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = RiskNetParameters
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """The network; seed and score decide its first weights."""
@@ -193,4 +185,4 @@ def _targets(table: Table) -> Floats:
     return np.where(table.codes("held_out") == 1, np.nan, table.number(OUTCOME))
 
 
-RISK_NET = RiskNetRecipe()
+RISK_NET = RiskNetRecipe("risk-net", OUTCOME, SCHEMA, RiskNetParameters)

@@ -52,12 +52,7 @@ class SequenceRecipe(Classes):
 
         return SequenceModule(self.architecture, of_kind(parameters, SequenceParameters))
 
-    def tensors(
-        self,
-        table: Table,
-        parameters: Frozen,
-        published: Published,  # noqa: ARG002 - the sequences are enough
-    ) -> "tuple[Tensor, Tensor]":
+    def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
         """Inputs (n, length, 4) float32, one letter in four, zeros for none of them; classes (n,) int64."""
         import torch
 

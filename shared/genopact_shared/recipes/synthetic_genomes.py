@@ -14,7 +14,7 @@ Guarantees:
     run's own epsilon and delta, which bound what they can tell of any one patient. Without a budget they bound nothing.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -23,12 +23,12 @@ from pydantic import Field
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.classes import SCHEMA, Classes, ClassParameters, class_of
+from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.gwas_private import read_frequencies, spreads, standardised
 from genopact_shared.recipes.network import load
 from genopact_shared.recipes.protocol import (
     GENOTYPES,
     Codes,
-    Column,
     Floats,
     GenotypeParameters,
     Model,
@@ -62,16 +62,8 @@ class SyntheticParameters(ClassParameters, GenotypeParameters):
     before: int = Field(default=4, ge=1, le=32)
 
 
-@dataclass(frozen=True)
-class SyntheticRecipe(Classes):
+class SyntheticRecipe(Classes, Facts):
     """See `protocol.NetRecipe`. The column `class` is a patient's population; anybody may lack it."""
-
-    name: str = "synthetic-genomes"
-    version: int = 1
-    outcome: str = GENOTYPES
-    measures: tuple[str, ...] = ()
-    schema: tuple[Column, ...] = (SCHEMA[0], replace(SCHEMA[1], role="feature"))
-    parameters: type[Frozen] = SyntheticParameters
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """(n, 2, count) -> (n, count) chance of the effect allele."""
@@ -105,7 +97,7 @@ class SyntheticRecipe(Classes):
         """(B,) minus evidence lower bounds, less a constant; natural units, one per patient, never reduced."""
         return cast("Genomes", module).bound(inputs, targets)
 
-    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:  # noqa: ARG002
+    def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         """(n, count) expected copies, also of missing genotypes, by the middle of the patient's latent numbers."""
         return Prediction(2 * outputs, 2 * outputs, 2 * outputs)
 
@@ -142,4 +134,5 @@ def _public(of: SyntheticParameters, published: Published) -> tuple[Floats, Floa
     return frequency, np.log(frequency / (1 - frequency))
 
 
-SYNTHETIC_GENOMES = SyntheticRecipe()
+_SCHEMA = (SCHEMA[0], replace(SCHEMA[1], role="feature"))
+SYNTHETIC_GENOMES = SyntheticRecipe("synthetic-genomes", GENOTYPES, _SCHEMA, SyntheticParameters)

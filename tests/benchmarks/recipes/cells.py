@@ -118,7 +118,7 @@ def descended(plan: Plan, sites: dict[str, Table], everybody: Table) -> Model:
         named = dict(module.named_parameters())
         slopes = torch.autograd.grad(CELL_RESPONSE.loss(module, inputs, targets).sum(), list(named.values()))
         change = {name: -rate * slope.numpy() for name, slope in zip(named, slopes, strict=True)}
-        model = course.advance(index, model, change)  # type: ignore[attr-defined]
+        model = course.advance(index, model, change)
         if index == 0 and any(not np.allclose(first[name], model[name], atol=1e-4) for name in weights_of(model)):
             raise RuntimeError("the sites' own steps lead elsewhere")
     return model
