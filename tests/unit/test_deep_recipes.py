@@ -442,17 +442,26 @@ def test_the_bound_is_a_loop_over_points_variants_and_populations() -> None:
     found, model = _genomes()
     inputs, targets = found.recipe.tensors(table("genomes", 30), found.parameters, found.published)
     losses = found.recipe.loss(found.module(model), inputs, targets).tolist()
-    spread = np.exp(model["spread.weight"][:, 0])
-    shares = np.exp(model["shares.weight"][:, 0]) / np.exp(model["shares.weight"][:, 0]).sum()
+    spread = np.exp(model["last_spread.weight"][:, 0])
     for loss, (copies, public), own in zip(losses, inputs.numpy(), targets.numpy(), strict=True):
         middle = model["encode.weight"] @ copies / math.sqrt(12) + model["encode.bias"]
+        near = [
+            math.exp(-sum(
+                (s * s + a * a) / 2 - 0.5 - math.log(s)
+                for s, a in zip(spread, middle - model["centres.weight"][:, k], strict=True)
+            ))
+            for k in range(2)
+        ]  # fmt: skip
+        prior = sum(near) if math.isnan(own[-1]) else near[int(own[-1])]
+        shares = np.array(near) / prior if math.isnan(own[-1]) else np.eye(2)[int(own[-1])]
         fits = []
         for axis in range(3):
             for sign in (1, -1):
                 z = middle + sign * math.sqrt(3) * spread * (np.arange(3) == axis)
                 odds = [
-                    public[v] + model["decode.bias"][v] + model["decode.weight"][v] @ z
-                    + sum(model["near.weight"][v][2 - back] * copies[v - back] for back in (1, 2) if v >= back)
+                    public[v] + model["last_class.bias"][v] + model["last_class.weight"][v] @ shares
+                    + model["last_latent.weight"][v] @ z
+                    + sum(model["last_near.weight"][v][2 - back] * copies[v - back] for back in (1, 2) if v >= back)
                     for v in range(12)
                 ]  # fmt: skip
                 chances = [1 / (1 + math.exp(-each)) for each in odds]
@@ -460,44 +469,35 @@ def test_the_bound_is_a_loop_over_points_variants_and_populations() -> None:
                     own[v] * math.log(p) + (2 - own[v]) * math.log(1 - p)
                     for v, p in enumerate(chances) if not math.isnan(own[v])
                 ))  # fmt: skip
-        near = []
-        for k in range(2):
-            wide, away = np.exp(model["spreads.weight"][:, k]), middle - model["centres.weight"][:, k]
-            near.append(shares[k] * math.exp(-sum(
-                math.log(w) - math.log(s) + (s * s + a * a) / (2 * w * w) - 0.5
-                for w, s, a in zip(wide, spread, away, strict=True)
-            )))  # fmt: skip
-        prior = sum(near) if math.isnan(own[-1]) else near[int(own[-1])]
         assert loss == pytest.approx(-np.mean(fits) - math.log(prior), rel=1e-3)
 
 
 def test_made_up_people_follow_the_model() -> None:
+    """The first variant of each population, and the second given the first, by latent numbers drawn anew."""
     _, model = _genomes(5)
-    of = SyntheticParameters.model_validate(GENOMES)
-    copies, label = sample(model, of, 40_000, 7)
-    assert copies.dtype == label.dtype == np.int8
+    of, labels = SyntheticParameters.model_validate(GENOMES), np.repeat(np.array([0, 1], np.int8), 20_000)
+    copies = sample(model, of, labels, 7)
+    assert copies.dtype == np.int8
     assert copies.shape == (40_000, 12)
     assert set(np.unique(copies)) == {0, 1, 2}
-    again, _ = sample(model, of, 40_000, 7)
-    other, _ = sample(model, of, 40_000, 8)
-    assert (copies == again).all()
-    assert (copies != other).any()
-    shares = np.exp(model["shares.weight"][:, 0])
-    assert label.mean() == pytest.approx(shares[1] / shares.sum(), abs=0.01)
+    assert (copies == sample(model, of, labels, 7)).all()
+    assert (copies != sample(model, of, labels, 8)).any()
     rng = np.random.default_rng(0)
-    z = [rng.normal(model["centres.weight"][:, k], np.exp(model["spreads.weight"][:, k]), (40_000, 3)) for k in (0, 1)]
-    for k, each in enumerate(z):
-        first = model["decode.bias"][0] + each @ model["decode.weight"][0]
-        mine = copies[label == k]
+    for k in (0, 1):
+        z = rng.normal(model["centres.weight"][:, k], 1, (40_000, 3))
+        first, second = (
+            model["last_class.bias"][v] + model["last_class.weight"][v, k] + z @ model["last_latent.weight"][v]
+            for v in (0, 1)
+        )
+        mine = copies[labels == k]
         assert mine[:, 0].mean() == pytest.approx((2 / (1 + np.exp(-first))).mean(), abs=0.03)
         for before in range(3):
-            second = model["decode.bias"][1] + each @ model["decode.weight"][1]
-            second = second + model["near.weight"][1][1] * (before - 1) / math.sqrt(0.5)
+            given = second + model["last_near.weight"][1][1] * (before - 1) / math.sqrt(0.5)
             weight = np.exp(first * before) / (1 + np.exp(first)) ** 2
-            expected = np.average(2 / (1 + np.exp(-second)), weights=weight)
+            expected = np.average(2 / (1 + np.exp(-given)), weights=weight)
             assert mine[mine[:, 0] == before, 1].mean() == pytest.approx(expected, abs=0.05)
     with pytest.raises(GenopactError, match="FRAME_INVALID"):
-        sample(model, SyntheticParameters.model_validate(GENOMES | {"latent": 2}), 5, 0)
+        sample(model, SyntheticParameters.model_validate(GENOMES | {"latent": 2}), labels, 0)
 
 
 def test_genotypes_of_other_variants_are_refused() -> None:

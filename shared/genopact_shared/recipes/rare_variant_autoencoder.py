@@ -18,18 +18,10 @@ from pydantic import Field
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import Arrays, Published
+from genopact_shared.recipes import protocol
 from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.network import NetParameters
-from genopact_shared.recipes.protocol import (
-    GENOTYPES,
-    Flag,
-    Floats,
-    GenotypeParameters,
-    Model,
-    Prediction,
-    Table,
-    of_kind,
-)
+from genopact_shared.recipes.protocol import Floats, Model, Prediction, Table, of_kind
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -41,7 +33,7 @@ GRID, LARGEST = 1 << 20, 1024
 """Weights are multiples of 1 / GRID and at most LARGEST, so that sums over a gene are exact in float64."""
 
 
-class RareVariantParameters(NetParameters, GenotypeParameters):
+class RareVariantParameters(NetParameters, protocol.GenotypeParameters):
     """Training settings; `design`: digest of the published file, which has `genes` genes; `middle`: of the network.
 
     A gene's part of a gradient is small where there are many, so that a small clip and an adaptive step belong to it:
@@ -84,9 +76,8 @@ class RareVariantRecipe(Facts):
             for at, (first, end) in enumerate(spans):
                 own, weight, missing = copies[:, first:end], file["weight"][first:end], file["missing"][first:end]
                 out[some, at] = np.maximum(own, 0).astype(np.float64) @ weight + (own < 0).astype(np.float64) @ missing
-        rows = np.clip((out - file["centre"]) / file["scale"], -BOUND, BOUND)
-        inputs = torch.from_numpy(rows.astype(np.float32))
-        return inputs, inputs
+        rows = torch.from_numpy(np.clip((out - file["centre"]) / file["scale"], -BOUND, BOUND).astype(np.float32))
+        return rows, rows
 
     def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
         """(B,) squared errors of reconstruction in spreads, halved, plus the spreads' logarithms; means over genes.
@@ -102,8 +93,7 @@ class RareVariantRecipe(Facts):
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         """(n, genes) outlier scores: excess burden in the spreads that the network expects of this patient."""
-        scores = outputs[:, 0]
-        return Prediction(scores, scores, scores)
+        return Prediction(outputs[:, 0], outputs[:, 0], outputs[:, 0])
 
 
 def design(starts: NDArray[np.int64], ends: NDArray[np.int64], weight: Floats, frequency: Floats) -> bytes:
@@ -129,16 +119,19 @@ def _checked(file: Arrays, genes: int) -> Arrays:
     """The file, with the sizes that are expected, and what keeps burdens finite and exact."""
     v = file["weight"].size if "weight" in file else 0
     shapes = {"weight": (v,), "missing": (v,)} | dict.fromkeys(("starts", "ends", "centre", "scale"), (genes,))
-    if {name: array.shape for name, array in file.items()} != shapes:
+    if {name: array.shape for name, array in file.items()} != shapes or {file["starts"].dtype, file["ends"].dtype} != {
+        np.dtype(np.int64)
+    }:
         raise GenopactError("PUBLISHED_INVALID", "no genes, or another number of them")
     weights, starts, ends = np.concatenate([file["weight"], file["missing"]]) * GRID, file["starts"], file["ends"]
     exact = ((np.abs(weights) <= LARGEST * GRID) & (weights == np.rint(weights))).all()
-    inside = ((starts >= 0) & (starts < ends) & (ends <= v)).all()
-    if not (exact and inside and np.isfinite(file["centre"]).all() and (file["scale"] > 0).all()):
+    inside = ((starts >= 0) & (starts < ends) & (ends <= v)).all() and np.isfinite(file["centre"]).all()
+    if not (exact and inside and (file["scale"] > 0).all()):
         raise GenopactError("PUBLISHED_INVALID", "weights, genes or scales out of range")
     return file
 
 
+_SCHEMA = (protocol.Flag("held_out"),)
 RARE_VARIANT_AUTOENCODER = RareVariantRecipe(
-    "rare-variant-autoencoder", GENOTYPES, (Flag("held_out"),), RareVariantParameters
+    "rare-variant-autoencoder", protocol.GENOTYPES, _SCHEMA, RareVariantParameters
 )

@@ -4,10 +4,12 @@ A patient's genotypes are binomial copies, given a few latent numbers, the patie
 before, which carry what linkage leaves within a population. The loss is minus the evidence lower bound. Its expectation
 over the latent numbers is a cubature: 2d public points, antithetic and the same for everybody, which give every
 polynomial up to the third degree its exact expectation. So nothing is random, as the engine demands.
-The prior is a normal for each population; a patient whose population is unknown may come from any of them.
-Sources: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; Arasaratnam and Haykin, "Cubature Kalman Filters",
-2009, for the points; Hershey and Olsen, "Approximating the Kullback Leibler Divergence Between Gaussian Mixture
-Models", 2007, for unknown populations.
+The prior is a normal around each population's centre. Whose population is unknown may come from any; such a patient is
+decoded by the populations that the latent numbers let expect, which is no longer a bound.
+Sources: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; Sohn, Lee and Yan, "Learning Structured Output
+Representation using Deep Conditional Generative Models", 2015, for populations; Arasaratnam and Haykin, "Cubature
+Kalman Filters", 2009, for the points; Hershey and Olsen, "Approximating the Kullback Leibler Divergence Between
+Gaussian Mixture Models", 2007, for unknown populations.
 
 Guarantees:
     Draws are a function of the released model and public numbers: however many there are, they cost nothing beyond the
@@ -15,50 +17,40 @@ Guarantees:
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import NOTHING, Published
+from genopact_shared.recipes import protocol
 from genopact_shared.recipes.classes import SCHEMA, Classes, ClassParameters, class_of
 from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.gwas_private import read_frequencies, spreads, standardised
 from genopact_shared.recipes.network import load
-from genopact_shared.recipes.protocol import (
-    GENOTYPES,
-    Codes,
-    Floats,
-    GenotypeParameters,
-    Model,
-    Prediction,
-    Table,
-    of_kind,
-)
+from genopact_shared.recipes.protocol import Codes, Floats, Model, Prediction, Table, of_kind
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from genopact_shared.recipes.synthetic_module import Genomes
-
 RAREST = 0.005
 """Below it, a public frequency counts as so much: a variant's input and first odds stay bounded."""
 
 
-class SyntheticParameters(ClassParameters, GenotypeParameters):
+class SyntheticParameters(ClassParameters, protocol.GenotypeParameters):
     """Training settings, and the network's.
 
     `count`: variants. `design`: digest of public allele frequencies (see `gwas_private.design`), from which the first
     model starts; without it every variant starts at one half, and much of the budget goes into frequencies. `latent`:
     numbers of a patient. `before`: variants that the next one follows directly. `classes`: populations.
-    Measured are `optimiser` adam, `server_rate_milli` 50, `learning_rate_milli` 5,000, `clip_milli` 1,000.
+    Measured are `optimiser` adam, `server_rate_milli` 30, `learning_rate_milli` 5,000, `clip_milli` 1,000.
     """
 
     count: int = Field(ge=2, le=4096)
     design: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    latent: int = Field(default=4, ge=1, le=32)
+    latent: int = Field(default=3, ge=1, le=32)
     before: int = Field(default=4, ge=1, le=32)
 
 
@@ -95,36 +87,32 @@ class SyntheticRecipe(Classes, Facts):
 
     def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
         """(B,) minus evidence lower bounds, less a constant; natural units, one per patient, never reduced."""
-        return cast("Genomes", module).bound(inputs, targets)
+        bounds: Tensor = module(inputs, targets)
+        return bounds
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         """(n, count) expected copies, also of missing genotypes, by the middle of the patient's latent numbers."""
         return Prediction(2 * outputs, 2 * outputs, 2 * outputs)
 
 
-def sample(
-    model: Model, parameters: SyntheticParameters, n: int, seed: int, published: Published = NOTHING
-) -> tuple[Codes, Codes]:
-    """Made-up people: (n, count) int8 copies, and (n,) int8 populations.
+def sample(model: Model, of: SyntheticParameters, labels: Codes, seed: int, published: Published = NOTHING) -> Codes:
+    """Made-up people of the (n,) int8 populations `labels`: (n, count) int8 copies.
 
     The same seed gives the same people on one machine; another's exponentials may differ in the last bit.
 
     Raises:
         GenopactError: FRAME_INVALID for the model of another network; PUBLISHED_MISSING, PUBLISHED_INVALID.
     """
-    load(SYNTHETIC_GENOMES.module(parameters), model)
-    rng, (frequency, public) = np.random.default_rng(seed), _public(parameters, published)
-    shares = np.exp(model["shares.weight"][:, 0] - model["shares.weight"].max())
-    label = rng.choice(parameters.classes, n, p=shares / shares.sum())
-    latent = rng.normal(model["centres.weight"].T[label], np.exp(model["spreads.weight"].T[label]))
-    odds = public + model["decode.bias"] + latent @ model["decode.weight"].T
-    copies, before = np.empty((n, parameters.count), np.int8), parameters.before
-    rows = np.zeros((n, before + parameters.count))
-    for at, weights in enumerate(model["near.weight"]):
-        own = slice(at, at + 1)
-        copies[:, at] = rng.binomial(2, 1 / (1 + np.exp(-odds[:, at] - rows[:, at : at + before] @ weights)))
-        rows[:, [at + before]] = standardised(copies[:, own], frequency[own], spreads(frequency[own]))
-    return copies, label.astype(np.int8)
+    load(SYNTHETIC_GENOMES.module(of), model)
+    rng, (frequency, public) = np.random.default_rng(seed), _public(of, published)
+    z = rng.normal(model["centres.weight"].T[labels])
+    odds = public + model["last_class.bias"] + model["last_class.weight"].T[labels] + z @ model["last_latent.weight"].T
+    copies, rows = np.empty(odds.shape, np.int8), np.zeros((len(odds), of.before + of.count))
+    for at, weights in enumerate(model["last_near.weight"]):
+        own, window = slice(at, at + 1), rows[:, at : at + of.before]
+        copies[:, at] = rng.binomial(2, 1 / (1 + np.exp(-odds[:, at] - window @ weights)))
+        rows[:, [at + of.before]] = standardised(copies[:, own], frequency[own], spreads(frequency[own]))
+    return copies
 
 
 def _public(of: SyntheticParameters, published: Published) -> tuple[Floats, Floats]:
@@ -135,4 +123,4 @@ def _public(of: SyntheticParameters, published: Published) -> tuple[Floats, Floa
 
 
 _SCHEMA = (SCHEMA[0], replace(SCHEMA[1], role="feature"))
-SYNTHETIC_GENOMES = SyntheticRecipe("synthetic-genomes", GENOTYPES, _SCHEMA, SyntheticParameters)
+SYNTHETIC_GENOMES = SyntheticRecipe("synthetic-genomes", protocol.GENOTYPES, _SCHEMA, SyntheticParameters)
