@@ -5,8 +5,8 @@
 Eight hospitals, 19,203 patients train, 4,797 are held out. Trait `y` adds up over variants; half of the genetic
 variance of `y_nl` comes from dominance and from products of variants. Both recipes run as in a study: plans, clipped,
 noised sums or steps at each hospital, the coordinator's part; only the inputs, which do not change, are computed once.
-`risk` is distributed, the mlp local and at epsilons 3 and 1 distributed, the transformer local. Settings were chosen on seeds 12 and 13.
-Noise is never seeded.
+`risk` is distributed, the mlp local and at epsilons 3 and 1 distributed, the transformer local. Settings were chosen on
+seeds 12 and 13. Noise is never seeded.
 """
 
 import argparse

@@ -23,8 +23,10 @@ from genopact_shared.keys import SigningKey
 from genopact_shared.manifest import VariantManifest
 from genopact_shared.plan import plan_of
 from genopact_shared.published import Published
-from genopact_shared.recipes.protocol import Codes, Copies, Floats, Table
+from genopact_shared.recipes.network import NetSums
+from genopact_shared.recipes.protocol import Codes, Copies, Floats, Table, of_kind
 from genopact_shared.recipes.risk import RISK, RiskPlan
+from genopact_shared.recipes.risk_net import RiskNetParameters
 from genopact_shared.study import load_study
 from tests.unit import genotype_rows
 from tests.unit.risk_panel import VARIANTS, small_panel
@@ -274,6 +276,38 @@ def test_build_makes_a_study_and_a_design_for_its_noise(
     for index, sums in enumerate(course.steps):
         model = course.advance(index, model, np.full(sums.dims, 0.5))
     assert np.isfinite(course.predict(model, None, table).value).all()
+
+
+def network(desk: Path, *more: object, template: Any, expect: int = 0) -> Any:
+    (desk / "net.yaml").write_text(yaml.safe_dump(template))
+    files = ("--manifest", desk / "small.variants", "--panel", desk / "panel", "--home", desk / "hub")
+    outputs = ("--out", desk / "tokens", "--study", desk / "net-designed.yaml")
+    return call("design", "network", desk / "net.yaml", *files, *outputs, *more, expect=expect)
+
+
+def test_network_makes_a_study_and_the_tokens_that_its_sites_read(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(posterior, "SWEEPS", 140)
+    recipe = {"name": "risk-net", "version": 1, "parameters": {"rounds": 3, "width": 2}}
+    template = TEMPLATE | {"recipe": recipe, "metrics": []}
+    told = network(desk, "--gwas", f"sas={desk / 'gwas'}", "--mix", "sas=3,eur=1", "--tops", 1, template=template)
+    cards = [part for name in ("north", "south", "west", "east") for part in ("--card", desk / f"{name}.json")]
+    call(
+        "study", "compose", desk / "net-designed.yaml", *cards, "--out", desk / "net-study.yaml", "--home", desk / "hub"
+    )
+    study = load_study(desk / "net-study.yaml")
+    course = plan_of(study, {party.name: 500 for party in study.parties}, Published(desk / "hub" / "published")).course
+    assert isinstance(course, NetSums)
+    p = of_kind(course.parameters, RiskNetParameters)
+    assert (p.variants, p.rounds, p.width, p.columns, p.ancestries) == (MANIFEST.digest, 3, 2, 6, 2)
+    assert Published(desk / "another").add((desk / "tokens").read_bytes()) == p.design == told["design"]
+    assert p.score_milli > 0
+    found = course.predict(course.initial(), None, Table({}, 240, Copies(PANEL.dosages)))
+    assert np.isfinite(found.value).all()
+    assert found.value.std() > 0
+
+
+def test_network_refuses_a_template_of_another_recipe(desk: Path) -> None:
+    assert network(desk, template=TEMPLATE, expect=2)["code"] == "STUDY_INVALID"
 
 
 def test_the_same_inputs_give_the_same_bytes(desk: Path) -> None:
