@@ -76,7 +76,7 @@ def test_the_command_line_is_complete() -> None:
         "init", "card", "vet", "import", "consent import", "consent withdraw", "consent erase", "consent status",
         "study check", "approve", "agent", "link", "start", "doctor", "outbox list", "outbox show", "ledger show",
         "log show", "log export", "open", "pharmacogenes", "design",
-        "genotypes list", "genotypes verify", "genotypes export", "genotypes quality", "matrix import",
+        "genotypes list", "genotypes verify", "genotypes export", "genotypes quality", "matrix import", "predict",
     }  # fmt: skip
 
 

@@ -19,7 +19,10 @@ from genopact_shared.recipes.dose_features import SCHEMA, reasons
 from genopact_shared.recipes.variants import Build
 from genopact_shared.terminal import Answer, command, working
 
-UNITS = {"dose": "mg/week", "dose-net": "mg/week", "trait": "standard deviations", "cell-response": "response"}
+UNITS = {
+    "dose": "mg/week", "dose-net": "mg/week", "trait": "standard deviations", "cell-response": "response",
+    "rare-variant-autoencoder": "spreads", "synthetic-genomes": "copies",
+}  # fmt: skip
 """Of a prediction, by recipe; those of other recipes are probabilities."""
 LEAST_CALLED = 0.9
 """Share of the study's variants that a person's files have to call."""
