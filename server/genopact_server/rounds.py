@@ -208,9 +208,10 @@ class Run:
         if total is not None:
             durable.replace(self.path / f"total-{index + 1:04d}.safetensors", total)
         receipts = tuple(canonical.digest(body) for body in updates.values())
-        about: dict[str, Any] = {"model_in": before, "sites": tuple(sites), "receipts": receipts, "model_out": digest}
-        about |= {"step": step.name, "total": canonical.digest(record)}
-        aggregate = statements.Aggregate(at=_now(), **self._position(), **about)
+        aggregate = statements.Aggregate(
+            at=_now(), **self._position(), step=step.name, model_in=before, sites=tuple(sites), receipts=receipts,
+            total=canonical.digest(record), model_out=digest,
+        )  # fmt: skip
         envelope = self._noted(aggregate) or self._note(aggregate)
         # Whoever was missing may have lost its keys, and comes back with the next opening.
         seats = self._state.seats if set(sites) == set(self._state.seats) else {}
@@ -229,8 +230,11 @@ class Run:
         facts, privacy = [self.plan.steps[index].fact for index in self._state.asked], self.study.privacy
         epsilon = None if privacy.epsilon_milli is None else math.ceil(accounting.epsilon(facts, privacy.delta) * 1000)
         charges = tuple(Charge(mechanism=fact, times=times) for fact, times in Counter(facts).items())
-        claim: dict[str, Any] = {"epsilon_milli": epsilon, "delta": privacy.delta, "mechanisms": charges}
-        release = Release(at=_now(), **self._state.model_dump(include={"study", "run", "model"}), **claim)
+        state = self._state
+        release = Release(
+            at=_now(), study=state.study, run=state.run, model=state.model, epsilon_milli=epsilon, delta=privacy.delta,
+            mechanisms=charges,
+        )  # fmt: skip
         if not self._noted(release):
             self._note(release)
         self._folder.log.checkpoint()
@@ -254,10 +258,11 @@ class Run:
         return answers
 
     def _frame(self, op: Op, site: str, body: bytes, about: dict[str, Any]) -> bytes:
-        shape = {"op": op, "site": site, "body": canonical.digest(body), "body_size": len(body)}
-        fresh = {"nonce": secrets.token_hex(16), "expires": _now() + 3 * self.study.schedule.deadline_s}
-        aggregate = None if op == "open" else self._state.aggregate
-        request = Request.model_validate({**self._position(), **shape, **fresh, "aggregate": aggregate, **about})
+        request = Request(
+            **self._position(), op=op, site=site, body=canonical.digest(body), body_size=len(body),
+            nonce=secrets.token_hex(16), expires=_now() + 3 * self.study.schedule.deadline_s,
+            aggregate=None if op == "open" else self._state.aggregate, **about,
+        )  # fmt: skip
         return wire.seal(request, body, self._folder.identity)
 
     def _check(self, site: str, request: bytes, frame: bytes) -> tuple[Reply, bytes, bytes]:

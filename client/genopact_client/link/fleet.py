@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.app import ConfigRecord, Message
@@ -119,12 +119,10 @@ class Fleet:
         message.metadata.__dict__["_message_id"] = message.object_id
         with no_object_id_recompute(), _errors():
             bare, tree = message_to_proto(remove_content_from_message(message)), get_object_tree(message)
-            lists: dict[str, Any] = {
-                "messages_list": [bare],
-                "message_object_trees": [tree],
-                "clientapp_runtime_list": [0.0],
-            }
-            answer = self._client.PushMessages(PushMessagesRequest(node=self._node, **lists))
+            request = PushMessagesRequest(
+                node=self._node, messages_list=[bare], message_object_trees=[tree], clientapp_runtime_list=[0.0]
+            )
+            answer = self._client.PushMessages(request)
             wanted = set(answer.objects_to_push)
             for object_id, item in get_all_nested_objects(message).items():
                 if object_id in wanted:
@@ -169,8 +167,9 @@ class Fleet:
         return answer.object_content if answer.object_available else None
 
     def _push(self, run_id: int, session: str, object_id: str, content: bytes) -> None:
-        about: dict[str, Any] = {"node": self._node, "run_id": run_id, "session_id": session}
-        request = PushObjectRequest(**about, object_id=object_id, object_content=content)
+        request = PushObjectRequest(
+            node=self._node, run_id=run_id, object_id=object_id, object_content=content, session_id=session
+        )
         require(self._client.PushObject(request).stored, "LINK_REFUSED", "reply not stored")
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -74,8 +74,10 @@ class GridCourier:
         while True:
             left = end - time.monotonic()
             # The message dies with the deadline: a site that comes back later must not work for nobody.
-            about: Any = {"message_type": "query", "ttl": max(left, 0.1)}
-            batch = [Message(records[each], dst_node_id=nodes[site], **about) for site, each in requests.items()]
+            batch = [
+                Message(records[envelope], dst_node_id=nodes[site], message_type="query", ttl=max(left, 0.1))
+                for site, envelope in requests.items()
+            ]
             try:
                 ids = self._grid.push_messages(batch)
                 return {one: site for one, site in zip(ids, requests, strict=True) if one}

@@ -167,10 +167,11 @@ def _superlink(config: HostConfig) -> Asgi:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     accounts, membership = config.accounts, config.membership
-    about: dict[str, Any] = {"control_address": "", "host": config.host, "port": config.port, "isolation": "process"}
-    about |= {"superexec_auth_secret": config.secret, "authn_plugin": SignIn(accounts), "enable_supernode_auth": True}
-    about |= {"fleet_api_type": TRANSPORT_TYPE_GRPC_RERE, "database": str(config.state / "link.db")}
-    settings = SuperLinkLifespanConfig(**_UNUSED, **config.tls, **about)
+    settings = SuperLinkLifespanConfig(
+        **_UNUSED, **config.tls, control_address="", host=config.host, port=config.port, isolation="process",
+        superexec_auth_secret=config.secret, authn_plugin=SignIn(accounts), enable_supernode_auth=True,
+        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE, database=str(config.state / "link.db"),
+    )  # fmt: skip
     with _creating:  # Flower looks the manager up in its own module; there is no parameter for it
         name = "get_federation_manager"
         shipped = getattr(superlink, name)

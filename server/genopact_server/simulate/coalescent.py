@@ -32,8 +32,9 @@ def coalescent(
         import msprime
     samples, one = dict(zip(ANCESTRIES, people, strict=True)), int(rng.integers(1, 2**31))
     model, bases = msprime.Demography.from_demes(demes.load(DEMOGRAPHY)), round(megabases * 1e6)
-    lengths = {"sequence_length": bases, "recombination_rate": RECOMBINATION}
-    trees = msprime.sim_ancestry(samples, demography=model, random_seed=one, **lengths)
+    trees = msprime.sim_ancestry(
+        samples, demography=model, sequence_length=bases, recombination_rate=RECOMBINATION, random_seed=one
+    )
     trees = msprime.sim_mutations(trees, rate=MUTATION, model=msprime.BinaryMutationModel(), random_seed=one)
     pos, found = list[int](), list[Codes]()
     for variant in trees.variants():
