@@ -127,6 +127,9 @@ def test_explain_writes_tables_and_pictures(finished: Any, tmp_path: Path) -> No
         (">a\nACGT\n", "MATRIX_FEATURES"),
         ("person\ta\tb\nx\t1\t2\n", "MATRIX_FEATURES"),
         ("person\t" + "\t".join(map(str, range(LENGTH))) + "\nx" + "\tno" * LENGTH + "\n", "MATRIX_FEATURES"),
+        ("person\t" + "\t".join(map(str, range(LENGTH))) + "\n", "MATRIX_FEATURES"),
+        ("person\t" + "\t".join(map(str, range(LENGTH))) + "\nx\t1\n", "MATRIX_FEATURES"),
+        ("", "MATRIX_FEATURES"),
         (None, "MATRIX_MISSING"),
     ],
 )

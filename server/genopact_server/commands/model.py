@@ -79,17 +79,15 @@ def export(
     import numpy as np
     import torch
 
-    from genopact_shared.recipes.protocol import MatrixParameters, Table
+    from genopact_shared.recipes.protocol import Table
 
     with replacing(ImportError, GenopactError("EXTRA_MISSING", "pip install 'genopact[onnx]'")):
         import onnx  # noqa: F401 - torch needs it
         import onnxruntime
     plan, model = _network(home, run)
-    of, module = plan.parameters, plan.module(model).eval()
-    matrices = {each.name: np.zeros((1, each.features), np.float32) for each in getattr(of, "matrices", ())}
-    if not isinstance(of, MatrixParameters):
-        raise GenopactError("USAGE", f"recipe {plan.name} reads other data than matrices")
-    one = plan.recipe.tensors(Table({}, 1, matrices=matrices), of, plan.published)[0]
+    module = plan.module(model).eval()
+    matrices = {each.name: np.zeros((1, each.features), np.float32) for each in _matrices(plan)}
+    one = plan.recipe.tensors(Table({}, 1, matrices=matrices), plan.parameters, plan.published)[0]
     with (
         TemporaryDirectory() as folder,
         warnings.catch_warnings(action="ignore"),
@@ -120,25 +118,35 @@ def _network(home: Path, run: str) -> "tuple[NetPlan, Model]":
     return plan, read_model(max(path.glob("model-*.safetensors")))
 
 
+def _matrices(plan: "NetPlan") -> "tuple[Matrix, ...]":
+    """What the network reads. Raises USAGE if that is not matrices."""
+    from genopact_shared.recipes.protocol import MatrixParameters
+
+    of = plan.parameters
+    if not isinstance(of, MatrixParameters):
+        raise GenopactError("USAGE", f"recipe {plan.name} reads other data than matrices")
+    return of.matrices
+
+
 def _people(plan: "NetPlan", given: list[str]) -> "tuple[Table, list[str]]":
     """Public people, and the names of the network's inputs; matrices that are not given are missing. USAGE."""
     import numpy as np
 
-    from genopact_shared.recipes.protocol import MatrixParameters, Table
+    from genopact_shared.recipes.protocol import Table
 
-    of, files = plan.parameters, {name: Path(file) for name, _, file in (each.partition("=") for each in given)}
-    if not isinstance(of, MatrixParameters) or not set(files) <= {each.name for each in of.matrices}:
-        raise GenopactError("USAGE", f"--matrix NAME=FILE: recipe {plan.name} has no such matrix")
-    read = {each.name: _read(files[each.name], each) for each in of.matrices if each.name in files}
+    wanted, files = _matrices(plan), {name: Path(file) for name, _, file in (each.partition("=") for each in given)}
+    known = {each.name for each in wanted}
+    require(set(files) <= known, "USAGE", f"--matrix NAME=FILE: the study's are {', '.join(sorted(known))}")
+    read = {each.name: _read(files[each.name], each) for each in wanted if each.name in files}
     n = min(len(values) for _, values in read.values())
     matrices: dict[str, Values] = {}
     names: list[str] = []
-    for each in of.matrices:
+    for each in wanted:
         unnamed = [f"{each.name} {at + 1}" for at in range(each.features)]
         listed, values = read.get(each.name, (unnamed, np.full((n, each.features), np.nan, np.float32)))
         matrices[each.name], names = values[:n], [*names, *listed]
     # Some recipes have one more input a matrix: whether it is there.
-    return Table({}, n, matrices=matrices), [*names, *(f"{each.name} is there" for each in of.matrices)]
+    return Table({}, n, matrices=matrices), [*names, *(f"{each.name} is there" for each in wanted)]
 
 
 def _read(path: Path, wanted: "Matrix") -> "tuple[list[str], Values]":
@@ -148,12 +156,15 @@ def _read(path: Path, wanted: "Matrix") -> "tuple[list[str], Values]":
     from genopact_shared.recipes.protocol import digest_of_features
 
     text = durable.read(path, "MATRIX_MISSING").decode("utf-8", "replace")
-    if text.startswith(">"):
-        letters = ["".join(record.splitlines()[1:]).upper() for record in text.split(">")[1:]]
-        rows, names = [[*map("ACGT".find, each)] for each in letters], [str(at + 1) for at in range(wanted.features)]
-        require(all(len(row) == wanted.features for row in rows), "MATRIX_FEATURES", wanted.name)
-        return names, np.array(rows, np.float32)
-    (_, *names), *cells = [line.split("\t") for line in text.splitlines()]
-    require(digest_of_features(names) == wanted.digest, "MATRIX_FEATURES", wanted.name)
-    with replacing(ValueError, GenopactError("MATRIX_FEATURES", f"{wanted.name}: a cell that is no number")):
-        return names, np.array([[float(cell or "nan") for cell in row[1:]] for row in cells], np.float32)
+    with replacing(ValueError, GenopactError("MATRIX_FEATURES", f"{wanted.name}: not a table of numbers")):
+        if text.startswith(">"):
+            letters = ["".join(record.splitlines()[1:]).upper() for record in text.split(">")[1:]]
+            names = [str(at + 1) for at in range(wanted.features)]
+            rows: list[list[float]] = [[*map("ACGT".find, each)] for each in letters]
+        else:
+            (_, *names), *cells = [line.split("\t") for line in text.splitlines()]
+            require(digest_of_features(names) == wanted.digest, "MATRIX_FEATURES", wanted.name)
+            rows = [[float(cell or "nan") for cell in row[1:]] for row in cells]
+        values = np.array(rows, np.float32)
+    require(values.shape == (max(1, len(rows)), wanted.features), "MATRIX_FEATURES", wanted.name)
+    return names, values

@@ -7,7 +7,7 @@ as private as they are. Sources: Sundararajan et al., "Axiomatic Attribution for
 
 import numpy as np
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.recipes.network import NetPlan, columns
 from genopact_shared.recipes.protocol import PEOPLE, Floats, Model, Table, of_kind
 from genopact_shared.recipes.risk_net import RiskNetParameters
@@ -27,18 +27,16 @@ def contributions(plan: NetPlan, model: Model, table: Table, output: int = 0) ->
     Raises:
         GenopactError: EXTRA_MISSING without captum; those of the recipe's `tensors`.
     """
-    try:
+    with replacing(ImportError, GenopactError("EXTRA_MISSING", "pip install 'genopact[explain]'")):
         from captum.attr import IntegratedGradients
-    except ImportError as error:
-        raise GenopactError("EXTRA_MISSING", "pip install 'genopact[explain]'") from error
     of, inputs = plan.parameters, plan.recipe.tensors(table, plan.parameters, plan.published)[0].double()
     start, module = inputs * 0, plan.module(model).double()
     if isinstance(of, RiskNetParameters):
         start[:, of.blocks * of.columns :] = inputs[:, of.blocks * of.columns :]
     gradients, parts = IntegratedGradients(module), list[Floats]()
+    target = None if module(inputs[:1]).dim() == 1 else output
     for first in range(0, len(inputs), PEOPLE):
         some = slice(first, first + PEOPLE)
-        target = None if module(inputs[:1]).dim() == 1 else output
         parts.append(gradients.attribute(inputs[some], start[some], target=target, n_steps=STEPS).numpy())
     rows = np.concatenate(parts)
     if isinstance(of, RiskNetParameters):
