@@ -306,8 +306,9 @@ def test_network_makes_a_study_and_the_tokens_that_its_sites_read(desk: Path, mo
     assert found.value.std() > 0
 
 
-def test_network_refuses_a_template_of_another_recipe(desk: Path) -> None:
-    assert network(desk, template=TEMPLATE, expect=2)["code"] == "STUDY_INVALID"
+@pytest.mark.parametrize("recipe", [TEMPLATE["recipe"], "risk-net", ["risk-net"], None])
+def test_network_refuses_a_template_of_another_recipe(desk: Path, recipe: Any) -> None:
+    assert network(desk, template=TEMPLATE | {"recipe": recipe}, expect=2)["code"] == "STUDY_INVALID"
 
 
 def test_the_same_inputs_give_the_same_bytes(desk: Path) -> None:

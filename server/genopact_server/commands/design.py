@@ -11,7 +11,7 @@ import yaml
 from genopact_server.commands.options import HOME, Home, ManifestFile, read_manifest
 from genopact_server.folder import Folder
 from genopact_shared import durable, wire
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.privacy import accounting
 from genopact_shared.study import Privacy, RecipeChoice, read_yaml
 from genopact_shared.terminal import Answer, bar, command, working
@@ -109,21 +109,14 @@ def network(
     """
     import numpy as np
 
-    from genopact_server.design.measure import CORRELATION
-    from genopact_server.design.posterior import Evidence, posterior, relation
+    from genopact_server.design.measure import effects
     from genopact_server.design.tokens import Tokens, design
 
     body = read_yaml(template, "STUDY_UNREADABLE")
-    if not isinstance(body, dict) or body.get("recipe", {}).get("name") != "risk-net":
-        raise GenopactError("STUDY_INVALID", "the template is not of recipe risk-net")
+    require(_choice(body).name == "risk-net", "STUDY_INVALID", "the template is not of recipe risk-net")
     variants, people, published = _public(manifest, panel, gwas)
     with working("What is known of the effects"):
-        known = (
-            posterior(people, published, *relation(people, CORRELATION))
-            if isinstance(published, Evidence)
-            else published
-        )
-        weights = np.array(_mix(mix, people.names)) @ known.mean / people.sd
+        weights = np.array(_mix(mix, people.names)) @ effects(people, published).mean / people.sd
         data, found = design(Tokens(people, weights), directions=directions, tops=tops)
     said = f"{found['columns']} numbers of each of {found['blocks']} blocks, of {len(variants)} variants"
     of = {"variants": variants.digest, "prevalence_milli": round(1000 * prevalence), **found}
@@ -166,7 +159,7 @@ def _budget(body: Any, patients: int, sites: int, prevalence: float) -> "tuple[B
 
     try:
         privacy = Privacy.model_validate_json(json.dumps(body["privacy"]))
-        choice = RecipeChoice.model_validate_json(json.dumps(body["recipe"]))
+        choice = _choice(body)
         recipes: dict[str, SumRecipe] = {RISK.name: RISK, TRAIT.name: TRAIT}
         recipe = recipes[choice.name]
         blank = UNDESIGNED | ({"prevalence_milli": 1} if recipe is RISK else {})
@@ -187,6 +180,12 @@ def _budget(body: Any, patients: int, sites: int, prevalence: float) -> "tuple[B
     surplus = (sites / privacy.honest_minimum) ** 0.5
     clip = steps[at].clip
     return Budget.of(patients, 1 / multiplier / surplus, clip, nominal), multiplier * clip * surplus
+
+
+def _choice(body: Any) -> RecipeChoice:
+    """The template's recipe. STUDY_INVALID."""
+    with replacing((KeyError, TypeError, ValueError), GenopactError("STUDY_INVALID", "the template's recipe")):
+        return RecipeChoice.model_validate_json(json.dumps(body["recipe"]))
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -30,13 +30,17 @@ class Known(NamedTuple):
         cls, panel: Panel, given: Evidence | Posterior, mix: Sequence[float], tick: Callable[[], object] = bool
     ) -> "Known":
         """From published effects; `mix`: planned shares of the ancestries; `tick`: called after each block."""
-        prior = relation(panel, CORRELATION)
-        found = posterior(panel, given, *prior) if isinstance(given, Evidence) else given
+        prior, found = relation(panel, CORRELATION), effects(panel, given)
         blocks = []
         for place in range(len(panel.blocks)):
             blocks.append(uncertain(panel, found, prior, np.array(mix), place))
             tick()
         return cls(panel, np.array(mix), found, blocks)
+
+
+def effects(panel: Panel, given: Evidence | Posterior) -> Posterior:
+    """What published association, or a score, says of all effects."""
+    return posterior(panel, given, *relation(panel, CORRELATION)) if isinstance(given, Evidence) else given
 
 
 def design(known: Known, budget: Budget, noise: float) -> Arrays:

@@ -6,12 +6,15 @@ exact; the public numbers that standardise it are those of the rounded weights.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genopact_server.design.panel import Indices, Panel
 from genopact_shared import wire
 from genopact_shared.recipes.protocol import Floats
+from genopact_shared.recipes.risk_net import projected
 
 WEIGHT_GRID, MEAN_GRID = 1 << 20, 1 << 10
 SMALLEST = 1e-3
@@ -46,11 +49,6 @@ class Tokens:
         """(n, v) float64 copies of the effect allele."""
         codes = self.panel.dosages[:, own]
         return np.where(codes < 0, self.missing[own, 0], codes).astype(np.float64)
-
-    def mixed(self, own: Indices) -> Floats:
-        """(n, v) float64, 1 for a heterozygote."""
-        codes = self.panel.dosages[:, own]
-        return np.asarray(np.where(codes < 0, self.missing[own, 1], codes == 1), np.float64)
 
     def within(self, rows: Floats) -> Floats:
         """Rows less the mean of their ancestry."""
@@ -89,25 +87,23 @@ def design(of: Tokens, *, directions: int = 3, tops: int = 2) -> tuple[bytes, di
     """
     panel, columns = of.panel, 1 + directions + 2 * tops
     blocks, groups = len(panel.blocks), [panel.ancestry == k for k in range(len(panel.names))]
-    dosage, heterozygote = np.zeros((2, len(of.weights), columns))
-    raw = np.empty((len(panel.dosages), blocks, columns))
-    axes = _gridded(panel.loadings / panel.sd[:, None], WEIGHT_GRID)
-    position = np.zeros((len(panel.dosages), axes.shape[1]))
-    for at, own in enumerate(panel.blocks):
+    dosage, heterozygote = np.zeros((2, len(of.weights), columns), np.float32)
+    for own in panel.blocks:
         dosage[own], heterozygote[own] = of.columns(own, directions, tops)
-        copies = of.copies(own)
-        raw[:, at] = copies @ dosage[own] + of.mixed(own) @ heterozygote[own]
-        position += copies @ axes[own]
+    axes = _gridded(panel.loadings / panel.sd[:, None], WEIGHT_GRID)
+    file: dict[str, NDArray[Any]] = {
+        "starts": np.cumsum([0, *map(len, panel.blocks)]), "dosage": dosage, "heterozygote": heterozygote,
+        "missing": of.missing.astype(np.float32), "axes": axes.astype(np.float32),
+    }  # fmt: skip
+    raw, position = projected(panel.dosages, file)
     axes_centre, axes_scale = position.mean(axis=0), np.maximum(position.std(axis=0), SMALLEST)
     total = of.within(raw[:, :, 0].sum(axis=1))
     spread = np.maximum(of.within(raw).std(axis=0), SMALLEST) * blocks**0.5
     scale = np.stack([spread] * len(groups))
     scale[:, :, 0] = np.maximum([total[group].std() for group in groups], SMALLEST)[:, None]
     seen = (position - axes_centre) / axes_scale
-    data = wire.pack({
-        "starts": np.cumsum([0, *map(len, panel.blocks)]), "dosage": dosage.astype(np.float32),
-        "heterozygote": heterozygote.astype(np.float32), "missing": of.missing.astype(np.float32),
-        "axes": axes.astype(np.float32), "axes_centre": axes_centre, "axes_scale": axes_scale,
+    data = wire.pack(file | {
+        "axes_centre": axes_centre, "axes_scale": axes_scale,
         "centroids": np.stack([seen[group, :2].mean(axis=0) for group in groups]),
         "centre": np.stack([raw[group].mean(axis=0) for group in groups]), "scale": scale,
     })  # fmt: skip

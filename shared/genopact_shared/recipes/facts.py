@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from genopact_shared.recipes.protocol import Column, P
+from genopact_shared.recipes.protocol import Column, P, of_kind
 from genopact_shared.study import Frozen
 
 
@@ -19,6 +19,6 @@ class Facts(NamedTuple):
 
 def planned(parameters: Frozen, kind: type[P], planned_total: int) -> P:
     """Hyper-parameters of that kind, for a cohort of somebody; ValueError otherwise."""
-    if not isinstance(parameters, kind) or planned_total < 1:
-        raise ValueError(f"Expected {kind.__name__} and a planned cohort of at least 1")
-    return parameters
+    if planned_total < 1:
+        raise ValueError("Expected a planned cohort of at least 1")
+    return of_kind(parameters, kind)

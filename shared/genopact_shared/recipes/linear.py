@@ -4,6 +4,7 @@ BLAS orders its additions by processor; sites must recompute a shared model exac
 multiplications and every sum is `math.fsum`, which rounds once whatever the order, for a few dozen dimensions;
 `positive_solution` adds term by term, elementwise, for hundreds.
 `rowwise` serves another end: a patient's row must not change in the last bit when another patient leaves.
+`over_copies` needs no order: weights on a grid add up exactly.
 """
 
 import math
@@ -87,3 +88,11 @@ def rowwise(rows: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[n
     for j in range(rows.shape[1]):
         product += rows[:, j, None] * matrix[:, j]
     return product
+
+
+def over_copies(
+    copies: NDArray[np.int8], weights: NDArray[np.float64], unknown: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(b, ...) sums over (b, v) copies of weights (v, ...), and of `unknown` (v, ...) where a genotype is missing."""
+    known = np.maximum(copies, 0).astype(np.float64) @ weights
+    return np.asarray(known + (copies < 0).astype(np.float64) @ unknown)

@@ -20,6 +20,7 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.published import Arrays, Published
 from genopact_shared.recipes import protocol
 from genopact_shared.recipes.facts import Facts
+from genopact_shared.recipes.linear import over_copies
 from genopact_shared.recipes.network import NetParameters
 from genopact_shared.recipes.protocol import Floats, Model, Prediction, Table, of_kind
 from genopact_shared.study import Frozen
@@ -74,8 +75,8 @@ class RareVariantRecipe(Facts):
             if copies.shape[1] != len(file["weight"]):
                 raise GenopactError("PUBLISHED_INVALID", "for other variants")
             for at, (first, end) in enumerate(spans):
-                own, weight, missing = copies[:, first:end], file["weight"][first:end], file["missing"][first:end]
-                out[some, at] = np.maximum(own, 0).astype(np.float64) @ weight + (own < 0).astype(np.float64) @ missing
+                weight, missing = file["weight"][first:end], file["missing"][first:end]
+                out[some, at] = over_copies(copies[:, first:end], weight, missing)
         rows = torch.from_numpy(np.clip((out - file["centre"]) / file["scale"], -BOUND, BOUND).astype(np.float32))
         return rows, rows
 

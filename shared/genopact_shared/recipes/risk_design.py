@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genopact_shared.errors import GenopactError, require
 from genopact_shared.published import Arrays
-from genopact_shared.recipes.linear import positive_solution
+from genopact_shared.recipes.linear import over_copies, positive_solution
 from genopact_shared.recipes.protocol import Codes, Floats, Table
 
 CENTRE_UNIT, WEIGHT_UNIT = 2.0**-16, 2.0**-20
@@ -243,7 +243,5 @@ class RiskDesign:
         unknown, found = weights * (centre * CENTRE_UNIT), np.empty((len(copies), len(weights)))
         size = max(1, CACHED // len(centre)) if len(centre) else len(copies)
         for first in range(0, len(copies), size):
-            some = copies[first : first + size]
-            known = np.maximum(some, 0).astype(np.float64) @ weights.T
-            found[first : first + size] = known + (some < 0).astype(np.float64) @ unknown.T
+            found[first : first + size] = over_copies(copies[first : first + size], weights.T, unknown.T)
         return np.asarray(found - unknown.sum(axis=1))

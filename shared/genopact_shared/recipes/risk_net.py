@@ -138,7 +138,7 @@ def inputs(table: Table, of: RiskNetParameters, published: Published) -> NDArray
     out = np.empty((table.n, of.blocks * of.columns + of.covariates), np.float32)
     age, sex = (table.number("age") - AGE[0]) / AGE[1], table.codes("sex")
     for some, dosages in table.dosages():
-        tokens, position = _projected(dosages, file)
+        tokens, position = projected(dosages, file)
         components = (position - file["axes_centre"]) / file["axes_scale"]
         ancestry = ((components[:, None, :2] - file["centroids"]) ** 2).sum(axis=2).argmin(axis=1)
         tokens = (tokens - file["centre"][ancestry]) / file["scale"][ancestry]
@@ -149,8 +149,12 @@ def inputs(table: Table, of: RiskNetParameters, published: Published) -> NDArray
     return out
 
 
-def _projected(dosages: NDArray[np.int8], file: Arrays) -> tuple[Floats, Floats]:
-    """(b, blocks, columns) sums over the variants of each block, and (b, components) over all."""
+def projected(dosages: NDArray[np.int8], file: Arrays) -> tuple[Floats, Floats]:
+    """(b, blocks, columns) sums over the variants of each block, and (b, components) over all.
+
+    Of the published file `starts`, `dosage`, `heterozygote`, `missing` and `axes` are read. PUBLISHED_INVALID for other
+    variants.
+    """
     starts, position = file["starts"], np.zeros((len(dosages), file["axes"].shape[1]))
     tokens = np.empty((len(dosages), len(starts) - 1, file["dosage"].shape[1]))
     if dosages.shape[1] != starts[-1]:
