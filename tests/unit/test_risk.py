@@ -350,9 +350,10 @@ def test_parameters_are_checked(change: dict[str, Any]) -> None:
 def test_the_recipe_is_registered_and_refuses_what_is_not_its_own() -> None:
     assert RECIPES["risk"] is RISK
     assert RISK.outcome in {column.name for column in RISK.schema if column.role == "outcome"}
-    for parameters, people in ((DoseParameters(), 10), (RiskParameters.model_validate(GOOD), 0)):
-        with pytest.raises(ValueError, match="Expected RiskParameters"):
-            RISK.plan(parameters, people, 1000)
+    with pytest.raises(ValueError, match="Expected RiskParameters"):
+        RISK.plan(DoseParameters(), 10, 1000)
+    with pytest.raises(ValueError, match="cohort of at least 1"):
+        RISK.plan(RiskParameters.model_validate(GOOD), 0, 1000)
 
 
 def test_steps_need_no_published_file_and_models_do(tmp_path: Path) -> None:
