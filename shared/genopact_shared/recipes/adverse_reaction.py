@@ -12,9 +12,10 @@ from pydantic import Field
 
 from genopact_shared.published import Published
 from genopact_shared.recipes.dose import Z80
-from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, SCHEMA, features
+from genopact_shared.recipes.dose_features import FEATURES, NET_SCHEMA, OUTCOME, features
 from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.head import probability
+from genopact_shared.recipes.judges import ByOdds
 from genopact_shared.recipes.network import NetParameters
 from genopact_shared.recipes.protocol import Floats, Model, Prediction, Table, of_kind
 from genopact_shared.study import Frozen
@@ -83,4 +84,6 @@ class AdverseReactionRecipe(Facts):
         return Prediction(probability(centre), probability(centre - half), probability(centre + half))
 
 
-ADVERSE_REACTION = AdverseReactionRecipe("adverse-reaction", OUTCOME, SCHEMA, AdverseReactionParameters)
+ADVERSE_REACTION = AdverseReactionRecipe(
+    "adverse-reaction", OUTCOME, NET_SCHEMA, AdverseReactionParameters, judge=ByOdds()
+)

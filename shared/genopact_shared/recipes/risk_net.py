@@ -15,8 +15,9 @@ from pydantic import Field, model_validator
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import Arrays, Published
 from genopact_shared.recipes.dose import Z80
-from genopact_shared.recipes.facts import Facts
+from genopact_shared.recipes.facts import GROUP, Facts
 from genopact_shared.recipes.head import probability
+from genopact_shared.recipes.judges import ByOdds
 from genopact_shared.recipes.network import NetParameters
 from genopact_shared.recipes.protocol import Floats, GenotypeParameters, Model, Prediction, Table, of_kind
 from genopact_shared.recipes.risk import OUTCOME, SCHEMA
@@ -189,4 +190,4 @@ def _targets(table: Table) -> Floats:
     return np.where(table.codes("held_out") == 1, np.nan, table.number(OUTCOME))
 
 
-RISK_NET = RiskNetRecipe("risk-net", OUTCOME, SCHEMA, RiskNetParameters)
+RISK_NET = RiskNetRecipe("risk-net", OUTCOME, (*SCHEMA, GROUP), RiskNetParameters, judge=ByOdds())
