@@ -13,8 +13,10 @@ from genopact_server.folder import Folder
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
 from genopact_shared.plan import plan_of
+from genopact_shared.published import Published
 from genopact_shared.study import Study
 from tests.integration.hospital import study_of
+from tests.unit import risk_people
 from tests.unit import test_deep_recipes as deep
 
 ROUND = {"rounds": 1, "local_steps": 1, "sampling_rate_milli": 1000}
@@ -61,6 +63,16 @@ def test_every_kind_of_data_is_rehearsed(tmp_path: Path, name: str, mode: str) -
     assert 3 < found.certified <= 4
     assert found.one_run < 1, "eight guesses cannot show more"
     assert 0 <= found.auc <= 1
+
+
+def test_a_network_on_blocks_is_rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, found = risk_people.designed()
+    published = Published(tmp_path / "published")
+    about = found | {"variants": "0" * 64, "design": published.add(data)}
+    monkeypatch.setitem(KINDS, "blocks", ("risk-net", "disease", about))
+    of = study(tmp_path, "blocks", "local")
+    shown = rehearsal.rehearse(of, planned(of), 2, 4, published=published)
+    assert shown.one_run < 1 < shown.certified
 
 
 def test_a_network_of_classes_without_noise_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
