@@ -111,7 +111,8 @@ class Network:
 
     def fit_personal(self, model: Model, table: Table) -> Model:
         """The site's own term on the finished shared model; it never leaves the site."""
-        return self.recipe.fit_personal(self.outputs(model, table), table)
+        kept = table.take(table.codes("held_out") != 1)
+        return self.recipe.fit_personal(self.outputs(model, kept), kept)
 
     def predict(self, model: Model, personal: Model | None, table: Table) -> Prediction:
         """Predictions for every row; the outcome column is not read."""
