@@ -18,6 +18,7 @@ from genopact_server.report import write_report
 from genopact_server.rounds import Run
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import plan_of
+from genopact_shared.recipes import check_choice
 from genopact_shared.recipes.dose_features import RACES
 from genopact_shared.study import Study
 from tests.integration.hospital import Consortium, DirectCourier, study_of
@@ -93,6 +94,8 @@ def test_without_the_file_no_site_answers(consortium: Make, tmp_path: Path) -> N
     for each in one.hospitals.values():
         with pytest.raises(GenopactError, match="PUBLISHED_MISSING"):
             each.site.check_inputs(study)
+    with pytest.raises(GenopactError, match="validate"):
+        check_choice(study.model_copy(update={"purpose": study.purpose.model_copy(update={"uses": ("train",)})}))
     plan_of(study, {"site-a": 10, "site-b": 10, "site-c": 10})
 
 

@@ -11,7 +11,7 @@ from genopact_shared.recipes.cell_response import CELL_RESPONSE
 from genopact_shared.recipes.cohort_summary import COHORT_SUMMARY
 from genopact_shared.recipes.dose import DOSE
 from genopact_shared.recipes.dose_net import DOSE_NET
-from genopact_shared.recipes.evaluation import evaluations
+from genopact_shared.recipes.evaluation import EvaluationParameters, evaluations
 from genopact_shared.recipes.gwas import GWAS
 from genopact_shared.recipes.multiomics import MULTIOMICS
 from genopact_shared.recipes.network import NetParameters
@@ -64,6 +64,8 @@ def check_choice(study: Study) -> None:
     if set(study.metrics) != set(recipe.measures):
         named = ", ".join(recipe.measures) or "none"
         raise GenopactError("STUDY_INVALID", f"metrics: recipe {recipe.name} releases {named}")
+    if isinstance(parameters, EvaluationParameters) and "validate" not in study.purpose.uses:
+        raise GenopactError("STUDY_INVALID", "purpose.uses: an evaluation is for the use validate")
     asked = set(study.purpose.data)
     if isinstance(parameters, GenotypeParameters) and not asked & {"genotype", "exome", "genome"}:
         raise GenopactError("STUDY_INVALID", f"purpose.data: recipe {recipe.name} reads genotypes")
