@@ -102,8 +102,8 @@ def fasta(path: Path, letters: Floats) -> Path:
 
 
 @pytest.fixture
-def finished(learnt: tuple[NetPlan, Model, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(commands, "_network", lambda *_: learnt[:2])
+def finished(learnt: tuple[NetPlan, Model, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.setattr(commands, "network_of", lambda *_: (*learnt[:2], tmp_path / "model-1.safetensors"))
     return learnt[2]
 
 

@@ -1,11 +1,13 @@
 """`genopact model`: what moves a finished network, and the network as a file that others can use."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from genopact_server.commands.options import HOME, Home, RunName, opened
+from genopact_server.commands.options import HOME, Home, RunName, opened, read_manifest
+from genopact_server.report.facts import EXPLAINED
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.recipes import NETWORKS, chosen
@@ -24,15 +26,21 @@ EXAMPLE = "genopact model explain RUN --matrix sequence=reference.fa --out splic
 def explain(
     run: RunName,
     *,
-    matrix: Annotated[
-        list[str], typer.Option(help="NAME=FILE: public people, a TSV with the study's features, or FASTA; repeatable.")
-    ],
     out: Annotated[Path, typer.Option(help="Prefix of the files.", show_default=False)],
+    matrix: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FILE: public people, a TSV with the study's features, or FASTA; repeatable."),
+    ] = None,
+    panel: Annotated[
+        Path | None, typer.Option(help="For genotypes, with --manifest: prefix of PLINK 1 files of public people.")
+    ] = None,
+    manifest: Annotated[Path | None, typer.Option(help="The study's variant manifest.")] = None,
     home: Home = HOME,
 ) -> Answer:
     """Write OUT-features.tsv and .svg; for sequences OUT-letters.tsv and .svg, what a change of each letter does.
 
-    Integrated gradients of the first ten outputs, over people who are public: nothing is read from patients.
+    Integrated gradients of the first ten outputs, over people who are public: nothing is read from patients. The run's
+    next report shows what moves the network most.
     """
     import numpy as np
 
@@ -40,12 +48,13 @@ def explain(
     from genopact_server.report.plots import standalone
     from genopact_shared.recipes.network import columns
 
-    plan, model, _ = network_of(home, run)
-    table, features = _people(plan, matrix)
+    plan, model, path = network_of(home, run)
+    table, features = _genotyped(panel, manifest) if panel and manifest else _people(plan, matrix or [])
     with working("Explaining"):
         count = min(OUTPUTS, columns(plan.outputs(model, table)).shape[1])
         parts = [contributions(plan, model, table, output) for output in range(count)]
         letters = mutations(plan, model, table) if plan.name.startswith("sequence-") else None
+    features += [f"{'block' if plan.name == 'risk-net' else 'input'} {at + 1}" for at in range(parts[0].shape[1])]
     rows = [(k, features[at], part[:, at]) for k, part in enumerate(parts) for at in range(part.shape[1])]
     listed = [f"{k}\t{name}\t{each.mean():.6g}\t{np.abs(each).mean():.6g}" for k, name, each in rows]
     sizes = np.mean([np.abs(part).mean(axis=0) for part in parts], axis=0)
@@ -59,6 +68,7 @@ def explain(
         listed = [f"{k}\t{place}\t" + "\t".join(f"{each:.6g}" for each in row) for k, place, row in cells]
         texts[f"{out}-letters.tsv"] = "\n".join(["class\tplace\tA\tC\tG\tT", *listed, ""])
         texts[f"{out}-letters.svg"] = standalone("letters", "What a changed letter does", (9, 4), values=letters)
+    durable.replace(path.with_name(EXPLAINED), json.dumps(most).encode())
     for name, text in texts.items():
         Path(name).write_text(text, "utf-8")
     shown = [f"  {name}: {size:.3g}" for name, size in [*most.items()][: SHOWN // 2]]
@@ -117,6 +127,15 @@ def network_of(home: Path, run: str) -> "tuple[NetPlan, Model, Path]":
     plan = NetPlan(NETWORKS[study.recipe.name], of, {}, folder.published)
     last = max(path.glob("model-*.safetensors"))
     return plan, read_model(last), last
+
+
+def _genotyped(panel: Path, manifest: Path) -> "tuple[Table, list[str]]":
+    """Public people's genotypes, without covariates; what the network makes of them has no names of its own."""
+    from genopact_server.design.sources import panel_of
+    from genopact_shared.recipes.protocol import Copies, Table
+
+    copies = panel_of(panel, read_manifest(manifest)).dosages
+    return Table({}, len(copies), Copies(copies)), []
 
 
 def _matrices(plan: "NetPlan") -> "tuple[Matrix, ...]":

@@ -105,6 +105,8 @@ def _plots(facts: RunFacts, extra: Mapping[str, Any], risk: Quality | None) -> d
         last = {name: values[-1] for name, values in coefficients.items()}
         show("coefficients", "Coefficients", 0.6 + 0.24 * len(last), values=last)
         show("trajectories", "Coefficients by round", 2.9, values=coefficients)
+    elif facts.explained:
+        show("coefficients", "What moves the network most", 0.6 + 0.24 * len(facts.explained), values=facts.explained)
     parts = [event["shares"] for event in facts.rounds if event.get("shares")]
     if not coefficients and len(parts) > 1:
         sites = {site: [each.get(site, 0.0) for each in parts] for site in facts.plan.planned}
