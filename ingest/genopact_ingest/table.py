@@ -187,8 +187,7 @@ def _value(column: Column, text: str) -> float:
         ):  # or a genotype such as A/G, on either strand if the letters tell which
             if text in {"0", "1", "2"}:
                 return int(text)
-            if complement(effect) == other:
-                raise Fault("ALLELE_AMBIGUOUS", f"(count copies of forward-strand {effect})")
+            require(complement(effect) != other, "ALLELE_AMBIGUOUS", f"(count copies of forward-strand {effect})")
             alleles = re.split(r"[/|]", text)
             for one, two in (effect, other), (complement(effect), complement(other)):
                 if len(alleles) == 2 and set(alleles) <= {one, two}:
@@ -197,6 +196,5 @@ def _value(column: Column, text: str) -> float:
 
 
 def _level(text: str, codes: dict[str, int]) -> int:
-    if text not in codes:
-        raise Fault("LEVEL_UNKNOWN", f"(known: {', '.join(codes)})")
+    require(text in codes, "LEVEL_UNKNOWN", f"(known: {', '.join(codes)})")
     return codes[text]

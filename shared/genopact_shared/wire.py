@@ -60,8 +60,7 @@ class Request(Message):
 
     def check_fresh(self, now: float | None = None) -> None:
         """Raise REQUEST_EXPIRED once the deadline has passed."""
-        if (time.time() if now is None else now) > self.expires:
-            raise GenopactError("REQUEST_EXPIRED")
+        require((time.time() if now is None else now) <= self.expires, "REQUEST_EXPIRED")
 
 
 class Reply(Message):

@@ -26,7 +26,7 @@ from genopact_client.site import Site
 from genopact_client.studies import Approved
 from genopact_client.train.private_sgd import PrivateSgd
 from genopact_shared import canonical, durable, statements, wire
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.plan import COHORT_SLACK, Plan, PlannedStep
 from genopact_shared.privacy.accounting import Fact, epsilon
 from genopact_shared.recipes.network import NetPlan
@@ -101,10 +101,8 @@ class Exchange:
             return sent
         now = self._clock()
         request.check_fresh(now)
-        if request.expires > now + MAX_CLOCK_S:
-            raise GenopactError("FRAME_INVALID", "an expiry too far ahead")
-        if approved.study.expired(int(now)):
-            raise GenopactError("STUDY_EXPIRED")
+        require(request.expires <= now + MAX_CLOCK_S, "FRAME_INVALID", "an expiry too far ahead")
+        require(not approved.study.expired(int(now)), "STUDY_EXPIRED")
         if request.op != "finish" and self._site.policy.judge(approved.study).outcome is not Outcome.permit:
             raise GenopactError("POLICY_REFUSED")
         admitted = Admitted(request, digest, body, approved)
@@ -118,15 +116,13 @@ class Exchange:
         if admitted.approved.envelope.decode() not in request.approvals:
             raise GenopactError("APPROVAL_INVALID", "this site's approval is not among them")
         plan = plan_of_run(study, request.approvals, self._site.published)
-        if len(plan.planned) < study.schedule.quorum:
-            raise GenopactError("ROSTER_INVALID", "fewer approvals than the quorum")
+        require(len(plan.planned) >= study.schedule.quorum, "ROSTER_INVALID", "fewer approvals than the quorum")
         record = self._runs.get(request.run)
         if record is None:
             record = self._runs.put(RunRecord(study=study.hash, run=request.run, approvals=request.approvals))
             if admitted.approved.envelope not in self._site.log.entries():
                 self._site.log.append(admitted.approved.envelope)
-        if (record.study, record.approvals) != (study.hash, request.approvals):
-            raise GenopactError("RUN_CHANGED")
+        require((record.study, record.approvals) == (study.hash, request.approvals), "RUN_CHANGED")
         record.check_next(request.round, request.attempt)
         return self._seal(admitted, b"", mask_key=self._masks.open(request.run))
 
@@ -233,8 +229,7 @@ class Exchange:
             facts.update(steps[index].fact for index in record.taken)
         facts |= self._site.ledger.of_study(study.hash)  # files of runs can be lost; the ledger cannot, unnoticed
         facts[step.fact] += 1
-        if epsilon(facts, study.privacy.delta) > study.privacy.epsilon_milli / 1000:
-            raise GenopactError("STUDY_BUDGET_SPENT")
+        require(epsilon(facts, study.privacy.delta) <= study.privacy.epsilon_milli / 1000, "STUDY_BUDGET_SPENT")
 
     def _check_model(self, admitted: Admitted, record: RunRecord, plan: Plan) -> None:
         """The model is the initial one, rebuilt here, or what the last aggregate made of the model this site saw."""
@@ -249,8 +244,7 @@ class Exchange:
                 and last.model_out == admitted.model_in
                 and self._follows(admitted, record, plan, last)
             )
-        if not linked:
-            raise GenopactError("MODEL_NOT_LINKED")
+        require(linked, "MODEL_NOT_LINKED")
 
     def _follows(self, admitted: Admitted, record: RunRecord, plan: Plan, last: statements.Aggregate) -> bool:
         """Whether the model is what the aggregate's total makes of the model that this site saw, if it saw it."""

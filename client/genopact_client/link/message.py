@@ -3,7 +3,7 @@
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from genopact_shared.channel import RECORD, pack, unpack
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 
 UNAVAILABLE = "SITE_UNAVAILABLE"
 
@@ -13,8 +13,7 @@ def envelope_of(message: Message) -> bytes:
     if not message.has_content() or list(message.content) != [RECORD]:
         raise GenopactError("EXCHANGE_BROKEN", "a courier message has one record")
     record = message.content[RECORD]
-    if not isinstance(record, ConfigRecord):
-        raise GenopactError("EXCHANGE_BROKEN", "the record is not a ConfigRecord")
+    require(isinstance(record, ConfigRecord), "EXCHANGE_BROKEN", "the record is not a ConfigRecord")
     return unpack(record)
 
 

@@ -20,7 +20,7 @@ from torch.nn import grad
 from torch.overrides import TorchFunctionMode
 
 from genopact_client.train.gradients import Direct, Lookup, Use, outer, wide
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 
 Maker = Callable[[Tensor, Tensor], Use]
 """(activation, delta) -> the gradients of a weight."""
@@ -80,8 +80,7 @@ class Tape(TorchFunctionMode):
 
     def attention(self, *args: Any, **named: Any) -> Any:
         """Torch's own code with booked projections; it has records on the second axis."""
-        if args[0].dim() != 3 or args[0].shape[1] != self.n:
-            raise GenopactError("KERNEL_REFUSED", "attention across records")
+        require(args[0].dim() == 3 and args[0].shape[1] == self.n, "KERNEL_REFUSED", "attention across records")
         self.records_second = True
         try:
             with self:
@@ -126,8 +125,7 @@ def linear(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
 
 
 def _embedding(tape: Tape, ids: Tensor, weight: Tensor, *, padding_idx: int | None, **named: Any) -> Tensor:
-    if named.pop("max_norm") is not None:
-        raise GenopactError("KERNEL_REFUSED", "an embedding that changes its weights in passing")
+    require(named.pop("max_norm") is None, "KERNEL_REFUSED", "an embedding that changes its weights in passing")
     tape.check(ids, 1)
 
     def maker(ids: Tensor, d: Tensor) -> Use:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from genopact_client.train.gradients import At, Direct, Use, merged
 from genopact_client.train.hooks import hooked, samples
 from genopact_client.train.layers import Tape
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 
 Weights = list[nn.Parameter]
 Uses = dict[nn.Parameter, Use]
@@ -92,8 +92,7 @@ class PerRecordLoss:
                 inputs = inputs.detach().requires_grad_()  # else torch warns about hooks on the first layer
             tape = Tape(booked, inputs, squares)
             stray = self._passes(module, weights, tape, targets)
-            if not foreign.issuperset(stray):
-                raise GenopactError("KERNEL_REFUSED", "a weight that is used outside of its layer")
+            require(foreign.issuperset(stray), "KERNEL_REFUSED", "a weight that is used outside of its layer")
             found = {weight: merged(each) for weight, each in tape.uses.items()}
             found |= {weight: Direct(rows) for weight, rows in samples(layers, len(inputs))}
             return found, tape.values + sum(use.rows.numel() for use in found.values() if isinstance(use, Direct))
@@ -127,8 +126,7 @@ class PerRecordLoss:
         """Norms and sums are those of torch's passes over one record. Returns the numbers that a record needs."""
         uses, values = self.uses(module, inputs, targets)
         weights = [weight for weight in module.parameters() if weight.requires_grad]
-        if set(weights) != set(uses):
-            raise GenopactError("KERNEL_REFUSED", "a weight that no loss reaches")
+        require(set(weights) == set(uses), "KERNEL_REFUSED", "a weight that no loss reaches")
         total = [torch.zeros_like(weight) for weight in weights]
         squares = []
         for i in range(3):
@@ -251,8 +249,7 @@ def _cuts(ends: list[int], rows: int, depth: int) -> list[list[int]]:
     """
     n, largest = len(ends) - 1, max((last - first for first, last in pairwise(ends)), default=1)
     together = depth - _product(depth) - 2
-    if together < 1:
-        raise GenopactError("RANGE_EXCEEDED", "more patients than the precision can sum")
+    require(together >= 1, "RANGE_EXCEEDED", "more patients than the precision can sum")
     passes = -(-n // max(1, min(rows // largest, _product(depth) * together)))
     marks = [n * i // max(1, passes) for i in range(passes + 1)]
     products = -(-(n // max(1, passes) + 1) // _product(depth))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genopact_client.train.gradients import Direct, outer, wide
 from genopact_client.train.layers import Tape, linear
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 
 
 def gru(tape: Tape, x: Tensor, hx: Tensor, weights: Any, *settings: Any) -> tuple[Tensor, Tensor]:
@@ -18,8 +18,7 @@ def gru(tape: Tape, x: Tensor, hx: Tensor, weights: Any, *settings: Any) -> tupl
     if isinstance(weights, Tensor) or not settings[-1] or x.dim() != 3 or len(x) != tape.n:
         raise GenopactError("KERNEL_REFUSED", "a recurrent layer needs records first, all of one length")
     _, layers, _, _, both, _ = settings
-    if layers > 1 or both:
-        raise GenopactError("KERNEL_REFUSED", "a recurrent layer of several layers or directions")
+    require(layers <= 1 and not both, "KERNEL_REFUSED", "a recurrent layer of several layers or directions")
     w_in, w_state, *b = weights
     b_in, b_state = b or (None, None)
     gates = linear(tape, x, w_in, b_in)

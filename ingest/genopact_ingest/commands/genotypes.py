@@ -21,7 +21,7 @@ from genopact_client.site import Site
 from genopact_client.store.schema import facts
 from genopact_shared import canonical, durable
 from genopact_shared import manifest as variants
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import VerifyKey
 from genopact_shared.manifest import VariantManifest
 from genopact_shared.recipes.cohort_summary import COHORT_SUMMARY
@@ -211,8 +211,7 @@ def known_people(site: Site, names: Sequence[str]) -> tuple[NDArray[np.int64], N
     """
     rows = site.people.find(names)
     places = np.flatnonzero((rows >= 0) & site.keyfile.alive(rows))
-    if not len(places):
-        raise GenopactError("VCF_PEOPLE", "import the table of covariates first")
+    require(len(places), "VCF_PEOPLE", "import the table of covariates first")
     return rows[places], places
 
 
@@ -265,8 +264,7 @@ def _columns(site: Site, sources: "Sequence[Source]") -> list[tuple[NDArray[np.i
         order = np.argsort(rows)
         whole = np.array_equal(places[order], np.arange(len(source.samples)))
         columns.append((rows[order], slice(None) if whole else places[order]))
-        if not np.array_equal(rows[order], columns[0][0]):
-            raise GenopactError("GENOTYPES_PEOPLE")
+        require(np.array_equal(rows[order], columns[0][0]), "GENOTYPES_PEOPLE")
     return columns
 
 

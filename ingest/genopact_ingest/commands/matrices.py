@@ -10,7 +10,7 @@ from genopact_client.commands.opening import opened
 from genopact_client.site import Site
 from genopact_client.store import Store
 from genopact_ingest.commands.genotypes import known_people
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.recipes.protocol import Number, Table
 from genopact_shared.terminal import Answer, command, working
 
@@ -35,16 +35,14 @@ def import_matrix(
     """Check a matrix and seal the study's features of each person that this site knows; what it lacks is missing."""
     from genopact_ingest.omics import is_fasta, read_matrix
 
-    if Path(name).name != name or not features.is_file():
-        raise GenopactError("USAGE", "a name without slashes, and a file of features")
+    require(Path(name).name == name and features.is_file(), "USAGE", "a name without slashes, and a file of features")
     if is_fasta(file):
         people, unit, low, high = "rows", "code of a letter", 0.0, 4.0
     if people is None or unit is None or low is None or high is None:
         raise GenopactError("USAGE", "give --people, --unit, --low and --high; a FASTA file needs none of them")
     listed = features.read_text("utf-8").split("\n")
     listed = listed[:-1] if listed[-1:] == [""] else listed
-    if len(set(listed)) < len(listed) or not all(listed):
-        raise GenopactError("USAGE", "each feature once, and no empty line")
+    require(len(set(listed)) == len(listed) and all(listed), "USAGE", "each feature once, and no empty line")
     with working("Reading"):
         found = read_matrix(file, listed, people=people, bounds=(low, high))
     rows, known = known_people(site, found.people)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.recipes.pharmacogenes import dose_columns
 from genopact_shared.recipes.variants import Build
 from genopact_shared.terminal import Answer, command, working
@@ -26,8 +26,7 @@ def pharmacogenes(
     from genopact_ingest.files import numbered, opened
     from genopact_ingest.stars import read_stars
 
-    if out.exists():
-        raise GenopactError("USAGE", "the file of --out is there already")
+    require(not out.exists(), "USAGE", "the file of --out is there already")
     with working("Calling"), numbered(0):
         found = read_stars(opened(file, phases=True), build, all_sites=all_sites)
     dose = dose_columns(found.dosages)

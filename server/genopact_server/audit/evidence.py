@@ -10,7 +10,7 @@ from genopact_server.audit.findings import Finding, Verdict
 from genopact_server.sitelogs import log_origin, unpack
 from genopact_server.statements import Release, RunOpened, StudyRegistered
 from genopact_shared import canonical
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.keys import VerifyKey
 from genopact_shared.statements import PREDICATE, Aggregate, Approval, Intent, Receipt, RegistryRoot, Statement, parse
 from genopact_shared.study import Coordinator, Party, Study
@@ -178,8 +178,7 @@ def _statement(study: Study, identity: VerifyKey, entry: bytes) -> Statement:
         if error.code != "SIGNATURE_INVALID":
             raise
         return read_approval(study, entry)
-    if isinstance(statement, Approval):
-        raise GenopactError("SIGNATURE_INVALID", "an approval needs the approver's key")
+    require(not isinstance(statement, Approval), "SIGNATURE_INVALID", "an approval needs the approver's key")
     return statement
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.terminal import Answer, command, human
 
 MARK, STUDY, OUT = ".genopact-demo", Path("policies/studies/warfarin.yaml"), Path("demo-warfarin")
@@ -66,8 +66,7 @@ def warfarin(data: Data, study: StudyFile = STUDY, out: Out = OUT, show: Show = 
 
 def _fresh(out: Path) -> Path:
     out = out.resolve()
-    if out.exists() and not (out / MARK).exists():
-        raise GenopactError("DEMO_FOLDER", str(out))
+    require(not out.exists() or (out / MARK).exists(), "DEMO_FOLDER", str(out))
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     (out / MARK).touch()

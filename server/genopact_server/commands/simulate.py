@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 from pydantic import ValidationError
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.terminal import Answer, bar, command
 
 STEPS = 7
@@ -42,8 +42,7 @@ def simulate(
         design = Design(people, seed, hospitals, megabases, method, prevalence, heritability, density)
     except ValidationError as error:
         raise GenopactError("USAGE", "; ".join(f"{each['input']}: {each['msg']}" for each in error.errors())) from error
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise GenopactError("SIMULATION_FOLDER", str(out))
+    require(not out.exists() or (out.is_dir() and not any(out.iterdir())), "SIMULATION_FOLDER", str(out))
     with bar("Simulating", STEPS + hospitals) as advance:
         about = write(cohort(design, advance), out, advance)
     if faults:

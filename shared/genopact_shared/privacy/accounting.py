@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 
 if TYPE_CHECKING:
@@ -178,8 +178,7 @@ def sgd_noise_multiplier(epsilon_milli: int, delta: str, sampling_rate: str, ste
     low, high = MIN_SGD_MULTIPLIER_MILLI - 1, 1000
     while not fits(high):
         low, high = high, 2 * high
-        if high > 1_000_000:
-            raise GenopactError("PLAN_IMPOSSIBLE", "so many steps do not fit the budget")
+        require(high <= 1_000_000, "PLAN_IMPOSSIBLE", "so many steps do not fit the budget")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle, high)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 
 LENGTH_BYTES = 2
 MAX_ENTRY_BYTES = 0xFFFF
@@ -16,7 +16,6 @@ def pack(entries: Iterable[bytes]) -> bytes:
     """
     parts = []
     for entry in entries:
-        if not 0 < len(entry) <= MAX_ENTRY_BYTES:
-            raise GenopactError("LOG_ENTRY_INVALID", f"{len(entry)} bytes")
+        require(0 < len(entry) <= MAX_ENTRY_BYTES, "LOG_ENTRY_INVALID", f"{len(entry)} bytes")
         parts.append(len(entry).to_bytes(LENGTH_BYTES, "big") + entry)
     return b"".join(parts)

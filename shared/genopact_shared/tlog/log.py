@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import SigningKey
 from genopact_shared.tlog.entries import LENGTH_BYTES, MAX_ENTRY_BYTES, pack
 from genopact_shared.tlog.note import open_checkpoint, sign_checkpoint
@@ -133,8 +133,7 @@ class Log(AbstractContextManager["Log"]):
         """
         with self._mutex:
             head = open_checkpoint(checkpoint, self.origin, self._key.public)
-            if head.size > self.size or self._tree.head(head.size) != head:
-                raise GenopactError("LOG_ROLLED_BACK", str(self._path))
+            require(head.size <= self.size and self._tree.head(head.size) == head, "LOG_ROLLED_BACK", str(self._path))
 
     def _recover(self) -> None:
         """The entries have to reproduce the stored checkpoint; a new log, and only a new one, has none yet."""
@@ -161,16 +160,14 @@ class Log(AbstractContextManager["Log"]):
                 leaf = leaf_hash(body[:length])
                 if not length or body[length:] != leaf:
                     rest = header + body + file.read(MAX_RECORD_BYTES)
-                    if not _torn(rest):
-                        raise GenopactError("LOG_BROKEN", f"entry {self.size} of {self._path}")
+                    require(_torn(rest), "LOG_BROKEN", f"entry {self.size} of {self._path}")
                     return len(rest)
                 self._tree.append(leaf)
                 self._ends.append(self._ends[-1] + len(header) + len(body))
         return 0
 
     def _require_open(self) -> None:
-        if self._file < 0:
-            raise GenopactError("LOG_WRITE_FAILED", f"{self._path} is closed")
+        require(self._file >= 0, "LOG_WRITE_FAILED", f"{self._path} is closed")
 
 
 def _torn(rest: bytes) -> bool:
