@@ -319,3 +319,11 @@ def _rows(course: SumPlan, step: PlannedStep, model: Model, table: Table) -> Ite
 
 def _model(body: bytes) -> Model:
     return wire.unpack(body, np.float64)
+
+
+def in_process(home: Path, passphrase_file: Path) -> Exchange:
+    """The agent of a site's folder without a process of its own, for rehearsals on one machine, which load it by name.
+
+    It holds the folder's locks.
+    """
+    return Exchange(Site.open(home, durable.read_secret(passphrase_file)))

@@ -10,7 +10,7 @@ from genopact_server.rounds import Run
 from genopact_shared.study import load_study
 from genopact_shared.terminal import bar
 
-AGENT = "genopact_client.agent.inprocess"
+AGENT = "genopact_client.agent.exchange"
 """Loaded by name, as Flower loads a ClientApp: no room of the coordinator imports the hospital's."""
 
 
@@ -39,7 +39,7 @@ class Rehearsal(Play):
 
     def training(self) -> None:
         """All rounds, agent by agent."""
-        load = importlib.import_module(AGENT).exchange
+        load = importlib.import_module(AGENT).in_process
         secret: Path = self.folder / "passphrase"
         courier = Direct({name: load(self.folder / name, secret) for name in self.result["approved"]})
         with bar("training", 11 if self.recipe == "risk" else 3) as step:
