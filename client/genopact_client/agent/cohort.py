@@ -71,7 +71,7 @@ def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> It
         if isinstance(parameters, GenotypeParameters):
             if (design := getattr(parameters, "design", None)) is not None:
                 site.published.read(design)  # before anybody is charged
-            store = stack.enter_context(site.genotypes_of(parameters.variants))
+            store = stack.enter_context(site.genotypes(site.genotypes_named(parameters.variants)))
             rows = np.intersect1d(rows, store.rows())
         if exact:
             rows = rows[permission.cap[rows] == NO_CAP]  # nobody who set a limit has permitted an unlimited release

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from genopact_client.doctor.subject import Subject, Unsound
+from genopact_client.doctor.subject import Subject, Unsound, expect
 from genopact_client.installed import refuse_mixed
 from genopact_client.link import nodekey
 from genopact_shared.errors import GenopactError
@@ -26,10 +26,8 @@ def folder(subject: Subject) -> str:
     home = subject.site.home
     inside = [(home / name, 0o077) for name in _PRIVATE]
     exposed = [path for path, mask in [(home, 0o027), *inside] if path.exists() and path.stat().st_mode & mask]
-    if exposed:
-        names = " ".join(map(str, exposed))
-        remedy = f"Run: chmod g-w,o-rwx {home}; chmod -R go-rwx PATH for the others that are named."
-        raise Unsound("problem", f"other accounts can enter {names}", remedy)
+    remedy = f"Run: chmod g-w,o-rwx {home}; chmod -R go-rwx PATH for the others that are named."
+    expect(not exposed, f"other accounts can enter {' '.join(map(str, exposed))}", remedy)
     return "only its owner can read it"
 
 
@@ -72,6 +70,5 @@ def policy(subject: Subject) -> str:
 def disk(subject: Subject) -> str:
     """There is space to grow."""
     free = shutil.disk_usage(subject.site.home).free
-    if free < FREE_BYTES:
-        raise Unsound("problem", f"{free >> 20} MiB are free", "Add space: ledger and logs must be able to grow.")
+    expect(free >= FREE_BYTES, f"{free >> 20} MiB are free", "Add space: ledger and logs must be able to grow.")
     return f"{free >> 30} GiB free"

@@ -2,10 +2,9 @@
 
 import socket
 import ssl
-import stat
 from pathlib import Path
 
-from genopact_client.doctor.subject import Subject, Unsound
+from genopact_client.doctor.subject import Subject, Unsound, expect
 from genopact_shared.errors import CATALOGUE, GenopactError, replacing
 
 TIMEOUT_S = 5.0
@@ -16,8 +15,7 @@ def agent(subject: Subject) -> str:
     from genopact_client.link.socket import AgentChannel
 
     path = subject.site.home / "run" / "agent.sock"
-    if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
-        raise Unsound("unknown", "no agent runs", "Start it with genopact-site start or genopact-site agent.")
+    expect(path.is_socket(), "no agent runs", "Start it with genopact-site start or genopact-site agent.", "unknown")
     silent = Unsound("problem", "a socket is there, but nobody answers", CATALOGUE["AGENT_UNREACHABLE"].remedy)
     with replacing(GenopactError, silent), AgentChannel(path) as channel:
         return f"answers: {channel.health(TIMEOUT_S).decode()}"
@@ -26,14 +24,12 @@ def agent(subject: Subject) -> str:
 def coordinator(subject: Subject) -> str:
     """TCP and TLS to the one host and port that the link needs."""
     addresses = [subject.address] if subject.address else [each.coordinator.address for each in subject.studies()]
-    if not addresses:
-        raise Unsound("unknown", "no address to try", "Name it with --address HOST:PORT.")
+    expect(addresses, "no address to try", "Name it with --address HOST:PORT.", "unknown")
     context = _context(subject.ca) if subject.ca else None
     for address in sorted(set(addresses)):
         _greet(address, context)
-    if context is None:
-        detail = f"{', '.join(addresses)} can be reached, but no certificate was checked"
-        raise Unsound("unknown", detail, "Name the authority with --ca.")
+    unchecked = f"{', '.join(addresses)} can be reached, but no certificate was checked"
+    expect(context is not None, unchecked, "Name the authority with --ca.", "unknown")
     return f"TLS to {', '.join(addresses)}"
 
 

@@ -5,7 +5,7 @@ from contextlib import closing
 
 from genopact_client.copies import copied, ledger_copy, log_copy, logged
 from genopact_client.doctor.reach import agent
-from genopact_client.doctor.subject import Subject, Unsound
+from genopact_client.doctor.subject import Subject, expect
 from genopact_client.ledger_file import LedgerFile
 from genopact_client.spending import can_pay, levels
 from genopact_shared import statements
@@ -24,8 +24,7 @@ def store(subject: Subject) -> str:
             raise
         agent(subject)
         return "held by the agent, which answers"
-    if not facts["rows"]:
-        raise Unsound("problem", "no person has a record", "Run genopact-site import.")
+    expect(facts["rows"], "no person has a record", "Run genopact-site import.")
     return f"{facts['rows']} records, {facts['kind']}, version {facts['generation']}"
 
 
@@ -34,9 +33,8 @@ def consent(subject: Subject) -> str:
     registry, people = subject.site.registry, len(subject.site.people)
     records = (registry.get(row) for row in range(people))
     active = sum(1 for record in records if record is not None and record.status == "active")
-    if not active:
-        detail = f"none of {people} enrolled people has an active consent"
-        raise Unsound("problem", detail, "Run genopact-site consent import FILE.")
+    nobody = f"none of {people} enrolled people has an active consent"
+    expect(active, nobody, "Run genopact-site consent import FILE.")
     return f"{active} of {people} enrolled people have an active consent ({100 * active // people} %)"
 
 
@@ -66,9 +64,8 @@ def roots(subject: Subject) -> str:
 def clock(subject: Subject) -> str:
     """The clock is not before what the log says."""
     ahead = max((each.at for each in logged(subject.site)), default=0) - time.time()
-    if ahead > CLOCK_S or time.time() < 1.7e9:
-        remedy = "Set the clock (systemctl status systemd-timesyncd) before the next round."
-        raise Unsound("problem", "the clock stands before entries of the log", remedy)
+    remedy = "Set the clock (systemctl status systemd-timesyncd) before the next round."
+    expect(ahead <= CLOCK_S and time.time() >= 1.7e9, "the clock stands before entries of the log", remedy)
     return "not before any entry of the log"
 
 
@@ -76,10 +73,8 @@ def studies(subject: Subject) -> str:
     """Every approval still holds."""
     approved = list(subject.site.studies)
     expired = [each.study.name for each in approved if each.study.expired(int(time.time()))]
-    if expired:
-        raise Unsound("problem", f"{', '.join(expired)}: the last day has passed", CATALOGUE["STUDY_EXPIRED"].remedy)
-    if not approved:
-        raise Unsound("unknown", "no study is approved", "Read one with genopact-site study check, then approve it.")
+    expect(not expired, f"{', '.join(expired)}: the last day has passed", CATALOGUE["STUDY_EXPIRED"].remedy)
+    expect(approved, "no study is approved", "Read one with genopact-site study check, then approve it.", "unknown")
     for each in approved:
         subject.site.check_inputs(each.study)
     return f"{len(approved)} approved, every signature holds"
@@ -88,8 +83,7 @@ def studies(subject: Subject) -> str:
 def budget(subject: Subject) -> str:
     """Who can still pay for the whole of each study; in tens."""
     studies = subject.studies()
-    if not studies:
-        raise Unsound("unknown", "no study to look at", "Name one with --study, or approve one.")
+    expect(studies, "no study to look at", "Name one with --study, or approve one.", "unknown")
     with ledger_copy(subject.site) as ledger:
         spent = levels(ledger, len(subject.site.people))
     spent[frozenset()] = len(subject.site.people) - spent.total()
@@ -97,8 +91,8 @@ def budget(subject: Subject) -> str:
     for study in studies:
         facts = [step.fact for step in plan_of(study, {study.parties[0].name: study.minimum_cohort}).steps]
         left = sum(n for level, n in spent.items() if can_pay(level, facts, limits))
-        if study.privacy.mode != "none" and left < study.minimum_cohort:
-            detail = f"{study.name}: fewer than {study.minimum_cohort} people can pay for it"
-            raise Unsound("problem", detail, "Leave the study; nobody's spending can be taken back.")
+        few = f"{study.name}: fewer than {study.minimum_cohort} people can pay for it"
+        enough = study.privacy.mode == "none" or left >= study.minimum_cohort
+        expect(enough, few, "Leave the study; nobody's spending can be taken back.")
         said.append(f"{study.name}: about {left // 10 * 10} people can pay for all of it")
     return "; ".join(said)

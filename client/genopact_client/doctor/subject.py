@@ -39,3 +39,9 @@ class Unsound(Exception):  # noqa: N818
         super().__init__(detail)
         self.state: State = state
         self.detail, self.remedy = detail, remedy
+
+
+def expect(holds: object, detail: str, remedy: str, state: State = "problem") -> None:
+    """Raises Unsound unless something holds."""
+    if not holds:
+        raise Unsound(state, detail, remedy)

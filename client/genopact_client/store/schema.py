@@ -53,15 +53,10 @@ def check(table: Table, columns: Sequence[dict[str, Any]]) -> None:
 
 
 def _bounds(column: dict[str, Any]) -> tuple[float, float, type[np.generic]]:
-    match column["kind"]:
-        case "number":
-            return float(column["low"]), float(column["high"]), np.float64
-        case "choice":
-            return -1, len(column["levels"]) - 1, np.int8
-        case "dosage":
-            return -1, 2, np.int8
-        case _:
-            return -1, 1, np.int8
+    if column["kind"] == "number":
+        return float(column["low"]), float(column["high"]), np.float64
+    highest = {"choice": len(column.get("levels", ())) - 1, "dosage": 2}
+    return -1, highest.get(column["kind"], 1), np.int8
 
 
 def _plain(value: Any) -> Any:

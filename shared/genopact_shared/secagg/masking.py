@@ -54,14 +54,10 @@ class Opening:
         """Bytes of a deal for one site."""
         return (2 * len(self.rounds) + 1) * sharing.SIZE + stream.SEAL
 
-    def deal_size(self) -> int:
-        """Bytes of a deal."""
-        return 32 * len(self.rounds) + len(self.roster) * self.row_size
-
     def read_deal(self, deal: bytes) -> tuple[bytes, dict[int, str], dict[str, bytes]]:
         """The bytes of the public round keys, round -> key, and site -> the row for it. Raises DEAL_INVALID."""
-        require(len(deal) == self.deal_size(), "DEAL_INVALID")
         head, size = 32 * len(self.rounds), self.row_size
+        require(len(deal) == head + len(self.roster) * size, "DEAL_INVALID")
         keys = {index: deal[32 * i : 32 * i + 32].hex() for i, index in enumerate(self.rounds)}
         rows = {site: deal[head + i * size : head + i * size + size] for i, site in enumerate(self.sites)}
         return deal[:head], keys, rows
