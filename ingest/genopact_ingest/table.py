@@ -182,9 +182,8 @@ def _value(column: Column, text: str) -> float:
             return _level(text, {level: code for code, level in enumerate(levels)})
         case Flag():
             return _level(text.lower(), _FLAGS)
-        case Dosage(
-            effect=effect, other=other
-        ):  # or a genotype such as A/G, on either strand if the letters tell which
+        case Dosage(effect=effect, other=other):
+            # Copies, or a genotype such as A/G, on either strand if the letters tell which.
             if text in {"0", "1", "2"}:
                 return int(text)
             require(complement(effect) != other, "ALLELE_AMBIGUOUS", f"(count copies of forward-strand {effect})")

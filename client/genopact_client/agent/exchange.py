@@ -26,7 +26,7 @@ from genopact_client.site import Site
 from genopact_client.studies import Approved
 from genopact_client.train.private_sgd import PrivateSgd
 from genopact_shared import canonical, durable, statements, wire
-from genopact_shared.errors import GenopactError, require
+from genopact_shared.errors import GenopactError, require, suppressing
 from genopact_shared.plan import COHORT_SLACK, Plan, PlannedStep
 from genopact_shared.privacy.accounting import Fact, epsilon
 from genopact_shared.recipes.network import NetPlan
@@ -198,13 +198,10 @@ class Exchange:
         self._check_model(admitted, record, plan)
         folder, model = self._runs.folder(record.run), _model(admitted.model)
         durable.replace(folder / "model.safetensors", admitted.model)
-        try:
-            with eligible(self._site, admitted.study, None, int(self._clock())) as cohort:
-                personal = cohort.table.derive(lambda table: wire.pack(plan.recipe.fit_personal(model, table)))
-                kernel.keep(personal, folder / "personal.safetensors")
-        except GenopactError as none_left:
-            if none_left.code != "COHORT_EMPTY":
-                raise
+        now = int(self._clock())
+        with suppressing("COHORT_EMPTY"), eligible(self._site, admitted.study, None, now) as cohort:
+            personal = cohort.table.derive(lambda table: wire.pack(plan.recipe.fit_personal(model, table)))
+            kernel.keep(personal, folder / "personal.safetensors")
         entries, checkpoint = self._site.log.export()
         return self._seal(admitted, pack_entries([checkpoint]) + entries)
 

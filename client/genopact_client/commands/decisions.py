@@ -12,7 +12,7 @@ from genopact_client.consent.importers import import_csv
 from genopact_client.consent.match import REASONS
 from genopact_client.consent.record import Scope
 from genopact_client.site import Site
-from genopact_shared.errors import GenopactError, require
+from genopact_shared.errors import GenopactError, require, suppressing
 from genopact_shared.study import load_study
 from genopact_shared.terminal import Answer, command, working
 
@@ -54,11 +54,8 @@ def erase(site: Site, person: Person, *, yes: Yes = False) -> Answer:
     row = row_of(site, person)
     site.registry.erase(row)
     for opened_store in site.stores():
-        try:
+        with suppressing("STORE_LOCKED", "ROW_UNKNOWN"):
             opened_store().erase(row)
-        except GenopactError as error:
-            if error.code not in {"STORE_LOCKED", "ROW_UNKNOWN"}:
-                raise
     text = "Erased: the keys are destroyed here. Destroy older copies of the key file, too."
     return Answer({"scope": "erase"}, [text])
 

@@ -6,7 +6,6 @@ replies are bytes; what they mean is none of the courier's business.
 
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -148,36 +147,29 @@ class Fleet:
     def _pull(self, run_id: int, tree: ObjectTree, expires: float) -> bytes:
         """The one record of a message; what Flower wraps around it is not needed.
 
-        The coordinator announces a message before its objects have arrived.
+        The coordinator announces a message before its objects have arrived: this asks every 50 ms, later every second.
         """
         records = [record for child in tree.children for record in child.children]
         if len(tree.children) != 1 or len(records) != 1 or records[0].children:
             raise GenopactError("EXCHANGE_BROKEN", "a courier message has one record")
         request = PullObjectRequest(node=self._node, run_id=run_id, object_id=records[0].object_id)
-        content = _until(lambda: self._object(request), expires)
+        pause = 0.05
+        while True:
+            with _errors():
+                answer = self._client.PullObject(request)
+            require(answer.object_found, "EXCHANGE_BROKEN", "an object is missing")
+            if answer.object_available:
+                break
+            require(time.time() <= expires, "EXCHANGE_BROKEN", "expired while it was delivered")
+            time.sleep(pause)
+            pause = min(1.0, pause * 1.5)
         received = ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=tree.object_id)
         with _errors():
             self._client.ConfirmMessageReceived(received)
-        return content
-
-    def _object(self, request: PullObjectRequest) -> bytes | None:
-        with _errors():
-            answer = self._client.PullObject(request)
-        require(answer.object_found, "EXCHANGE_BROKEN", "an object is missing")
-        return answer.object_content if answer.object_available else None
+        return answer.object_content
 
     def _push(self, run_id: int, session: str, object_id: str, content: bytes) -> None:
         request = PushObjectRequest(
             node=self._node, run_id=run_id, object_id=object_id, object_content=content, session_id=session
         )
         require(self._client.PushObject(request).stored, "LINK_REFUSED", "reply not stored")
-
-
-def _until(attempt: Callable[[], bytes | None], expires: float) -> bytes:
-    """Repeat until there is a result, every 50 ms, later every second."""
-    pause = 0.05
-    while (result := attempt()) is None:
-        require(time.time() <= expires, "EXCHANGE_BROKEN", "expired while it was delivered")
-        time.sleep(pause)
-        pause = min(1.0, pause * 1.5)
-    return result

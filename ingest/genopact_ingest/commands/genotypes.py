@@ -20,10 +20,9 @@ from genopact_client.genotypes.records import Plane
 from genopact_client.site import Site
 from genopact_client.store.schema import facts
 from genopact_shared import canonical, durable
-from genopact_shared import manifest as variants
 from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import VerifyKey
-from genopact_shared.manifest import VariantManifest
+from genopact_shared.manifest import VariantManifest, load
 from genopact_shared.recipes.cohort_summary import COHORT_SUMMARY
 from genopact_shared.recipes.variants import Build
 from genopact_shared.terminal import Answer, bar, command, working
@@ -69,7 +68,7 @@ def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answ
     """
     from genopact_ingest import files
 
-    features = variants.load(given.manifest, [VerifyKey.from_hex(given.signer)])
+    features = load(given.manifest, [VerifyKey.from_hex(given.signer)])
     name = f"{features.name}-{features.version}"
     with working("Reading the files' heads"):
         sources: list[Source] = []

@@ -104,9 +104,8 @@ def _aggregate_faults(
         yield f"{label} counts an update or a site twice"
     if not set(sites) <= set(run.sites) or sites != sorted(sites, key=[*run.sites, *sites].index):
         yield f"{label} has sites outside the run or out of its order"
-    if len(aggregate.sites) != len(aggregate.receipts) or (
-        len(sites) == len(aggregate.sites) and tuple(sites) != aggregate.sites
-    ):
+    named, found = aggregate.sites, tuple(sites)
+    if len(named) != len(aggregate.receipts) or (len(found) == len(named) and found != named):
         yield f"{label} names other sites than its updates are of"
     if len(aggregate.receipts) < evidence.study.schedule.quorum:
         yield f"{label} lies below the quorum"

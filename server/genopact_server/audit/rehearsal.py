@@ -207,8 +207,7 @@ def _far_apart(rows: Floats, count: int) -> NDArray[np.intp]:
 
 def _clipped(rows: Floats, clip: str, scale: int) -> Floats:
     """What the hospitals' code makes of each row before it adds them up; an attacker knows the code that runs."""
-    integers: Floats = _client("release.quantise").clipped_integers(rows, float(clip), scale) / scale
-    return integers
+    return np.asarray(_client("release.quantise").clipped_integers(rows, float(clip), scale) / scale)
 
 
 def _client(name: str) -> Any:

@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import anyio.to_thread
 import flwr.superlink.main as superlink
@@ -186,8 +186,7 @@ def _superlink(config: HostConfig) -> ASGIApp:
     looks = (get_protobuf_request, get_runtime_state, get_runtime_handlers, get_enable_supernode_auth)
     app.dependency_overrides.update({one: _inline(one) for one in looks})
     app.dependency_overrides[get_linkstate] = own_name_only
-    wrapped: ASGIApp = app
-    return wrapped
+    return cast("ASGIApp", app)
 
 
 def _inline(dependency: Callable[[Request], object]) -> Callable[[Request], Awaitable[object]]:
