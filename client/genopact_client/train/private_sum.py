@@ -4,17 +4,18 @@ Sources: Abadi et al., "Deep Learning with Differential Privacy", 2016 (the sum)
 Gradient Computations", 2015 (the norms). What is closed form, and why it is safe: docs/engine.md.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
+from opacus.grad_sample import GradSampleModule
+from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
 from genopact_client.train.gradients import At, Direct, Use, merged
-from genopact_client.train.hooks import hooked, samples
 from genopact_client.train.layers import Tape
 from genopact_shared.errors import GenopactError, require
 
@@ -87,14 +88,14 @@ class PerRecordLoss:
         layers = [module.get_submodule(name) for name in self._hooked]
         foreign, weights = {weight for layer in layers for weight in layer.parameters()}, list(module.parameters())
         booked = [weight for weight in weights if weight.requires_grad and weight not in foreign]
-        with hooked(layers):
+        with _hooks(layers):
             if layers and inputs.is_floating_point():
                 inputs = inputs.detach().requires_grad_()  # else torch warns about hooks on the first layer
             tape = Tape(booked, inputs, squares)
             stray = self._passes(module, weights, tape, targets)
             require(foreign.issuperset(stray), "KERNEL_REFUSED", "a weight that is used outside of its layer")
             found = {weight: merged(each) for weight, each in tape.uses.items()}
-            found |= {weight: Direct(rows) for weight, rows in samples(layers, len(inputs))}
+            found |= {weight: Direct(rows) for weight, rows in _samples(layers, len(inputs))}
             return found, tape.values + sum(use.rows.numel() for use in found.values() if isinstance(use, Direct))
 
     @property
@@ -286,6 +287,41 @@ def _check_shape(values: Tensor, n: int) -> None:
     """A loss of shape (n, 1) would broadcast where it meets one of shape (n,)."""
     if values.shape != (n,):
         raise GenopactError("KERNEL_REFUSED", "not one loss a record")
+
+
+@contextmanager
+def _hooks(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Hooks on some layers, fresh for each batch: nothing of an earlier one is left in them.
+
+    Raises:
+        GenopactError: KERNEL_REFUSED for a layer that Opacus does not know to be per record.
+    """
+    if any(ModuleValidator.validate(layer, strict=False) or not layer.training for layer in layers):
+        raise GenopactError("KERNEL_REFUSED", "a layer without gradients of single records")
+    wrapped = [GradSampleModule(layer, loss_reduction="sum") for layer in layers]
+    try:
+        yield
+    finally:
+        for each in wrapped:
+            each.to_standard_module()
+        for layer in layers:
+            for part in layer.modules():
+                part.__dict__.pop("activations", None)
+
+
+def _samples(layers: Sequence[nn.Module], n: int) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Each weight of the layers with its (n, ...) gradients.
+
+    Raises:
+        GenopactError: KERNEL_REFUSED for a weight without one gradient a record.
+    """
+    for layer in layers:
+        for weight in layer.parameters():
+            sample = getattr(weight, "grad_sample", None)
+            if weight.requires_grad and not (isinstance(sample, Tensor) and sample.shape == (n, *weight.shape)):
+                raise GenopactError("KERNEL_REFUSED", "a weight without one gradient a record")
+            if isinstance(sample, Tensor):
+                yield weight, sample.detach()
 
 
 @contextmanager

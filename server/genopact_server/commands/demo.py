@@ -53,8 +53,7 @@ def demo(out: Out = Path("demo"), show: Show = True) -> Answer:  # noqa: FBT002 
 def warfarin(data: Data, study: StudyFile = STUDY, out: Out = OUT, show: Show = True) -> Answer:  # noqa: FBT002
     """The real table, without noise: its sixteen institutions in one process, then four as processes with TLS."""
     from genopact_server.demo.cast import INSTITUTIONS, institutions
-    from genopact_server.demo.play import Play
-    from genopact_server.demo.rehearsal import Rehearsal
+    from genopact_server.demo.play import Play, Rehearsal
     from genopact_server.demo.stage import Stage
 
     out = _fresh(out)
