@@ -82,8 +82,7 @@ def _opened(opening: Opening, reveals: Mapping[str, bytes], bound: str) -> dict[
 def _recovered(opening: Opening, rows: Mapping[str, list[int]]) -> list[int]:
     """The secrets behind rows of shares, of which there must be enough."""
     require(len(rows) >= opening.threshold, "UNMASK_FAILED", f"{len(rows)} of {opening.threshold} messages open")
-    holders = sorted(rows)[: opening.threshold]
-    return recover({opening.sites.index(site): rows[site] for site in holders})
+    return recover({opening.sites.index(site): rows[site] for site in sorted(rows)[: opening.threshold]})
 
 
 def recover(rows: Mapping[int, Sequence[int]]) -> list[int]:

@@ -145,8 +145,7 @@ class Exchange:
         record, plan = self._position(admitted)
         if (admitted.request.round, admitted.request.attempt) != (record.round, record.attempt):
             raise GenopactError("UNMASK_REFUSED", "of another position")
-        message = self._masks.reveal(admitted.request, admitted.study, plan, record, admitted.body)
-        return self._seal(admitted, message)
+        return self._seal(admitted, self._masks.reveal(admitted.request, admitted.study, plan, record, admitted.body))
 
     def _step(self, admitted: Admitted) -> bytes:
         """Make one release of the plan."""

@@ -38,8 +38,7 @@ def outbox_list(*, home: Home = HOME) -> Answer:
     """List every reply that left: when, for what, how large."""
     sent = [about for about, _ in _sent(Site.keyless(home))]
     line = "{at}  {request:.16}  {op:6}  run {run:.8} round {round} attempt {attempt}  {bytes} bytes"
-    text = [line.format(**each) for each in sent]
-    return Answer({"replies": sent}, text or ["Nothing has left."])
+    return Answer({"replies": sent}, [line.format(**each) for each in sent] or ["Nothing has left."])
 
 
 @command(outbox_app, "show", example="genopact-site outbox show 3f9a")

@@ -63,8 +63,7 @@ def node_key(subject: Subject) -> str:
 
 def policy(subject: Subject) -> str:
     """The site policy loads, decides its own examples, and is of this site."""
-    policy = subject.site.policy
-    return f"loads, and {len(policy.examples.cases)} examples are decided as they say"
+    return f"loads, and {len(subject.site.policy.examples.cases)} examples are decided as they say"
 
 
 def disk(subject: Subject) -> str:

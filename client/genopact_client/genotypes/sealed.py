@@ -227,8 +227,7 @@ class Writer:
     def finish(self, source: str) -> None:
         """Make what was added safe from crashes. `source`: digest of a file that was added whole."""
         self._seal_changed()
-        added = np.packbits(self._added).tobytes().hex()
-        self._sign(sources=(*self._now.sources, source), added=added)
+        self._sign(sources=(*self._now.sources, source), added=np.packbits(self._added).tobytes().hex())
 
     def commit(self, provenance: Mapping[str, Any] | None = None) -> None:
         """Make this import the store's newest generation. `provenance`: JSON without floats, kept in the manifest.

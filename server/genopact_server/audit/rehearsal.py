@@ -91,8 +91,7 @@ class Observer(NamedTuple):
         rows = rate * fact.steps * _clipped(course.gradients(model, everybody), fact.clip, MODEL_SCALE)
         known, own = rows[: crowd.n].sum(axis=0), rows[crowd.n :]
         deviation = float(fact.noise_multiplier) * float(fact.clip) * fact.steps**0.5
-        following = course.advance(step.index, model, update)
-        return following, (total - known) / deviation, own / deviation
+        return course.advance(step.index, model, update), (total - known) / deviation, own / deviation
 
     def _errors(self, model: Model) -> Floats:
         predicted = self.plan.recipe.predict(model, None, self.canaries).value
@@ -177,8 +176,7 @@ def _drawn(schema: tuple[Column, ...], n: int, rng: np.random.Generator, variant
         else:
             levels = len(column.levels) if isinstance(column, Choice) else 3 if isinstance(column, Dosage) else 2
             columns[column.name] = rng.integers(levels, size=n).astype(np.int8)
-    genotypes = Copies(rng.integers(3, size=(n, variants), dtype=np.int8)) if variants else None
-    return Table(columns, n, genotypes)
+    return Table(columns, n, Copies(rng.integers(3, size=(n, variants), dtype=np.int8)) if variants else None)
 
 
 def _joined(one: Table, other: Table) -> Table:
