@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -19,7 +19,6 @@ from genopact_client.genotypes import Genotypes, Opened
 from genopact_client.genotypes.records import Plane
 from genopact_client.site import Site
 from genopact_client.store.sealed import facts
-from genopact_ingest.source import Called, Source
 from genopact_shared import canonical, durable
 from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import VerifyKey
@@ -27,6 +26,9 @@ from genopact_shared.manifest import VariantManifest, load
 from genopact_shared.recipes.cohort_summary import COHORT_SUMMARY
 from genopact_shared.recipes.variants import Build
 from genopact_shared.terminal import Answer, bar, command, working
+
+if TYPE_CHECKING:
+    from genopact_ingest.source import Called, Source
 
 Columns = NDArray[np.intp] | slice
 Octets = NDArray[np.uint8] | None
@@ -281,7 +283,7 @@ def _plan(given: GenotypeFiles, digests: Sequence[str], sexes: Sequence[NDArray[
     return canonical.digest_of({"files": list(digests), "reference": reference, "rules": rules, "sexes": recorded})
 
 
-def _planes(called: Called, columns: Columns, given: GenotypeFiles) -> tuple[NDArray[np.int8], Octets, Octets]:
+def _planes(called: "Called", columns: Columns, given: GenotypeFiles) -> tuple[NDArray[np.int8], Octets, Octets]:
     """Dosages, expected copies and haplotypes of some samples; what a file does not say follows from the dosages."""
     expected, haplotypes = called.expected, called.haplotypes
     if given.expected:
@@ -293,7 +295,7 @@ def _planes(called: Called, columns: Columns, given: GenotypeFiles) -> tuple[NDA
     return called.dosages[:, columns], next(octets), next(octets)
 
 
-def _columns(site: Site, sources: Sequence[Source]) -> list[tuple[NDArray[np.int64], Columns]]:
+def _columns(site: Site, sources: "Sequence[Source]") -> list[tuple[NDArray[np.int64], Columns]]:
     """Of each source the rows of known people, the same everywhere, and the columns where they stand."""
     columns, known = list[tuple[NDArray[np.int64], Columns]](), cache(partial(known_people, site))
     for source in sources:
