@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import typer
 
-from genopact_client.commands import consider, decisions, founding, records, serve
+from genopact_client.commands import consider, founding, records, serve
 from genopact_shared.terminal import main as run
 
 ABOUT = (
@@ -14,7 +14,7 @@ ABOUT = (
 app = typer.Typer(help=ABOUT, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 for part in (founding, consider, serve, records):
     app.add_typer(part.app)
-for group in (decisions.consent, consider.study, records.outbox_app, records.ledger_app, records.log_app):
+for group in (records.consent, consider.study, records.outbox_app, records.ledger_app, records.log_app):
     app.add_typer(group)
 if find_spec("genopact_ingest"):  # the importing room, a wheel of its own
     from genopact_ingest.commands import genotypes, matrices, predict, stars

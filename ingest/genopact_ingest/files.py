@@ -46,7 +46,7 @@ def opened(path: Path, *, phases: bool = False, expected: bool = False) -> Sourc
 
             return PlinkFile(path)
         case ".pgen":
-            from genopact_ingest.pgen import PgenFile
+            from genopact_ingest.plink import PgenFile
 
             return PgenFile(path, phases=phases)
         case ".bgen":

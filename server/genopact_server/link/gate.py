@@ -5,7 +5,7 @@ import binascii
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from genopact_server.link.membership import Membership
+from genopact_server.link.accounts import Membership
 from genopact_shared.channel import LIMIT
 from genopact_shared.errors import GenopactError
 

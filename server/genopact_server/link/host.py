@@ -31,9 +31,8 @@ from flwr.superlink.dependencies.linkstate import get_linkstate
 from flwr.superlink.routers.fleet.router import get_enable_supernode_auth
 from starlette.types import ASGIApp
 
-from genopact_server.link.accounts import Accounts
+from genopact_server.link.accounts import Accounts, Membership
 from genopact_server.link.gate import CONTROL, FLEET, RUNTIME, Gate
-from genopact_server.link.membership import Membership
 from genopact_server.link.policy import SignIn, Studies, own_name_only
 from genopact_shared.errors import GenopactError, replacing, require
 
