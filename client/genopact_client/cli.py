@@ -17,9 +17,9 @@ for part in (founding, consider, serve, records):
 for group in (records.consent, consider.study, records.outbox_app, records.ledger_app, records.log_app):
     app.add_typer(group)
 if find_spec("genopact_ingest"):  # the importing room, a wheel of its own
-    from genopact_ingest.commands import genotypes, matrices, predict, stars
+    from genopact_ingest.commands import genotypes, predict
 
-    for room in (genotypes.importing, stars.app, genotypes.app, matrices.app, predict.app):
+    for room in (genotypes.importing, genotypes.app, predict.matrix, predict.app):
         app.add_typer(room)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import ConfigRecord, Message
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fab_pb2 import GetFabRequest
@@ -25,11 +25,11 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from genopact_client.link.message import reply_to
 from genopact_client.link.nodekey import public_pem
-from genopact_shared.channel import http_errors, unpack
+from genopact_shared.channel import RECORD, http_errors, pack, unpack
 from genopact_shared.errors import GenopactError, replacing, require
 
+UNAVAILABLE = "SITE_UNAVAILABLE"
 BEAT = 10.0
 """Seconds between heartbeats; the coordinator counts a node as offline after two that are missing."""
 _errors = partial(http_errors, {412: "LINK_NODE_BUSY"})
@@ -173,3 +173,19 @@ class Fleet:
             node=self._node, run_id=run_id, object_id=object_id, object_content=content, session_id=session
         )
         require(self._client.PushObject(request).stored, "LINK_REFUSED", "reply not stored")
+
+
+def envelope_of(message: Message) -> bytes:
+    """The envelope that `message` carries. Raises EXCHANGE_BROKEN for any other content, EXCHANGE_TOO_LARGE."""
+    if not message.has_content() or list(message.content) != [RECORD]:
+        raise GenopactError("EXCHANGE_BROKEN", "a courier message has one record")
+    record = message.content[RECORD]
+    require(isinstance(record, ConfigRecord), "EXCHANGE_BROKEN", "the record is not a ConfigRecord")
+    return unpack(record)
+
+
+def reply_to(message: Message, envelope: bytes) -> Message:
+    """A reply with `envelope`; empty bytes make the wire's one refusal, which is Flower's error without a reason."""
+    if not envelope:
+        return Message(Error(code=0, reason=UNAVAILABLE), reply_to=message)
+    return Message(RecordDict({RECORD: ConfigRecord(pack(envelope), keep_input=False)}), reply_to=message)
