@@ -147,18 +147,14 @@ def coordinator(subject: Subject) -> str:
     """TCP and TLS to the one host and port that the link needs."""
     addresses = [subject.address] if subject.address else [each.coordinator.address for each in subject.studies()]
     expect(addresses, "no address to try", "Name it with --address HOST:PORT.", "unknown")
-    context = _context(subject.ca) if subject.ca else None
+    unfit = Unsound("problem", f"{subject.ca} holds no certificate", "Ask the coordinator for its authority's file.")
+    with replacing(OSError, unfit):
+        context = ssl.create_default_context(cafile=str(subject.ca)) if subject.ca else None
     for address in sorted(set(addresses)):
         _greet(address, context)
     unchecked = f"{', '.join(addresses)} can be reached, but no certificate was checked"
     expect(context is not None, unchecked, "Name the authority with --ca.", "unknown")
     return f"TLS to {', '.join(addresses)}"
-
-
-def _context(ca: Path) -> ssl.SSLContext:
-    unfit = Unsound("problem", f"{ca} holds no certificate", "Ask the coordinator for its authority's file.")
-    with replacing(OSError, unfit):
-        return ssl.create_default_context(cafile=str(ca))
 
 
 def _greet(address: str, context: ssl.SSLContext | None) -> None:

@@ -52,14 +52,9 @@ class VcfFile:
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        checks: Checks | None = None,
-        passed: frozenset[str] = frozenset({"PASS", "."}),
-        phases: bool = False,
-        expected: bool = False,
-    ) -> None:
+        self, path: Path, *, checks: Checks | None = None, passed: frozenset[str] = frozenset({"PASS", "."}),
+        phases: bool = False, expected: bool = False,
+    ) -> None:  # fmt: skip
         """Reads the header.
 
         Args:

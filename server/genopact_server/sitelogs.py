@@ -7,9 +7,8 @@ from typing import Self
 
 from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import VerifyKey
-from genopact_shared.tlog.entries import LENGTH_BYTES
+from genopact_shared.tlog.log import HEADER, LENGTH_BYTES
 from genopact_shared.tlog.note import open_checkpoint, unbase64
-from genopact_shared.tlog.proof import HEADER
 from genopact_shared.tlog.tree import HASH_BYTES, Head, leaf_hash, node_hash
 
 _INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})")
@@ -78,7 +77,7 @@ def verify_inclusion(leaf: bytes, index: int, path: Sequence[bytes], head: Head)
 
 
 def unpack(data: bytes) -> tuple[bytes, ...]:
-    """The entries of `tlog.entries.pack`.
+    """The entries of `tlog.log.pack`.
 
     Raises:
         GenopactError: LOG_ENTRY_INVALID for an empty or cut entry.

@@ -16,14 +16,9 @@ from genopact_shared.secagg.sharing import PRIME, SIZE
 
 
 def total_of(
-    opening: Opening,
-    index: int,
-    deals: Mapping[str, bytes],
-    uploads: Mapping[str, Masked],
-    *,
-    active: Mapping[str, str],
-    reveals: Mapping[str, bytes],
-) -> tuple[NDArray[np.int64], int]:
+    opening: Opening, index: int, deals: Mapping[str, bytes], uploads: Mapping[str, Masked], *,
+    active: Mapping[str, str], reveals: Mapping[str, bytes],
+) -> tuple[NDArray[np.int64], int]:  # fmt: skip
     """The total of the active sites' integers, and its tag.
 
     Args:

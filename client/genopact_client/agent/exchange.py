@@ -32,7 +32,7 @@ from genopact_shared.privacy.accounting import Fact, epsilon
 from genopact_shared.recipes.network import NetPlan
 from genopact_shared.recipes.protocol import Floats, Model, SumPlan, Table
 from genopact_shared.study import Study
-from genopact_shared.tlog.entries import pack as pack_entries
+from genopact_shared.tlog.log import pack as pack_entries
 
 _log = structlog.get_logger()
 ROWS_BYTES = 1 << 27

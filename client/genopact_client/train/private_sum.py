@@ -146,14 +146,9 @@ class PerRecordLoss:
 
 
 def private_sum(
-    losses: PerRecordLoss,
-    inputs: Tensor,
-    targets: Tensor,
-    clip: float | None,
-    *,
-    patients: Tensor | None = None,
-    squares: Tensor | None = None,
-) -> ClippedSum:
+    losses: PerRecordLoss, inputs: Tensor, targets: Tensor, clip: float | None, *,
+    patients: Tensor | None = None, squares: Tensor | None = None,
+) -> ClippedSum:  # fmt: skip
     """Sum the gradients of a logical batch, each patient's clipped to `clip`.
 
     Args:

@@ -111,14 +111,9 @@ def ratios(y: Floats, shifts: Floats) -> Floats:
 
 
 def rehearse(
-    study: Study,
-    planned: Mapping[str, int],
-    canaries: int,
-    runs: int,
-    tick: Callable[[], object] = bool,
-    *,
+    study: Study, planned: Mapping[str, int], canaries: int, runs: int, tick: Callable[[], object] = bool, *,
     published: Published = NOTHING,
-) -> Showing:
+) -> Showing:  # fmt: skip
     """Run the study's plan `runs` times, each time with fresh coins for the same canaries.
 
     Args:
