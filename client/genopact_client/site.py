@@ -163,8 +163,8 @@ class Site:
                 self.features(each)
         if isinstance(parameters, GenotypeParameters):
             self.genotypes_named(parameters.variants)
-            if (design := getattr(parameters, "design", None)) is not None and not self.published.has(design):
-                raise GenopactError("PUBLISHED_MISSING", design)
+        for digest in (getattr(parameters, "design", None), getattr(parameters, "model", None)):
+            require(digest is None or self.published.has(digest), "PUBLISHED_MISSING", str(digest))
 
     def features(self, wanted: Matrix) -> manifest.Manifest:
         """The manifest of the store of a matrix, whose columns are its features; it stays closed. MATRIX_MISSING."""

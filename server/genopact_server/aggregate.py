@@ -72,6 +72,23 @@ def combine(plan: Plan, index: int, model: Model, updates: Bodies, total: bytes 
     return total, plan.advance(index, model, integers, updates)[1]
 
 
+def shares(plan: Plan, record: bytes, updates: Bodies) -> dict[str, float]:
+    """How much of a network's step each site's change is: its part along the step; of a mean they add up to 1.
+
+    Of masked updates nothing is known of single sites.
+    """
+    if not isinstance(plan.course, NetPlan):
+        return {}
+    step, total = _flat(_model(record)), sum(plan.planned[site] for site in updates)
+    square = max(float(step @ step), 1e-300)
+    weights = {site: plan.planned[site] / total for site in updates}
+    return {site: weights[site] * float(_flat(_model(body)) @ step) / square for site, body in updates.items()}
+
+
+def _flat(change: Model) -> Floats:
+    return np.concatenate([change[name].ravel() for name in sorted(change)])
+
+
 def _middle(rule: str, changes: Floats, weights: Floats) -> Floats:
     """Of (sites, ...) changes, number by number."""
     if rule == "median":
@@ -85,7 +102,7 @@ def _middle(rule: str, changes: Floats, weights: Floats) -> Floats:
 
 def _nearest(changes: list[Model]) -> int:
     """Krum: which change has the least squared distance to as many others as must be honest."""
-    rows = np.stack([np.concatenate([each[name].ravel() for name in sorted(each)]) for each in changes])
+    rows = np.stack([_flat(each) for each in changes])
     others = max(1, len(rows) - (len(rows) - 3) // 2 - 2)
     apart = [np.sort(((rows - row) ** 2).sum(axis=1))[1 : others + 1].sum() for row in rows]
     return int(np.argmin(apart))

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from pydantic import Field
 
-from genopact_server.aggregate import check_update, combine, opened_total
+from genopact_server.aggregate import check_update, combine, opened_total, shares
 from genopact_server.folder import Folder
 from genopact_server.sitelogs import Proof, log_origin
 from genopact_server.statements import Charge, Release, RunOpened, StudyRegistered
@@ -218,7 +218,8 @@ class Run:
         self._forget_pending()
         metrics = self.plan.course.metrics(model)
         last = {"event": "round", "round": index + 1, "of": len(self.plan.steps), "step": step.name}
-        self._events(last | {"sites": sites, "seconds": round(seconds, 3), "metrics": metrics})
+        known = {"metrics": metrics, "shares": shares(self.plan, record, updates)}
+        self._events(last | {"sites": sites, "seconds": round(seconds, 3), **known})
 
     def _finish(self) -> None:
         """Send the final model, collect the sites' exchanged logs, put the release on record."""

@@ -104,7 +104,7 @@ def plan_of(study: Study, planned: Mapping[str, int], published: Published = NOT
     """
     recipe, parameters = chosen(study.recipe)
     epsilon = study.privacy.epsilon_milli
-    if not isinstance(parameters, NetParameters):
+    if recipe.name in RECIPES or not isinstance(parameters, NetParameters):
         sums = RECIPES[recipe.name].plan(parameters, sum(planned.values()), epsilon, published)
         return _of_sums(study, planned, sums)
     fixed = NETWORKS[recipe.name], parameters, dict(planned), published

@@ -47,6 +47,7 @@ class Planted:
     outcome: str = "y"
     schema: tuple[Column, ...] = ()
     parameters: type[Frozen] = NetParameters
+    judge: None = None
 
     def module(self, parameters: Frozen) -> nn.Module:
         return nn.Sequential(nn.Linear(SNPS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))

@@ -121,15 +121,15 @@ def test_under_masks_a_study_is_charged_reported_and_audited(made: Make, tmp_pat
     shown = quality(facts)
     assert shown is not None
     assert set(shown.metrics) == {"eur", "sas", "all"}  # a few people: what the noise drowns is left out
-    for value, error in shown.aucs.values():
+    for value, error in shown.shown.values():
         assert 0 <= value <= 1
         assert 0 < error < 0.5
     write_report(run.path, one.study, tmp_path / "report.html")
     text = page((run.path, one.study), tmp_path / "report.html")
-    assert ("AUC by ancestry" in text) == bool(shown.aucs)
+    assert ("AUC by ancestry" in text) == bool(shown.shown)
     for name in ("eur", "sas"):
         assert name in text
-    assert "too few" in text or shown.aucs
+    assert "too few" in text or shown.shown
     export(bundle_of(one.folder, run.state.run), tmp_path / "audit.zip")
     report = verify_path(tmp_path / "audit.zip", study_hash=one.study.hash)
     assert report.exit_code == 0, report.text()

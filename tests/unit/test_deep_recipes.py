@@ -302,6 +302,17 @@ def test_a_site_s_level_narrows_the_interval() -> None:
     assert abs(float(own.value.mean()) - low) < abs(0.5 - low)
 
 
+@pytest.mark.parametrize("name", ["adverse", "cells"])
+def test_whoever_is_held_out_has_no_part_in_a_site_s_term(name: str) -> None:
+    found, people = course(name), table(name, 40)
+    held = np.arange(40) % 3 == 0
+    marked = Table({**people.columns, "held_out": held.astype(np.int8)}, 40, matrices=people.matrices)
+    own, others = found.fit_personal(found.initial(), marked), found.fit_personal(found.initial(), people.take(~held))
+    everybody = found.fit_personal(found.initial(), people)
+    assert all((own[each] == others[each]).all() for each in own)
+    assert any((own[each] != everybody[each]).any() for each in own)
+
+
 def test_no_advice_without_the_gene_or_beyond_what_was_studied() -> None:
     people = random_table(50, 9)
     low, high = np.full(50, 10.0), np.where(np.arange(50) < 5, 41.0, 40.0)

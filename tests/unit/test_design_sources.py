@@ -25,6 +25,7 @@ from genopact_shared.plan import plan_of
 from genopact_shared.published import Published
 from genopact_shared.recipes.network import NetSums
 from genopact_shared.recipes.protocol import Codes, Copies, Floats, Table, of_kind
+from genopact_shared.recipes.rare_variant_autoencoder import RARE_VARIANT_AUTOENCODER, RareVariantParameters
 from genopact_shared.recipes.risk import RISK, RiskPlan
 from genopact_shared.recipes.risk_net import RiskNetParameters
 from genopact_shared.study import load_study
@@ -309,6 +310,53 @@ def test_network_makes_a_study_and_the_tokens_that_its_sites_read(desk: Path, mo
 @pytest.mark.parametrize("recipe", [TEMPLATE["recipe"], "risk-net", ["risk-net"], None])
 def test_network_refuses_a_template_of_another_recipe(desk: Path, recipe: Any) -> None:
     assert network(desk, template=TEMPLATE | {"recipe": recipe}, expect=2)["code"] == "STUDY_INVALID"
+
+
+def genes(desk: Path, *more: object, gff: str, recipe: str = "rare-variant-autoencoder", expect: int = 0) -> Any:
+    (desk / "rare.yaml").write_text(yaml.safe_dump(TEMPLATE | {"recipe": {"name": recipe, "version": 1}}))
+    (desk / "genes.gff3").write_text(gff)
+    files = ("--manifest", desk / "small.variants", "--panel", desk / "panel", "--home", desk / "hub")
+    outputs = ("--gff", desk / "genes.gff3", "--out", desk / "rare.genes", "--study", desk / "rare-designed.yaml")
+    return call("design", "genes", desk / "rare.yaml", *files, *outputs, *more, expect=expect)
+
+
+def test_genes_have_their_rare_variants_whichever_allele_is_rare(desk: Path) -> None:
+    """Against a loop over genes, variants and people."""
+    pos, rare = MANIFEST.pos, 0.3
+    spans = [(pos[0], pos[9]), (pos[5], pos[30] + 1), (pos[40] + 1, pos[41] - 1), (pos[45], pos[55])]
+    lines = [f"chr1\tx\tgene\t{a}\t{b}\t.\t+\t.\tName=G{at}" for at, (a, b) in enumerate(spans)]
+    told = genes(desk, "--rare", rare, gff="\n".join([*lines, f"chr7\tx\tgene\t1\t{pos[-1]}\t.\t+\t.\tName=G9"]))
+    file = Published(desk / "hub" / "published").read(told["design"])
+    expected, listed = [], []
+    for at, (first, last) in enumerate(spans):
+        burden = np.zeros(len(PANEL.dosages))
+        for j in range(VARIANTS):
+            own = PANEL.dosages[:, j]
+            share = (own[own >= 0].sum() + 0.5) / (2 * (own >= 0).sum() + 1)
+            sign = 1 if share < rare else -1 if share > 1 - rare else 0
+            if first <= pos[j] <= last and sign:
+                burden += sign * np.where(own < 0, 2 * share, own)
+        if burden.any():
+            expected.append(burden)
+            listed.append(f"G{at}")
+    assert (desk / "rare.genes.genes").read_text().split() == listed == ["G0", "G1", "G3"]
+    study = yaml.safe_load((desk / "rare-designed.yaml").read_text())
+    of = RareVariantParameters.model_validate(study["recipe"]["parameters"])
+    table = Table({}, len(PANEL.dosages), Copies(PANEL.dosages))
+    inputs, _ = RARE_VARIANT_AUTOENCODER.tensors(table, of, Published(desk / "hub" / "published"))
+    found = inputs.numpy() * file["scale"] + file["centre"]
+    assert found == pytest.approx(np.clip(np.array(expected).T, *_bounds(file)), abs=1e-4)
+
+
+def _bounds(file: Any) -> tuple[Floats, Floats]:
+    return file["centre"] - 6 * file["scale"], file["centre"] + 6 * file["scale"]
+
+
+def test_genes_without_rare_variants_and_other_recipes_are_refused(desk: Path) -> None:
+    one = f"chr1\tx\tgene\t1\t{MANIFEST.pos[-1]}\t.\t+\t.\tName=G"
+    assert genes(desk, gff=one, expect=2)["code"] == "SITES_INVALID"
+    assert genes(desk, gff="nothing\n", expect=2)["code"] == "SITES_INVALID"
+    assert genes(desk, gff=one, recipe="multiomics", expect=2)["code"] == "STUDY_INVALID"
 
 
 def test_the_same_inputs_give_the_same_bytes(desk: Path) -> None:

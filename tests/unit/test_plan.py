@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genopact_server.aggregate import check_update, combine
+from genopact_server.aggregate import check_update, combine, shares
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
@@ -125,6 +125,20 @@ def test_changes_are_averaged_by_planned_cohort() -> None:
         mean = (100 * given["site-a"][name] + 50 * given["site-c"][name]) / 150
         assert np.allclose(update[name], mean)
         assert np.allclose(after[name], values + mean)
+
+
+def test_shares_of_a_step_add_up_and_are_each_site_s_part_along_it() -> None:
+    plan = network()
+    model = plan.course.initial()
+    given = changes(model, "site-a", "site-c")
+    bodies = {site: wire.pack(each) for site, each in given.items()}
+    record, _ = combine(plan, 0, model, bodies, None)
+    found = shares(plan, record, bodies)
+    assert sum(found.values()) == pytest.approx(1)
+    a, c = (np.concatenate([given[site][name].ravel() for name in model]) for site in ("site-a", "site-c"))
+    step = (100 * a + 50 * c) / 150
+    assert found["site-a"] == pytest.approx(100 / 150 * (a @ step) / (step @ step))
+    assert shares(plan_of(study(recipe=NETWORK), PLANNED), record, bodies) == {}
 
 
 ROBUST = ("median", "trimmed", "krum")

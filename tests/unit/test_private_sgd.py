@@ -59,6 +59,7 @@ class Toy:
     outcome: str = "y"
     schema: tuple[Column, ...] = ()
     parameters: type[Frozen] = NetParameters
+    judge: None = None
 
     def module(self, parameters: Frozen) -> nn.Module:
         return self.build()

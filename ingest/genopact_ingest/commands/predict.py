@@ -20,7 +20,7 @@ from genopact_ingest.commands.genotypes import known_people
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.recipes import EXACT, chosen, protocol
-from genopact_shared.recipes.dose_features import SCHEMA, reasons
+from genopact_shared.recipes.dose_features import OUTCOME, reasons
 from genopact_shared.recipes.variants import Build
 from genopact_shared.terminal import Answer, command, working
 
@@ -119,7 +119,11 @@ def predict(
         wanted = of.matrices if isinstance(of, protocol.MatrixParameters) else ()
         rows = replace(rows, matrices=_matrices(site, wanted, matrix or (), read.people, people))
         found = plan.recipe.predict(model or {}, own, rows)
-    unit, listed, text = UNITS.get(recipe.name, "probability"), list[dict[str, Any]](), list[str]()
+    unit, listed, text = (
+        UNITS.get(recipe.name.removesuffix("-evaluation"), "probability"),
+        list[dict[str, Any]](),
+        list[str](),
+    )
     ends = {} if found.low is found.value else {"low": found.low, "high": found.high}
     for at, (person, why) in enumerate(zip(read.people, _reasons(recipe, rows, found), strict=True)):
         told = {} if why else {name: each[at].tolist() for name, each in {"value": found.value, **ends}.items()}
@@ -133,7 +137,7 @@ def predict(
 
 def _reasons(recipe: protocol.Recipe, rows: protocol.Table, found: protocol.Prediction) -> list[str]:
     """(n,) why a person gets no advice, "" for who gets it."""
-    dose = reasons(rows, found.low, found.high) if recipe.schema == SCHEMA else np.full(rows.n, "")
+    dose = reasons(rows, found.low, found.high) if recipe.outcome == OUTCOME else np.full(rows.n, "")
     called = [(codes >= 0).mean(axis=1) for _, codes in rows.dosages()] if rows.genotypes else [np.ones(rows.n)]
     known = [np.isfinite(each).any(axis=1) for name, each in rows.matrices.items() if name != recipe.outcome]
     finite = np.isfinite(np.column_stack([found.value, found.low, found.high])).all(axis=1)

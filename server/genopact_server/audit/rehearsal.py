@@ -8,6 +8,7 @@ that this attacker sees: an audit is hundreds of runs, and to found hospitals ta
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +22,22 @@ from genopact_shared.plan import MODEL_SCALE, Plan, PlannedStep, plan_of
 from genopact_shared.privacy.mechanisms import NoisedSum, Unprotected
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes import chosen, dose_features
-from genopact_shared.recipes.network import NetPlan
-from genopact_shared.recipes.protocol import Choice, Column, Copies, Dosage, Floats, Model, Number, Table
+from genopact_shared.recipes.network import NetPlan, Network
+from genopact_shared.recipes.protocol import (
+    Choice,
+    Column,
+    Copies,
+    Dosage,
+    Floats,
+    GenotypeParameters,
+    MatrixParameters,
+    Model,
+    Number,
+    SumPlan,
+    Table,
+)
 from genopact_shared.recipes.risk import RiskPlan
-from genopact_shared.study import Study
+from genopact_shared.study import Frozen, Study
 
 POOL = 40
 """Made-up records for each canary that is chosen."""
@@ -94,6 +107,8 @@ class Observer(NamedTuple):
         return course.advance(step.index, model, update), (total - known) / deviation, own / deviation
 
     def _errors(self, model: Model) -> Floats:
+        if isinstance(course := self.plan.course, Network):
+            return course.losses(model, self.canaries)
         predicted = self.plan.recipe.predict(model, None, self.canaries).value
         return np.asarray(np.abs(predicted - self.canaries.number(self.outcome)), dtype=np.float64)
 
@@ -146,23 +161,36 @@ def rehearse(
 
 def observer(study: Study, plan: Plan, canaries: int) -> Observer:
     """Bystanders as the plan counts them, and canaries near the clip in directions far apart."""
-    recipe, _ = chosen(study.recipe)
+    recipe, parameters = chosen(study.recipe)
     rng, sites = np.random.default_rng(), list(plan.planned)
     honest = sites[: study.privacy.honest_minimum]
-    variants = plan.course.design.variants if isinstance(plan.course, RiskPlan) else 0
-    crowd = {site: _patients(recipe.schema, plan.planned[site], rng, variants) for site in honest}
-    pool = _drawn(recipe.schema, POOL * canaries, rng, variants)
+    draw = partial(_drawn, recipe.schema, parameters, _variants(plan.course), rng)
+    crowd = {site: _patients(plan.planned[site], rng, draw, recipe.outcome) for site in honest}
+    pool = draw(POOL * canaries)
     return Observer(plan, crowd, pool.take(_far_apart(_first_rows(plan, pool), canaries)), recipe.outcome)
 
 
-def _patients(schema: tuple[Column, ...], n: int, rng: np.random.Generator, variants: int) -> Table:
-    if schema == dose_features.SCHEMA:
+def _variants(course: SumPlan | NetPlan) -> int:
+    """How many variants a plan reads: a network's published file has a row for each. Raises PUBLISHED_MISSING."""
+    if isinstance(course, RiskPlan):
+        return course.design.variants
+    if not isinstance(course, Network) or not isinstance(course.parameters, GenotypeParameters):
+        return 0
+    given = course.parameters.model_dump()
+    return int(given.get("count") or max(map(len, course.published.read(given["design"]).values())))
+
+
+def _patients(n: int, rng: np.random.Generator, draw: Callable[[int], Table], outcome: str) -> Table:
+    if outcome == dose_features.OUTCOME:
         return cohort.generate(n, int(rng.integers(1 << 32)), cohort.HOSPITALS[0].mix)
-    return _drawn(schema, n, rng, variants)
+    return draw(n)
 
 
-def _drawn(schema: tuple[Column, ...], n: int, rng: np.random.Generator, variants: int) -> Table:
-    """Uniform over the schema, with genotypes of so many variants; a number that is the outcome is one of its ends."""
+def _drawn(schema: tuple[Column, ...], of: Frozen, variants: int, rng: np.random.Generator, n: int) -> Table:
+    """Uniform over the schema, with genotypes of so many variants; a number that is the outcome is one of its ends.
+
+    Matrices hold 0 to 4: letters, or numbers near those that recipes expect.
+    """
     columns: dict[str, Any] = {}
     for column in schema:
         if isinstance(column, Number):
@@ -171,12 +199,17 @@ def _drawn(schema: tuple[Column, ...], n: int, rng: np.random.Generator, variant
         else:
             levels = len(column.levels) if isinstance(column, Choice) else 3 if isinstance(column, Dosage) else 2
             columns[column.name] = rng.integers(levels, size=n).astype(np.int8)
-    return Table(columns, n, Copies(rng.integers(3, size=(n, variants), dtype=np.int8)) if variants else None)
+    genotypes = Copies(rng.integers(3, size=(n, variants), dtype=np.int8)) if variants else None
+    wanted = of.matrices if isinstance(of, MatrixParameters) else ()
+    matrices = {each.name: rng.integers(5, size=(n, each.features)).astype(np.float32) for each in wanted}
+    return Table(columns, n, genotypes, matrices=matrices)
 
 
 def _joined(one: Table, other: Table) -> Table:
     columns: dict[str, Any] = {name: np.concatenate([each, other.columns[name]]) for name, each in one.columns.items()}
-    return Table(columns, one.n + other.n)
+    matrices = {name: np.concatenate([each, other.matrices[name]]) for name, each in one.matrices.items()}
+    held = [each.genotypes.dosages(slice(0, each.n)) for each in (one, other) if each.genotypes is not None]
+    return Table(columns, one.n + other.n, Copies(np.concatenate(held)) if held else None, matrices=matrices)
 
 
 def _first_rows(plan: Plan, table: Table) -> Floats:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from genopact_server.commands.options import HOME, Home, ManifestFile, read_manifest
+from genopact_server.commands.options import HOME, Home, ManifestFile, RunName, read_manifest
 from genopact_server.folder import Folder
 from genopact_shared import durable, wire
 from genopact_shared.errors import GenopactError, replacing, require
@@ -32,6 +32,11 @@ EXAMPLE_NETWORK = (
     "genopact design network net.yaml --manifest cad.variants --panel panel --gwas eur=gwas-eur.tsv --out cad.tokens "
     "--study cad.yaml"
 )
+EXAMPLE_GENES = (
+    "genopact design genes rare.yaml --manifest cad.variants --panel panel --gff genes.gff3.gz --out cad.genes "
+    "--study cad.yaml"
+)
+EXAMPLE_EVALUATION = "genopact design evaluation fair.yaml RUN --out splice.model --study splice-fair.yaml"
 EXACT_MU, UNCLIPPED = 1000.0, 10.0
 """Stand for no noise and no clip."""
 UNDESIGNED = {"variants": "0" * 64, "design": "0" * 64, "directions": 1, "groups": ["any"], "features": 4}
@@ -85,7 +90,7 @@ def build(
     }  # fmt: skip
     found |= {"prevalence_milli": round(1000 * prevalence)} if body["recipe"].get("name") == "risk" else {}
     said = f"{found['directions']} directions of {len(variants)} variants in {len(people.blocks)} blocks"
-    return _written(body, found, wire.pack(arrays), (home, out, study), said)
+    return _written(body, found, ("design", wire.pack(arrays)), (home, out, study), said)
 
 
 @command(app, "network", example=EXAMPLE_NETWORK)
@@ -120,7 +125,69 @@ def network(
         data, found = design(Tokens(people, weights), directions=directions, tops=tops)
     said = f"{found['columns']} numbers of each of {found['blocks']} blocks, of {len(variants)} variants"
     of = {"variants": variants.digest, "prevalence_milli": round(1000 * prevalence), **found}
-    return _written(body, of, data, (home, out, study), said)
+    return _written(body, of, ("design", data), (home, out, study), said)
+
+
+@command(app, "genes", example=EXAMPLE_GENES)
+def genes(
+    template: Template,
+    *,
+    manifest: ManifestFile,
+    panel: PanelFiles,
+    gff: Annotated[Path, typer.Option(help="Genes, GFF3, also .gz; lines of type gene count.", show_default=False)],
+    out: Out,
+    study: StudyOut,
+    rare: Annotated[float, typer.Option(min=0.0001, max=0.5, help="Below this frequency a variant counts.")] = 0.01,
+    home: Home = HOME,
+) -> Answer:
+    """Make the burdens of recipe rare-variant-autoencoder: rare variants of each gene; OUT.genes lists the genes."""
+    import numpy as np
+
+    from genopact_server.design.sources import panel_of
+    from genopact_server.report.contributions import genes_in
+    from genopact_shared.recipes.rare_variant_autoencoder import RARE_VARIANT_AUTOENCODER, design
+
+    body = read_yaml(template, "STUDY_UNREADABLE")
+    require(_choice(body).name == RARE_VARIANT_AUTOENCODER.name, "STUDY_INVALID", "the template is of another recipe")
+    variants = read_manifest(manifest)
+    with working("Counting rare alleles"):
+        seen = panel_of(panel, variants).dosages
+        copies, people = np.maximum(seen, 0).sum(axis=0), (seen >= 0).sum(axis=0)
+        frequency = (copies + 0.5) / (2 * people + 1)
+        weight = np.where(frequency < rare, 1.0, np.where(frequency > 1 - rare, -1.0, 0.0)) * (people > 0)
+        spans, listed = list[tuple[int, int]](), list[str]()
+        for chrom, known in genes_in(gff).items():
+            own = np.flatnonzero(np.array(variants.chrom) == chrom)
+            for first, last, name in known if len(own) else ():
+                place = own[0] + np.searchsorted(variants.pos[own], [first, last + 1])
+                if weight[slice(*place)].any():
+                    spans, listed = [*spans, (int(place[0]), int(place[1]))], [*listed, name]
+    require(len(spans) > 1, "SITES_INVALID", f"{gff}: rare variants of the manifest in fewer than two genes")
+    starts, ends = np.array(spans).T
+    Path(f"{out}.genes").write_text("".join(f"{name}\n" for name in listed), "utf-8")
+    data = design(starts, ends, weight, frequency)
+    said = f"{np.count_nonzero(weight)} rare variants of {len(variants)}, in {len(spans)} genes"
+    return _written(
+        body, {"variants": variants.digest, "genes": len(spans)}, ("design", data), (home, out, study), said
+    )
+
+
+@command(app, "evaluation", example=EXAMPLE_EVALUATION)
+def evaluation(template: Template, *, run: RunName, out: Out, study: StudyOut, home: Home = HOME) -> Answer:
+    """Publish the network of a finished run for a study that evaluates it: recipe NETWORK-evaluation.
+
+    The template's parameters say `by` which column, and the `floor_milli` of the first measure in every group, if any.
+    """
+    from genopact_server.commands.model import network_of
+    from genopact_shared.recipes import RECIPES
+    from genopact_shared.recipes.network import NetParameters
+
+    body, (plan, _, path) = read_yaml(template, "STUDY_UNREADABLE"), network_of(home, run)
+    name = f"{plan.name}-evaluation"
+    require(_choice(body).name == name and name in RECIPES, "STUDY_INVALID", f"the template is not of recipe {name}")
+    of = plan.parameters.model_dump(mode="json", exclude=set(NetParameters.model_fields))
+    body = {"metrics": [*RECIPES[name].measures]} | body
+    return _written(body, of, ("model", path.read_bytes()), (home, out, study), f"The network of run {run}")
 
 
 def _public(
@@ -135,17 +202,19 @@ def _public(
         return variants, people, evidence_of(people, variants, tables) if tables else known_score(people, variants)
 
 
-def _written(body: Any, found: dict[str, Any], data: bytes, to: tuple[Path, Path, Path], said: str) -> Answer:
+def _written(
+    body: Any, found: dict[str, Any], file: tuple[str, bytes], to: tuple[Path, Path, Path], said: str
+) -> Answer:
     """Publish a design; write it, and the study with what it says of itself."""
-    home, out, study = to
-    found = {"design": Folder(home).published.add(data), **found}
+    (home, out, study), (named, data) = to, file
+    found = {named: Folder(home).published.add(data), **found}
     recipe = body["recipe"] | {"parameters": dict(body["recipe"].get("parameters", {})) | found}
     durable.replace(out, data)
     study.write_text(yaml.safe_dump(body | {"recipe": recipe}, sort_keys=False))
     text = [
         said,
-        f"identity {found['design']}, {len(data) / 1e6:.1f} MB: {out}",
-        f"Wrote {study}. Every site takes in the design: genopact-site design {out}",
+        f"identity {found[named]}, {len(data) / 1e6:.1f} MB: {out}",
+        f"Wrote {study}. Every site takes in the file: genopact-site design {out}",
     ]
     answer = recipe["parameters"] | {"file": str(out), "study": str(study)}
     return Answer(answer, text, f"genopact study compose {study} --card")

@@ -40,7 +40,7 @@ def explain(
     from genopact_server.report.plots import standalone
     from genopact_shared.recipes.network import columns
 
-    plan, model = _network(home, run)
+    plan, model, _ = network_of(home, run)
     table, features = _people(plan, matrix)
     with working("Explaining"):
         count = min(OUTPUTS, columns(plan.outputs(model, table)).shape[1])
@@ -84,7 +84,7 @@ def export(
     with replacing(ImportError, GenopactError("EXTRA_MISSING", "pip install 'genopact[onnx]'")):
         import onnx  # noqa: F401 - torch needs it
         import onnxruntime
-    plan, model = _network(home, run)
+    plan, model, _ = network_of(home, run)
     module = plan.module(model).eval()
     matrices = {each.name: np.zeros((1, each.features), np.float32) for each in _matrices(plan)}
     one = plan.recipe.tensors(Table({}, 1, matrices=matrices), plan.parameters, plan.published)[0]
@@ -105,17 +105,18 @@ def export(
     return Answer({"file": str(out), "shape": [*one.shape]}, [f"Wrote {out}: input `person` {tuple(one.shape)}"])
 
 
-def _network(home: Path, run: str) -> "tuple[NetPlan, Model]":
-    """A finished run's network and its last model. Raises USAGE for another recipe, RUN_UNKNOWN."""
+def network_of(home: Path, run: str) -> "tuple[NetPlan, Model, Path]":
+    """A finished run's network, its last model and that model's file. Raises USAGE for another recipe, RUN_UNKNOWN."""
     from genopact_server.report.facts import read_model
     from genopact_shared.recipes.network import NetParameters, NetPlan
 
     folder, path, study = opened(home, run)
     of = chosen(study.recipe)[1]
-    if not isinstance(of, NetParameters):
+    if study.recipe.name not in NETWORKS or not isinstance(of, NetParameters):
         raise GenopactError("USAGE", f"the run is of recipe {study.recipe.name}, which is no network")
     plan = NetPlan(NETWORKS[study.recipe.name], of, {}, folder.published)
-    return plan, read_model(max(path.glob("model-*.safetensors")))
+    last = max(path.glob("model-*.safetensors"))
+    return plan, read_model(last), last
 
 
 def _matrices(plan: "NetPlan") -> "tuple[Matrix, ...]":

@@ -13,7 +13,7 @@ import numpy as np
 from genopact_server.manifests import alleles
 from genopact_shared import durable
 from genopact_shared.alleles import contig
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.manifest import VariantManifest
 from genopact_shared.recipes.protocol import Floats, Model
 from genopact_shared.recipes.risk import RiskPlan
@@ -96,8 +96,12 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, ""])
 
 
-def genes_of(variants: VariantManifest, gff: Path) -> list[str]:
-    """The gene that a variant lies in, or the nearest within NEAR, by a GFF3 file's lines of type gene; else "."."""
+def genes_in(gff: Path) -> dict[str | None, list[tuple[int, int, str]]]:
+    """First and last letter and name of the genes of each chromosome, ascending: lines of type gene of GFF3.
+
+    Raises:
+        GenopactError: SITES_MISSING, SITES_INVALID.
+    """
     data = durable.read(gff, "SITES_MISSING")
     text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8", "replace")
     known: dict[str | None, list[tuple[int, int, str]]] = {}
@@ -107,11 +111,16 @@ def genes_of(variants: VariantManifest, gff: Path) -> list[str]:
             said = {key: value for key, _, value in (pair.partition("=") for pair in cells[8].split(";"))}
             name = next((said[key] for key in ("gene_name", "Name", "ID") if said.get(key)), ".")
             known.setdefault(contig(cells[0]), []).append((int(cells[3]), int(cells[4]), name))
-    if not known:
-        raise GenopactError("SITES_INVALID", f"{gff}: no line of type gene")
-    found, starts = [], {chrom: [gene[0] for gene in sorted(genes)] for chrom, genes in known.items()}
+    require(bool(known), "SITES_INVALID", f"{gff}: no line of type gene")
+    return {chrom: sorted(genes) for chrom, genes in known.items()}
+
+
+def genes_of(variants: VariantManifest, gff: Path) -> list[str]:
+    """The gene that a variant lies in, or the nearest within NEAR, by a GFF3 file's genes; else "."."""
+    known = genes_in(gff)
+    found, starts = [], {chrom: [gene[0] for gene in genes] for chrom, genes in known.items()}
     for chrom, pos in zip(variants.chrom, variants.pos.tolist(), strict=True):
-        genes = sorted(known.get(chrom, ()))
+        genes = known.get(chrom, [])
         upto = bisect.bisect_right(starts.get(chrom, []), pos + NEAR)
         near = [(max(first - pos, pos - last, 0), name) for first, last, name in genes[:upto] if last >= pos - NEAR]
         found.append(min(near)[1] if near else ".")

@@ -51,18 +51,21 @@ def coefficients(axes: "Axes", *, values: Mapping[str, float]) -> None:
     _name_rows(axes, names, "coefficient in the shared model")
 
 
-def trajectories(axes: "Axes", *, values: Mapping[str, Sequence[float]]) -> None:
-    """Each coefficient over the rounds; the four that end largest are named."""
+def trajectories(
+    axes: "Axes", *, values: Mapping[str, Sequence[float]], unit: str = "coefficient", first: int = 0
+) -> None:
+    """Each line over the rounds from `first` on; the four that end largest are named."""
     largest = sorted(values, key=lambda name: -abs(values[name][-1]))[:4]
     ends: list[float] = []
     for name, line in values.items():
         colour, width, alpha = (ACCENT, 1.8, 1.0) if name in largest else (MUTED, 0.7, 0.6)
-        axes.plot(line, color=colour, linewidth=width, alpha=alpha)
+        axes.plot(range(first, first + len(line)), line, color=colour, linewidth=width, alpha=alpha)
+    last = first + max(map(len, values.values())) - 1
     spread = max((abs(v) for line in values.values() for v in line), default=1.0) or 1.0
     for name in sorted(largest, key=lambda each: values[each][-1]):
         ends.append(max(values[name][-1], ends[-1] + 0.13 * spread) if ends else values[name][-1])
-        axes.text(max(map(len, values.values())) - 0.9, ends[-1], name, color=INK, va="center")
-    _number_rounds(axes, max(map(len, values.values())) - 1, "coefficient")
+        axes.text(last + 0.1, ends[-1], name, color=INK, va="center")
+    _number_rounds(axes, last, unit)
 
 
 def burn_down(axes: "Axes", *, spent: Sequence[float], done: int, budget: float) -> None:

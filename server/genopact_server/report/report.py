@@ -11,12 +11,11 @@ import numpy as np
 from genopact_server.audit.findings import LIMITS
 from genopact_server.report.facts import RunFacts, read
 from genopact_server.report.plots import PLOTS, draw
-from genopact_server.report.risk import RiskQuality, quality
+from genopact_server.report.risk import Quality, quality
 from genopact_shared import __version__, durable
 from genopact_shared.page import template
-from genopact_shared.recipes import chosen
 from genopact_shared.recipes.dose import ERROR_BOUND_MG
-from genopact_shared.recipes.protocol import GenotypeParameters, Table
+from genopact_shared.recipes.protocol import Table
 from genopact_shared.study import Study
 
 UNIT = {"dose": "mg/week", "dose-net": "mg/week"}
@@ -49,12 +48,17 @@ def write_report(run_folder: Path, study: Study, out: Path, extra: Mapping[str, 
 def render(facts: RunFacts, extra: Mapping[str, Any]) -> str:
     """The page."""
     risk = quality(facts)
-    return template(Path(__file__).with_name("template.html.j2"), number=number).render(
+    return template(Path(__file__).with_name("template.html.j2"), number=number, plain=plain).render(
         facts=facts, extra=extra, risk=risk, steps=_steps(facts), plots=_plots(facts, extra, risk),
         unit=UNIT.get(facts.plan.recipe.name, ""), unknown=_unknown_patient(facts), epsilon=_epsilon(facts),
         comparison=_comparison(extra), limits=LIMITS,
         versions={"genopact": __version__, "Python": platform.python_version(), "NumPy": np.__version__},
     )  # fmt: skip
+
+
+def plain(measure: str) -> str:
+    """A measure for people."""
+    return {"auc": "AUC", "c_index": "C-index"}.get(measure, measure.replace("_", " "))
 
 
 def number(value: object, digits: int = 3) -> str:
@@ -90,7 +94,7 @@ def _steps(facts: RunFacts) -> list[dict[str, Any]]:
     return rows
 
 
-def _plots(facts: RunFacts, extra: Mapping[str, Any], risk: RiskQuality | None) -> dict[str, str]:
+def _plots(facts: RunFacts, extra: Mapping[str, Any], risk: Quality | None) -> dict[str, str]:
     """The plots that there is data for; the others are empty."""
     plots, coefficients, unit = dict.fromkeys(PLOTS, ""), facts.coefficients, UNIT.get(facts.plan.recipe.name, "")
 
@@ -101,6 +105,10 @@ def _plots(facts: RunFacts, extra: Mapping[str, Any], risk: RiskQuality | None) 
         last = {name: values[-1] for name, values in coefficients.items()}
         show("coefficients", "Coefficients", 0.6 + 0.24 * len(last), values=last)
         show("trajectories", "Coefficients by round", 2.9, values=coefficients)
+    parts = [event["shares"] for event in facts.rounds if event.get("shares")]
+    if not coefficients and len(parts) > 1:
+        sites = {site: [each.get(site, 0.0) for each in parts] for site in facts.plan.planned}
+        show("trajectories", "Share of each round's step by hospital", 2.9, values=sites, unit="share", first=1)
     if (budget := facts.study.privacy.epsilon_milli) is not None:
         known = {"spent": facts.spent, "done": facts.state.round, "budget": budget / 1000}
         show("burn_down", "Epsilon used after each round", 2.5, **known)
@@ -113,8 +121,9 @@ def _plots(facts: RunFacts, extra: Mapping[str, Any], risk: RiskQuality | None) 
     if rows := _comparison(extra):
         what = str(extra.get("comparison_unit", f"mean absolute error, {unit}"))
         show("comparison", "Alone, federated, pooled", 0.9 + 0.42 * len(rows), rows=rows, unit=what)
-    if risk and risk.aucs:
-        show("groups", "AUC by ancestry", 0.7 + 0.42 * len(risk.aucs), values=risk.aucs, unit="AUC", digits=2)
+    if risk and risk.shown:
+        kind, height = plain(risk.main), 0.7 + 0.42 * len(risk.shown)
+        show("groups", f"{kind} by {risk.by}", height, values=risk.shown, unit=kind, digits=2)
     if points := extra.get("calibration") or (risk.points if risk else None):
         what = str(extra.get("calibration_unit", "share of cases" if risk else unit))
         show("calibration", "Predicted and observed", 3.4, points=points, unit=what)
@@ -142,8 +151,8 @@ def _finite(value: object) -> bool:
 
 
 def _unknown_patient(facts: RunFacts) -> dict[str, float]:
-    """The prediction and its 80 % interval for a patient about whom nothing is known; none if genotypes are needed."""
-    if isinstance(chosen(facts.study.recipe)[1], GenotypeParameters):
+    """The prediction and its 80 % interval for a patient about whom nothing is known; none if more is needed."""
+    if facts.plan.recipe.name not in UNIT:
         return {}
     prediction = facts.plan.recipe.predict(facts.models[-1], None, Table({}, 1))
     values: Sequence[Any] = (prediction.value, prediction.low, prediction.high)

@@ -1,4 +1,4 @@
-"""What a report shows of a risk study: how good the model is in each ancestry, with the error of noise and sampling."""
+"""How good a model is in each group, as a report shows it, with the error of noise and sampling."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,43 +6,72 @@ from typing import NamedTuple
 import numpy as np
 
 from genopact_server.report.facts import RunFacts
+from genopact_shared.recipes.evaluation import Evaluation
 from genopact_shared.recipes.head import probability
+from genopact_shared.recipes.judges import ByOdds, nominal
 from genopact_shared.recipes.protocol import Floats, Metrics
 from genopact_shared.recipes.risk import RiskPlan
-from genopact_shared.recipes.risk_metrics import BINS, middles
+from genopact_shared.recipes.risk_metrics import BINS, MEASURES, middles
 
 DRAWS, SURE, VAGUE = 200, 3.0, 0.1
 
 
-class RiskQuality(NamedTuple):
-    """Released `metrics`, the `errors` (group, measure: standard deviation), and `points` of calibration."""
+class Quality(NamedTuple):
+    """Released `metrics`, the `errors` (group, measure: standard deviation), and `points` of calibration.
+
+    `by`: what the groups are. `measures`: in the order of a table. `floor`: what `main` has to reach, or 0.
+    """
 
     metrics: Metrics
     errors: dict[str, dict[str, float]]
     points: list[dict[str, float]]
+    by: str = "ancestry"
+    measures: tuple[str, ...] = MEASURES
+    main: str = "auc"
+    floor: float = 0.0
 
     @property
-    def aucs(self) -> dict[str, tuple[float, float]]:
-        """Group -> AUC and its standard deviation, where there is one."""
-        known = {name: row["auc"] for name, row in self.metrics.items() if "auc" in row}
-        return {name: (value, self.errors[name].get("auc", 1.0)) for name, value in known.items()}
+    def shown(self) -> dict[str, tuple[float, float]]:
+        """Group -> main measure and its standard deviation, where there is one."""
+        known = {name: row[self.main] for name, row in self.metrics.items() if self.main in row}
+        return {name: (value, self.errors[name].get(self.main, 1.0)) for name, value in known.items()}
+
+    @property
+    def below(self) -> list[str]:
+        """The groups that do not reach the floor, or of which too little is known."""
+        return [name for name, row in self.metrics.items() if row.get(self.main, 0.0) < self.floor]
 
 
-def quality(facts: RunFacts) -> RiskQuality | None:
-    """Of a run of recipe `risk` whose metrics have been released; None for another."""
+def quality(facts: RunFacts) -> Quality | None:
+    """Of a run of recipe `risk`, or of an evaluation, whose metrics have been released; None for another."""
     course = facts.plan.course
+    if isinstance(course, Evaluation):
+        return _evaluated(course, facts)
     if not isinstance(course, RiskPlan) or not facts.models[-1]["metrics"].any():
         return None
     nominal, table, size = course.parameters.nominal, facts.models[-1]["metrics"], course.parameters.ancestries
     spread = facts.noise(facts.plan.steps[-1]) or 0.0
     error = errors(lambda again: course.metrics({"metrics": again}), table, spread)
     metrics = {name: row if _shown(row, error[name]) else {} for name, row in course.metrics(facts.models[-1]).items()}
-    return RiskQuality(metrics, error, calibration(table.reshape(-1, BINS, 2)[:size], nominal, spread))
+    return Quality(metrics, error, calibration(table.reshape(-1, BINS, 2)[:size], nominal, spread))
+
+
+def _evaluated(course: Evaluation, facts: RunFacts) -> Quality | None:
+    metrics, cells = course.metrics(facts.models[-1]), facts.models[-1]["cells"]
+    if not metrics:
+        return None
+    spread, of, measures = facts.noise(facts.plan.steps[-1]) or 0.0, course.parameters, course.judge.measures
+    error = errors(lambda again: course.metrics({"cells": again}), cells, spread)
+    metrics = {name: row if _shown(row, error[name]) else {} for name, row in metrics.items()}
+    odds = isinstance(course.judge, ByOdds)
+    points = calibration(cells.reshape(-1, BINS, 2), nominal(of), spread) if odds else []
+    return Quality(metrics, error, points, of.by, measures, measures[1], of.floor_milli / 1000)
 
 
 def _shown(row: dict[str, float], error: dict[str, float]) -> bool:
     """Whether there are clearly more patients, and cases, than the noise could make up."""
-    return all(row.get(name, 0.0) > SURE * error.get(name, 0.0) for name in ("patients", "cases"))
+    counted = {"patients", "cases", "events"} & {*row, "patients"}
+    return all(row.get(name, 0.0) > SURE * error.get(name, 0.0) for name in counted)
 
 
 def errors(measure: Callable[[Floats], Metrics], table: Floats, spread: float) -> dict[str, dict[str, float]]:

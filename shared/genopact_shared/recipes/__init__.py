@@ -11,6 +11,7 @@ from genopact_shared.recipes.cell_response import CELL_RESPONSE
 from genopact_shared.recipes.cohort_summary import COHORT_SUMMARY
 from genopact_shared.recipes.dose import DOSE
 from genopact_shared.recipes.dose_net import DOSE_NET
+from genopact_shared.recipes.evaluation import evaluations
 from genopact_shared.recipes.gwas import GWAS
 from genopact_shared.recipes.multiomics import MULTIOMICS
 from genopact_shared.recipes.network import NetParameters
@@ -25,12 +26,13 @@ from genopact_shared.recipes.synthetic_genomes import SYNTHETIC_GENOMES
 from genopact_shared.recipes.trait import TRAIT
 from genopact_shared.study import Frozen, RecipeChoice, Study, explain
 
-RECIPES: dict[str, SumRecipe] = {each.name: each for each in (DOSE, COHORT_SUMMARY, RISK, TRAIT, GWAS, PCA)}
 _NETWORKS: tuple[NetRecipe, ...] = (
     DOSE_NET, ADVERSE_REACTION, SEQUENCE_CNN, SEQUENCE_RNN, SEQUENCE_TRANSFORMER, MULTIOMICS, SURVIVAL, CELL_RESPONSE,
     ANCESTRY, RISK_NET, RARE_VARIANT_AUTOENCODER, SYNTHETIC_GENOMES,
 )  # fmt: skip
 NETWORKS: dict[str, NetRecipe] = {each.name: each for each in _NETWORKS}
+_SUMS: tuple[SumRecipe, ...] = (DOSE, COHORT_SUMMARY, RISK, TRAIT, GWAS, PCA, *evaluations(_NETWORKS))
+RECIPES: dict[str, SumRecipe] = {each.name: each for each in _SUMS}
 EXACT: frozenset[str] = frozenset({COHORT_SUMMARY.name, GWAS.name, PCA.name})
 """Recipes of mode exact: statistics of all patients together, without noise."""
 

@@ -12,9 +12,10 @@ from pydantic import Field
 
 from genopact_shared.published import Published
 from genopact_shared.recipes.dose import Z80
-from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, SCHEMA, features
+from genopact_shared.recipes.dose_features import FEATURES, NET_SCHEMA, OUTCOME, features
 from genopact_shared.recipes.facts import Facts
-from genopact_shared.recipes.head import probability
+from genopact_shared.recipes.head import probability, site_term
+from genopact_shared.recipes.judges import ByOdds
 from genopact_shared.recipes.network import NetParameters
 from genopact_shared.recipes.protocol import Floats, Model, Prediction, Table, of_kind
 from genopact_shared.study import Frozen
@@ -68,13 +69,10 @@ class AdverseReactionRecipe(Facts):
 
     def fit_personal(self, outputs: Floats, table: Table) -> Model:
         """The site's own intercept on the log odds, and its variance, shrunk to none."""
-        dose, own, variance = table.number(OUTCOME), 0.0, PRIOR_SD**2
+        dose = table.number(OUTCOME)
         y, odds = (dose <= LOW_DOSE_MG)[np.isfinite(dose)], outputs[np.isfinite(dose)]
-        for _ in range(50):
-            p = probability(odds + own)
-            variance = 1 / (PRIOR_SD**-2 + float((p * (1 - p)).sum()))
-            own += variance * (float((y - p).sum()) - own * PRIOR_SD**-2)
-        return {"intercept": np.array([own]), "variance": np.array([variance])}
+        own, covariance = site_term(odds, np.ones((len(odds), 1)), y.astype(np.float64), np.array([PRIOR_SD**-2]))
+        return {"intercept": own, "variance": covariance[0]}
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         """Risks; the interval is that of what a site's own level leaves open."""
@@ -83,4 +81,6 @@ class AdverseReactionRecipe(Facts):
         return Prediction(probability(centre), probability(centre - half), probability(centre + half))
 
 
-ADVERSE_REACTION = AdverseReactionRecipe("adverse-reaction", OUTCOME, SCHEMA, AdverseReactionParameters)
+ADVERSE_REACTION = AdverseReactionRecipe(
+    "adverse-reaction", OUTCOME, NET_SCHEMA, AdverseReactionParameters, judge=ByOdds()
+)

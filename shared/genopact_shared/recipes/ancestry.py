@@ -14,6 +14,7 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.published import Published
 from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
 from genopact_shared.recipes.facts import Facts
+from genopact_shared.recipes.judges import ByClass
 from genopact_shared.recipes.pca import scores
 from genopact_shared.recipes.protocol import Floats, GenotypeParameters, Model, Table, of_kind
 from genopact_shared.study import Frozen
@@ -59,4 +60,4 @@ class AncestryRecipe(Classes, Facts):
         return torch.from_numpy(np.clip(rows, -BOUND, BOUND).astype(np.float32)), class_of(table, of.classes)
 
 
-ANCESTRY = AncestryRecipe("ancestry", OUTCOME, SCHEMA, AncestryParameters)
+ANCESTRY = AncestryRecipe("ancestry", OUTCOME, SCHEMA, AncestryParameters, judge=ByClass())

@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from genopact_shared.published import Published
-from genopact_shared.recipes.facts import Facts
+from genopact_shared.recipes.facts import GROUP, Facts
+from genopact_shared.recipes.judges import ByError
 from genopact_shared.recipes.network import NetParameters, columns
 from genopact_shared.recipes.protocol import Column, Flag, Floats, MatrixParameters, Model, Prediction, Table, of_kind
 from genopact_shared.study import Frozen
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 OUTCOME = "response"
-SCHEMA: tuple[Column, ...] = (Flag("held_out"),)
+SCHEMA: tuple[Column, ...] = (Flag("held_out"), GROUP)
 
 
 class CellResponseParameters(NetParameters, MatrixParameters):
@@ -78,4 +79,4 @@ def _own(parameters: Frozen) -> CellResponseParameters:
     return of
 
 
-CELL_RESPONSE = CellResponseRecipe("cell-response", OUTCOME, SCHEMA, CellResponseParameters)
+CELL_RESPONSE = CellResponseRecipe("cell-response", OUTCOME, SCHEMA, CellResponseParameters, judge=ByError(5.0, 1.0))

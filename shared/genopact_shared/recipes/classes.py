@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
+from genopact_shared.recipes.facts import GROUP
 from genopact_shared.recipes.network import NetParameters
 from genopact_shared.recipes.protocol import Choice, Column, Flag, Floats, Model, Prediction, Table
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 OUTCOME = "class"
-SCHEMA: tuple[Column, ...] = (Flag("held_out"), Choice(OUTCOME, tuple("0123456789"), "outcome"))
+SCHEMA: tuple[Column, ...] = (Flag("held_out"), Choice(OUTCOME, tuple("0123456789"), "outcome"), GROUP)
 """The study says what its classes are."""
 
 

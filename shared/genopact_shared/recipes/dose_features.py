@@ -30,6 +30,8 @@ SCHEMA: tuple[Column, ...] = (
     Dosage("cyp2c9_3", "rs1057910", "CYP2C9", effect="C", other="A"),
     Number(OUTCOME, "mg/week", 0.5, 400, "outcome"),
 )
+NET_SCHEMA: tuple[Column, ...] = (*SCHEMA, Flag("held_out"))
+"""Of networks, which do not train on whoever is held out."""
 FEATURES = (
     "intercept", "age", "height", "weight", "vkorc1", "vkorc1_missing", "cyp2c9_2", "cyp2c9_3", "black", "inducer",
     "amiodarone", "smoker", "male",

@@ -7,9 +7,10 @@ import numpy as np
 from pydantic import Field
 
 from genopact_shared.published import Published
-from genopact_shared.recipes.dose import PRIOR_PATIENTS, PUBLIC_VARIANCE, SITE_PRIOR, Z80
-from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, SCHEMA, dose_mg, features, outcome
+from genopact_shared.recipes.dose import ERROR_BOUND_MG, PRIOR_PATIENTS, PUBLIC_VARIANCE, SITE_PRIOR, Z80
+from genopact_shared.recipes.dose_features import FEATURES, NET_SCHEMA, OUTCOME, dose_mg, features, outcome
 from genopact_shared.recipes.facts import Facts
+from genopact_shared.recipes.judges import ByError
 from genopact_shared.recipes.network import NetParameters
 from genopact_shared.recipes.protocol import Floats, Model, Prediction, Table, of_kind
 from genopact_shared.study import Frozen
@@ -80,4 +81,5 @@ class DoseNetRecipe(Facts):
         return Prediction(dose_mg(centre), dose_mg(centre - half), dose_mg(centre + half))
 
 
-DOSE_NET = DoseNetRecipe("dose-net", OUTCOME, SCHEMA, DoseNetParameters)
+_JUDGE = ByError(ERROR_BOUND_MG, 0.2, relative=True, of_unit=dose_mg)
+DOSE_NET = DoseNetRecipe("dose-net", OUTCOME, NET_SCHEMA, DoseNetParameters, judge=_JUDGE)

@@ -2,8 +2,11 @@
 
 from typing import NamedTuple
 
-from genopact_shared.recipes.protocol import Column, P, of_kind
+from genopact_shared.recipes.protocol import Choice, Column, Judge, P, of_kind
 from genopact_shared.study import Frozen
+
+GROUP = Choice("group", tuple("0123456789"), "group")
+"""The study says what its groups are."""
 
 
 class Facts(NamedTuple):
@@ -15,6 +18,7 @@ class Facts(NamedTuple):
     parameters: type[Frozen]
     measures: tuple[str, ...] = ()
     version: int = 1
+    judge: Judge | None = None
 
 
 def planned(parameters: Frozen, kind: type[P], planned_total: int) -> P:

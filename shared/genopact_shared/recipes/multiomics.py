@@ -14,6 +14,7 @@ from pydantic import Field
 from genopact_shared.published import Published
 from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
 from genopact_shared.recipes.facts import Facts
+from genopact_shared.recipes.judges import ByClass
 from genopact_shared.recipes.protocol import MatrixParameters, Table, Values, of_kind
 from genopact_shared.study import Frozen
 
@@ -71,4 +72,4 @@ def within(values: Values) -> Values:
     return np.asarray(np.clip(centred / np.maximum(spread, 1e-6), -5, 5), np.float32)
 
 
-MULTIOMICS = MultiomicsRecipe("multiomics", OUTCOME, SCHEMA, MultiomicsParameters)
+MULTIOMICS = MultiomicsRecipe("multiomics", OUTCOME, SCHEMA, MultiomicsParameters, judge=ByClass())

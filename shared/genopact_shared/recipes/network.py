@@ -111,7 +111,8 @@ class Network:
 
     def fit_personal(self, model: Model, table: Table) -> Model:
         """The site's own term on the finished shared model; it never leaves the site."""
-        return self.recipe.fit_personal(self.outputs(model, table), table)
+        kept = table.take(table.codes("held_out") != 1)
+        return self.recipe.fit_personal(self.outputs(model, kept), kept)
 
     def predict(self, model: Model, personal: Model | None, table: Table) -> Prediction:
         """Predictions for every row; the outcome column is not read."""
@@ -143,21 +144,29 @@ class Network:
             rows[at] = torch.cat([each.reshape(-1) for each in found]).numpy()
         return rows
 
-    def outputs(self, model: Model, table: Table) -> Floats:
+    def losses(self, model: Model, table: Table) -> Floats:
+        """(n,) of every row, 0 without an outcome."""
+        import torch
+
+        inputs, targets = self.recipe.tensors(table, self.parameters, self.published)
+        with torch.no_grad():
+            asked = targets if targets.is_floating_point() else targets.clamp(min=0)
+            found = self.recipe.loss(self.module(model).eval(), inputs, asked)
+        return np.where(known(targets), found.numpy(), 0.0).astype(np.float64)
+
+    def outputs(self, model: Model, table: Table, at_once: int = PEOPLE) -> Floats:
         """(n, ...) what the network gives for every row, (n,) for one number; the outcome is not read."""
         import torch
 
         module, (inputs, _) = self.module(model).eval(), self.recipe.tensors(table, self.parameters, self.published)
         with torch.no_grad():
-            found = [cast("Tensor", module(some)) for some in torch.split(inputs, PEOPLE)]
+            found = [cast("Tensor", module(some)) for some in torch.split(inputs, at_once)]
         outputs = torch.cat(found).numpy().astype(np.float64)
         return outputs[:, 0] if outputs.shape[1:] == (1,) else outputs
 
     @staticmethod
     def _trains(targets: "Tensor", table: Table) -> NDArray[np.bool_]:
-        known = ~targets.isnan() if targets.is_floating_point() else targets >= 0
-        found: NDArray[np.bool_] = known.unsqueeze(-1).flatten(1).any(1).numpy() & (table.codes("held_out") != 1)
-        return found
+        return np.asarray(known(targets) & (table.codes("held_out") != 1), np.bool_)
 
 
 class NetPlan(Network):
@@ -192,6 +201,12 @@ class NetSums(Network):
         parts = zip(weights, np.split(total, np.cumsum([old.size for _, old in weights])[:-1]), strict=True)
         change = {name: -rate * part.reshape(old.shape) for (name, old), part in parts}
         return moved(self.parameters, index, model, change)
+
+
+def known(targets: "Tensor") -> NDArray[np.bool_]:
+    """(n,) who has an outcome, see `protocol.NetRecipe.tensors`."""
+    found = ~targets.isnan() if targets.is_floating_point() else targets >= 0
+    return np.asarray(found.unsqueeze(-1).flatten(1).any(1).numpy(), np.bool_)
 
 
 def columns(outputs: Floats) -> Floats:

@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -265,6 +265,30 @@ class SumPlan(Protocol):
         ...
 
 
+class Judge(Protocol):
+    """How predictions of a network are met with outcomes, see `judges`.
+
+    `measures`: "patients", then the one that a floor is for, more of which is better. `norm`: of a row, at most.
+    """
+
+    @property
+    def measures(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def norm(self) -> float: ...  # noqa: D102
+
+    def size(self, of: Any) -> int:
+        """Of a row, by the network's parameters."""
+        ...
+
+    def rows(self, outputs: Floats, targets: Floats, of: Any) -> Floats:
+        """(n, size) of patients with an outcome; row i depends on patient i alone."""
+        ...
+
+    def measured(self, total: Floats, of: Any) -> dict[str, float]:
+        """Measures, from a noised (size,) sum; fewer of them where too little is left of it."""
+        ...
+
+
 class Recipe(Protocol):
     """What every recipe has."""
 
@@ -332,6 +356,11 @@ class SumRecipe(Recipe, Protocol):
 
 class NetRecipe(Recipe, Protocol):
     """A network that is trained by private steps at each site; released as a model delta."""
+
+    @property
+    def judge(self) -> Judge | None:
+        """How it is evaluated; None for one that predicts no outcome."""
+        ...
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """The network with its first weights, the same at every site."""

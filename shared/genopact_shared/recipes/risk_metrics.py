@@ -41,7 +41,7 @@ def released(table: Floats, names: Sequence[str], nominal: float, ancestries: in
     """
     groups = dict(zip(names, table.reshape(len(names), BINS, 2), strict=True))
     groups[ALL] = np.sum(list(groups.values())[:ancestries], axis=0)
-    return {name: _measures(np.maximum(counts, 0.0), counts, nominal) for name, counts in groups.items()}
+    return {name: measured(counts, nominal) for name, counts in groups.items()}
 
 
 def auc(counts: Floats) -> Floats:
@@ -52,8 +52,9 @@ def auc(counts: Floats) -> Floats:
         return np.asarray((below * cases).sum(axis=-1) / (others.sum(axis=-1) * cases.sum(axis=-1)))
 
 
-def _measures(counts: Floats, raw: Floats, nominal: float) -> dict[str, float]:
-    found = {"patients": float(raw.sum()), "cases": float(raw[:, 1].sum())}
+def measured(released: Floats, nominal: float) -> dict[str, float]:
+    """MEASURES of one group, from (BINS, 2) counts."""
+    found, counts = {"patients": float(released.sum()), "cases": float(released[:, 1].sum())}, np.maximum(released, 0.0)
     if min(counts.sum(axis=0)) < 1:
         return found
     odds, all_, cases = middles(nominal), counts.sum(axis=1), counts[:, 1]

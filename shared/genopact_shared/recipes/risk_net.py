@@ -15,8 +15,9 @@ from pydantic import Field, model_validator
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import Arrays, Published
 from genopact_shared.recipes.dose import Z80
-from genopact_shared.recipes.facts import Facts
-from genopact_shared.recipes.head import probability
+from genopact_shared.recipes.facts import GROUP, Facts
+from genopact_shared.recipes.head import probability, site_term
+from genopact_shared.recipes.judges import ByOdds
 from genopact_shared.recipes.network import NetParameters
 from genopact_shared.recipes.protocol import Floats, GenotypeParameters, Model, Prediction, Table, of_kind
 from genopact_shared.recipes.risk import OUTCOME, SCHEMA
@@ -33,7 +34,6 @@ CALIBRATION_SD = (0.5, 0.2)
 """Public spread of intercept (log odds) and slope between sites."""
 NONE = np.array([0.0, 1.0])
 SHARED: Model = {"calibration": NONE, "covariance": np.diag(np.square(CALIBRATION_SD))}
-STEPS = 500
 
 
 class RiskNetParameters(NetParameters, GenotypeParameters):
@@ -89,11 +89,11 @@ class RiskNetRecipe(Facts):
         return RiskModule(of_kind(parameters, RiskNetParameters))
 
     def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
-        """Inputs (n, blocks x columns + covariates) and targets (n,), float32; none of whoever is held out."""
+        """Inputs (n, blocks x columns + covariates) and targets (n,), float32."""
         import torch
 
-        rows = inputs(table, of_kind(parameters, RiskNetParameters), published), _targets(table).astype(np.float32)
-        return torch.from_numpy(rows[0]), torch.from_numpy(rows[1])
+        rows = inputs(table, of_kind(parameters, RiskNetParameters), published)
+        return torch.from_numpy(rows), torch.from_numpy(table.number(OUTCOME).astype(np.float32))
 
     def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
         """(B,) logistic losses, one per patient, never reduced."""
@@ -102,20 +102,12 @@ class RiskNetRecipe(Facts):
         return binary_cross_entropy_with_logits(module(inputs), targets, reduction="none")
 
     def fit_personal(self, outputs: Floats, table: Table) -> Model:
-        """The site's own intercept and slope on the log odds, and their covariance, shrunk to none and one.
-
-        The mode of the posterior under CALIBRATION_SD and its curvature, by steps that cannot overshoot: a quarter is
-        the largest curvature of a logistic loss. Source: Boehning and Lindsay, 1988.
-        """
-        known = ~np.isnan(_targets(table))
-        y, rows = _targets(table)[known], np.column_stack([np.ones(known.sum()), outputs[known]])
-        precision, change = np.diag(np.power(CALIBRATION_SD, -2.0)), np.zeros(2)
-        step = np.linalg.inv(precision + rows.T @ rows / 4)
-        for _ in range(STEPS):
-            change = change + step @ (rows.T @ (y - probability(rows @ (NONE + change))) - precision @ change)
-        p = probability(rows @ (NONE + change))
-        covariance = np.linalg.inv(precision + (rows * (p * (1 - p))[:, None]).T @ rows)
-        return {"calibration": NONE + change, "covariance": np.asarray(covariance, dtype=np.float64)}
+        """The site's own intercept and slope on the log odds, and their covariance, shrunk to none and one."""
+        known = np.isfinite(table.number(OUTCOME))
+        odds, y = outputs[known], table.number(OUTCOME)[known]
+        rows = np.column_stack([np.ones(len(odds)), odds])
+        change, covariance = site_term(odds, rows, y, np.power(CALIBRATION_SD, -2.0))
+        return {"calibration": NONE + change, "covariance": covariance}
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         """Risks; low and high say how well the site is calibrated, not what the genome leaves open."""
@@ -185,8 +177,4 @@ def _file(of: RiskNetParameters, published: Published) -> Arrays:
     return file
 
 
-def _targets(table: Table) -> Floats:
-    return np.where(table.codes("held_out") == 1, np.nan, table.number(OUTCOME))
-
-
-RISK_NET = RiskNetRecipe("risk-net", OUTCOME, SCHEMA, RiskNetParameters)
+RISK_NET = RiskNetRecipe("risk-net", OUTCOME, (*SCHEMA, GROUP), RiskNetParameters, judge=ByOdds())

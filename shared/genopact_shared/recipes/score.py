@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import Published
-from genopact_shared.recipes.head import Head
+from genopact_shared.recipes.head import Head, site_term
 from genopact_shared.recipes.linear import rowwise
 from genopact_shared.recipes.protocol import (
     Choice,
@@ -258,17 +258,12 @@ class ScorePlan(ABC):
         return self._odds(model, features, self.design.scores(table, ancestry, model["weights"]))
 
     def fit_personal(self, model: Model, table: Table) -> Model:
-        """The site's intercept and slope of the shared log odds, by Newton steps towards 0 and 1; it never leaves."""
+        """The site's intercept and slope of the shared log odds, shrunk to 0 and 1; it never leaves."""
         odds, y = self.log_odds(model, table), table.number(self.outcome)
         known = np.isfinite(y) & (table.codes("held_out") != 1)
-        rows, y = np.column_stack([np.ones(known.sum()), odds[known]]), y[known]
-        centre, own = np.array([0.0, 1.0]), np.array([0.0, 1.0])
-        for _ in range(20):
-            p = self.head.expected(rows @ own)
-            steepness = np.ones(len(p)) if self.prevalence is None else p * (1 - p)
-            matrix = rows.T @ (rows * steepness[:, None]) + np.diag(SITE_PRIOR)
-            own = own + np.linalg.solve(matrix, rows.T @ (y - p) - np.array(SITE_PRIOR) * (own - centre))
-        return {"calibration": np.asarray(own, dtype=np.float64)}
+        rows, prior = np.column_stack([np.ones(known.sum()), odds[known]]), np.array(SITE_PRIOR)
+        own, _ = site_term(odds[known], rows, y[known], prior, linear=self.prevalence is None)
+        return {"calibration": np.array([0.0, 1.0]) + own}
 
     def predict(self, model: Model, personal: Model | None, table: Table) -> Prediction:
         """Probability of the disease, or the trait; the interval is that of the effects that remain unknown."""

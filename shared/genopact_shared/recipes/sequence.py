@@ -13,7 +13,8 @@ from pydantic import Field
 
 from genopact_shared.published import Published
 from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
-from genopact_shared.recipes.protocol import Column, MatrixParameters, Table, of_kind
+from genopact_shared.recipes.judges import ByClass
+from genopact_shared.recipes.protocol import Column, Judge, MatrixParameters, Table, of_kind
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class SequenceRecipe(Classes):
     measures: tuple[str, ...] = ()
     schema: tuple[Column, ...] = SCHEMA
     parameters: type[Frozen] = SequenceParameters
+    judge: Judge | None = ByClass()  # noqa: RUF009 - it has no state
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """(n, length, 4) -> (n, classes)."""

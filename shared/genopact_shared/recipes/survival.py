@@ -13,7 +13,8 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from genopact_shared.published import Published
-from genopact_shared.recipes.facts import Facts
+from genopact_shared.recipes.facts import GROUP, Facts
+from genopact_shared.recipes.judges import ByTime
 from genopact_shared.recipes.network import NetParameters, columns
 from genopact_shared.recipes.protocol import (
     Column,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 OUTCOME = "time"
 SCHEMA: tuple[Column, ...] = (
     Flag("held_out"), Number(OUTCOME, "days to the event or the last contact", 0, 60_000, "outcome"), Flag("event"),
+    GROUP,
 )  # fmt: skip
 BOUND = 5.0
 
@@ -97,4 +99,4 @@ class SurvivalRecipe(Facts):
         return Prediction(alive, alive, alive)
 
 
-SURVIVAL = SurvivalRecipe("survival", OUTCOME, SCHEMA, SurvivalParameters)
+SURVIVAL = SurvivalRecipe("survival", OUTCOME, SCHEMA, SurvivalParameters, judge=ByTime())

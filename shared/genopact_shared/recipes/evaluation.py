@@ -1,0 +1,173 @@
+"""Recipes `NETWORK-evaluation`: whom a finished network fails, by group, in one noised sum over patients.
+
+The network is a published file, so anybody's: of a study in any mode, or trained elsewhere. A patient adds one row (see
+`judges`) to their group; whoever has no known group is in a last one. Patients are those that sites held out.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from genopact_shared.published import NOTHING, Published
+from genopact_shared.recipes.facts import planned
+from genopact_shared.recipes.network import NetParameters, Network, known
+from genopact_shared.recipes.protocol import (
+    Choice,
+    Column,
+    Floats,
+    Judge,
+    Metrics,
+    Model,
+    NetRecipe,
+    Prediction,
+    SumStep,
+    Table,
+    finest_scale,
+)
+from genopact_shared.study import Frozen
+
+ALL, UNKNOWN = "all", "unknown"
+
+
+class EvaluationParameters(NetParameters):
+    """The network's own parameters (those of its training are idle), and what is asked.
+
+    `model`: digest of the published file. `by`: the column whose levels are the groups, `groups` of them from the first
+    on. `evaluated`: whom. `floor_milli`: what the judge's first measure has to reach in every group.
+    """
+
+    levels: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    model: str = Field(pattern=r"^[0-9a-f]{64}$")
+    by: str
+    groups: int = Field(default=32, ge=1, le=32)
+    evaluated: Literal["held-out", "all"] = "held-out"
+    floor_milli: int = Field(default=0, ge=0, le=1000)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.by not in self.levels:
+            raise ValueError(f"by: one of {', '.join(self.levels)}")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the groups."""
+        return (*self.levels[self.by][: self.groups], UNKNOWN)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The plan: one sum. See `protocol.SumPlan` and `protocol.Predictor`."""
+
+    network: Network
+    judge: Judge
+    parameters: EvaluationParameters
+    epsilon_milli: int | None
+
+    @property
+    def name(self) -> str:
+        """The recipe's name."""
+        return f"{self.network.name}-evaluation"
+
+    @cached_property
+    def finished(self) -> Model:
+        """The network's weights. Raises PUBLISHED_MISSING, PUBLISHED_INVALID."""
+        return {name: np.array(each) for name, each in self.network.published.read(self.parameters.model).items()}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Groups, and the size of a row."""
+        return len(self.parameters.names), self.judge.size(self.parameters)
+
+    @property
+    def steps(self) -> tuple[SumStep, ...]:
+        """One; the clip is at least the norm of every row, so that it never moves one."""
+        clip, dims = math.ceil(self.judge.norm * 1e4) / 1e4, self.shape[0] * self.shape[1]
+        scale = 1 << 12 if self.epsilon_milli is None else finest_scale(clip, 1.0, self.epsilon_milli)
+        return (SumStep("metrics", dims, clip, 1.0, scale),)
+
+    def initial(self) -> Model:
+        """Nothing counted."""
+        return {"cells": np.zeros(self.shape)}
+
+    def contribution(self, index: int, model: Model, table: Table) -> Floats:  # noqa: ARG002 - there is one step
+        """(n, dims): a patient's row in the place of their group; zeros without an outcome.
+
+        Guarantees: row i has the same bits in any table, because the network sees patients one by one.
+        """
+        of, rows = self.parameters, np.zeros((table.n, *self.shape))
+        judged = table.codes("held_out") == 1 if of.evaluated == "held-out" else np.ones(table.n, dtype=np.bool_)
+        free = replace(table, columns={name: each for name, each in table.columns.items() if name != "held_out"})
+        targets = self.network.recipe.tensors(free, of, self.network.published)[1]
+        some = np.flatnonzero(judged & known(targets))
+        outputs = self.network.outputs(self.finished, free.take(some), 1)
+        code = table.codes(of.by)[some].astype(np.intp)
+        group = np.where((code >= 0) & (code < self.shape[0] - 1), code, self.shape[0] - 1)
+        rows[some, group] = self.judge.rows(outputs, targets.numpy()[some].astype(np.float64), of)
+        return rows.reshape(table.n, -1)
+
+    def advance(self, index: int, model: Model, total: Floats) -> Model:  # noqa: ARG002
+        """The sums as released."""
+        return {"cells": np.array(total, dtype=np.float64).reshape(self.shape)}
+
+    def metrics(self, model: Model) -> Metrics:
+        """Group and "all" -> the judge's measures, with the release's noise; 1 or 0 whether the floor is reached."""
+        cells, of = model["cells"].reshape(self.shape), self.parameters
+        if not cells.any():
+            return {}
+        found = {name: self.judge.measured(row, of) for name, row in zip(of.names, cells, strict=True)}
+        found[ALL] = self.judge.measured(cells.sum(axis=0), of)
+        kind = self.judge.measures[1]
+        for row in found.values():
+            if of.floor_milli and kind in row:
+                row["above_floor"] = float(row[kind] >= of.floor_milli / 1000)
+        return found
+
+    def fit_personal(self, model: Model, table: Table) -> Model:  # noqa: ARG002
+        """The site's own term on the network; it never leaves the site."""
+        return self.network.fit_personal(self.finished, table)
+
+    def predict(self, model: Model, personal: Model | None, table: Table) -> Prediction:  # noqa: ARG002
+        """The network's."""
+        return self.network.predict(self.finished, personal, table)
+
+
+@dataclass(frozen=True)
+class EvaluationRecipe:
+    """See `protocol.SumRecipe`."""
+
+    network: NetRecipe
+    judge: Judge
+    name: str
+    version: int
+    outcome: str
+    measures: tuple[str, ...]
+    schema: tuple[Column, ...]
+    parameters: type[Frozen]
+
+    def plan(
+        self, parameters: Frozen, planned_total: int, epsilon_milli: int | None, published: Published = NOTHING
+    ) -> Evaluation:
+        """The plan; raises ValueError for parameters of another recipe or an empty cohort."""
+        of = planned(parameters, EvaluationParameters, planned_total)
+        return Evaluation(Network(self.network, of, {}, published), self.judge, of, epsilon_milli)
+
+
+def evaluations(networks: tuple[NetRecipe, ...]) -> list[EvaluationRecipe]:
+    """The evaluation of each network that says how it is judged."""
+    found: list[EvaluationRecipe] = []
+    for of in networks:
+        if (judge := of.judge) is None:
+            continue
+        name, choices = f"{of.name}-evaluation", [each for each in of.schema if isinstance(each, Choice)]
+        columns = {each.name: each.levels for each in choices if each.role != "outcome"}
+        space = {"levels": columns, "__module__": __name__, "__doc__": EvaluationParameters.__doc__}
+        parameters = type(name, (of.parameters, EvaluationParameters), space)
+        facts = name, of.version, of.outcome, judge.measures, of.schema, parameters
+        found.append(EvaluationRecipe(of, judge, *facts))
+    return found

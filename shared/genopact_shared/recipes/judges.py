@@ -1,0 +1,146 @@
+"""How predictions of a network are met with outcomes: rows of patients, whose sum says how good the network is.
+
+A row is short and bounded, so that a sum over patients can be noised; groups are the business of
+`evaluation`. A number of which a sum has to know the mean lies between 0 and 1 in a row.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from genopact_shared.recipes.protocol import Floats
+from genopact_shared.recipes.risk_metrics import CELLS, MEASURES, cells, measured
+
+RISKS = 8
+"""Bins of the predicted chance to have had the event at the end."""
+Measured = dict[str, float]
+
+
+class ByClass:
+    """A table of true by predicted classes, squared errors of the chances, the chance of the predicted class."""
+
+    measures = ("patients", "accuracy", "balanced_accuracy", "brier", "overconfidence")
+    norm = 3**0.5
+
+    def size(self, of: Any) -> int:
+        """All pairs of classes, and two sums."""
+        return int(of.classes) ** 2 + 2
+
+    def rows(self, outputs: Floats, targets: Floats, of: Any) -> Floats:
+        """outputs: (n, classes) logits; targets: (n,) classes."""
+        odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        chances = odds / odds.sum(axis=1, keepdims=True)
+        pairs = targets.astype(np.intp) * of.classes + outputs.argmax(axis=1)
+        wrong = chances - (targets[:, None] == np.arange(of.classes))
+        table = pairs[:, None] == np.arange(of.classes**2)
+        return np.column_stack([table, (wrong**2).sum(axis=1) / 2, chances.max(axis=1)]).astype(np.float64)
+
+    def measured(self, total: Floats, of: Any) -> Measured:
+        """brier: half the squared distance of chances and truth. overconfidence: chance given, less accuracy."""
+        table = total[:-2].reshape(of.classes, of.classes)
+        found = {"patients": float(table.sum())}
+        if found["patients"] < 1:
+            return found
+        right, each = np.diag(table), table.sum(axis=1)
+        accuracy = float(right.sum()) / found["patients"]
+        recalls = (right / np.maximum(each, 1))[each >= 1]
+        found |= {"accuracy": accuracy, "balanced_accuracy": float(recalls.mean()) if len(recalls) else 0.0}
+        brier, given = (total[-2:] / found["patients"]).tolist()
+        return found | {"brier": brier, "overconfidence": given - accuracy}
+
+
+class ByOdds:
+    """One of two outcomes: a table of predicted log odds by outcome, see `risk_metrics`."""
+
+    measures = (MEASURES[0], "auc", *(each for each in MEASURES[1:] if each != "auc"))
+    norm = 1.0
+
+    def size(self, of: Any) -> int:  # noqa: ARG002
+        """Of the table."""
+        return CELLS
+
+    def rows(self, outputs: Floats, targets: Floats, of: Any) -> Floats:
+        """outputs: (n,) log odds; targets: (n,) 0 or 1."""
+        return cells(outputs, targets, np.zeros(len(targets), np.intp), 1, nominal(of))
+
+    def measured(self, total: Floats, of: Any) -> Measured:
+        """As of recipe `risk`."""
+        return measured(total.reshape(-1, 2), nominal(of))
+
+
+class ByTime:
+    """A table of predicted risk by intervals outlived and whether the event came then."""
+
+    measures = ("patients", "c_index", "events")
+    norm = 1.0
+
+    def size(self, of: Any) -> int:
+        """Bins of risk x intervals outlived x event."""
+        return RISKS * (len(of.ends_days) + 1) * 2
+
+    def rows(self, outputs: Floats, targets: Floats, of: Any) -> Floats:
+        """outputs: (n, intervals) log odds of hazards; targets: (n, intervals) 1 the event, 0 outlived, NaN."""
+        risk = 1 - np.prod(1 / (1 + np.exp(outputs.reshape(targets.shape))), axis=1)
+        outlived, event = (targets == 0).sum(axis=1), (targets == 1).any(axis=1)
+        place = np.minimum(np.floor(risk * RISKS), RISKS - 1) * (len(of.ends_days) + 1) + outlived
+        return np.asarray((2 * place + event)[:, None] == np.arange(self.size(of)), dtype=np.float64)
+
+    def measured(self, total: Floats, of: Any) -> Measured:
+        """c_index: pairs in order, of pairs in which one has the event in an interval that the other outlives.
+
+        Ties within a bin of risk count half. Source: Harrell et al., "Evaluating the yield of medical tests", 1982.
+        """
+        table = np.maximum(total, 0).reshape(RISKS, len(of.ends_days) + 1, 2)
+        events, longer = table[:, :, 1], table.sum(axis=2)
+        longer = longer.sum(axis=1, keepdims=True) - np.cumsum(longer, axis=1)
+        lower = np.cumsum(longer, axis=0) - longer / 2
+        pairs = float((events.sum(axis=0) * longer.sum(axis=0)).sum())
+        found = {"patients": float(total.sum()), "events": float(total.reshape(-1, 2)[:, 1].sum())}
+        return found | ({"c_index": float((events * lower).sum()) / pairs} if pairs >= 1 else {})
+
+
+@dataclass(frozen=True)
+class ByError:
+    """Absolute and signed errors, at most `bound`, in the unit that `of_unit` makes of outputs and targets.
+
+    `within` counts errors of at most `tolerance`, or that share of the outcome if `relative`.
+    """
+
+    bound: float
+    tolerance: float
+    relative: bool = False
+    of_unit: Callable[[Floats], Floats] = np.asarray
+    measures: ClassVar[tuple[str, ...]] = ("patients", "within", "mean_absolute_error", "bias")
+    norm: ClassVar[float] = 2.0
+
+    def size(self, of: Any) -> int:  # noqa: ARG002
+        """Four sums."""
+        return 4
+
+    def rows(self, outputs: Floats, targets: Floats, of: Any) -> Floats:  # noqa: ARG002
+        """outputs, targets: (n,), or (n, k), of which the known ones are averaged."""
+        truth = self.of_unit(targets).reshape(len(targets), -1)
+        error = np.nanmean(self.of_unit(outputs).reshape(truth.shape) - truth, axis=1)
+        size = np.nanmean(np.abs(self.of_unit(outputs).reshape(truth.shape) - truth), axis=1)
+        allowed = self.tolerance * (np.nanmean(np.abs(truth), axis=1) if self.relative else 1.0)
+        shares = (size <= allowed, np.minimum(size / self.bound, 1), (np.clip(error / self.bound, -1, 1) + 1) / 2)
+        return np.column_stack([np.ones(len(truth)), *shares])
+
+    def measured(self, total: Floats, of: Any) -> Measured:  # noqa: ARG002
+        """bias: mean of predicted less observed."""
+        patients, within, size, signed = total.tolist()
+        if patients < 1:
+            return {"patients": patients}
+        found = {"patients": patients, "within": within / patients}
+        return found | {
+            "mean_absolute_error": self.bound * size / patients, "bias": self.bound * (2 * signed / patients - 1)
+        }  # fmt: skip
+
+
+def nominal(of: Any) -> float:
+    """Log odds about which predictions are binned: of a nominal prevalence, or of one in five."""
+    p = getattr(of, "prevalence_milli", 200) / 1000
+    # Rounded, because the logarithms of two C libraries may differ in the last bit.
+    return round(float(np.log(p / (1 - p))), 6)

@@ -1,0 +1,240 @@
+"""Evaluations: each judge against a naive one, whose rows they are, and what a group's floor says."""
+
+import hashlib
+import math
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from safetensors.numpy import load
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+
+from genopact_client.release.quantise import clipped_integers
+from genopact_server.report.risk import errors
+from genopact_shared import wire
+from genopact_shared.errors import GenopactError
+from genopact_shared.privacy.mechanisms import NoisedSum
+from genopact_shared.published import Published
+from genopact_shared.recipes import NETWORKS, RECIPES, chosen
+from genopact_shared.recipes.dose_features import RACES, dose_mg, outcome
+from genopact_shared.recipes.evaluation import Evaluation, EvaluationParameters
+from genopact_shared.recipes.network import NetParameters, Network, weights_of
+from genopact_shared.recipes.protocol import Floats, Model, Table
+from genopact_shared.study import RecipeChoice
+from tests.benchmarks.federation import Mode, planned, trained
+from tests.unit import risk_people
+from tests.unit.dose_tables import random_table
+from tests.unit.test_deep_recipes import FILES, STUDIES
+from tests.unit.test_deep_recipes import table as table_of
+
+N = 90
+PEOPLE: dict[str, tuple[str, dict[str, Any]]] = {
+    name: study for name, study in STUDIES.items() if study[0] + "-evaluation" in RECIPES
+} | {"dose": ("dose-net", {"hidden": 3})}
+
+
+def by(recipe: str) -> str:
+    return "race" if recipe in {"dose-net", "adverse-reaction"} else "group"
+
+
+def people(name: str, n: int = N, seed: int = 3) -> Table:
+    """As the recipe's tests make them, in three groups, some of nobody's, four fifths held out."""
+    rng = np.random.default_rng(seed)
+    found = random_table(n, seed) if name == "dose" else table_of(name, n, seed)
+    added: dict[str, Any] = {"held_out": (rng.random(n) < 0.8).astype(np.int8)}
+    added |= {"group": rng.integers(-1, 3, n).astype(np.int8)} if by(PEOPLE[name][0]) == "group" else {}
+    return Table({**found.columns, **added}, n, found.genotypes, found.site, found.matrices)
+
+
+def made(name: str, epsilon: float = 0, **settings: Any) -> tuple[Any, Network, Model]:
+    """The plan, the network, and its weights, which are somebody's."""
+    recipe, parameters = PEOPLE[name]
+    tables = {site: people(name) for site in ("a", "b", "c")}
+    network = cast("Network", planned(recipe, parameters, tables, "none").course)
+    rng = np.random.default_rng(4)
+    model = {each: rng.normal(0, 0.5, values.shape) for each, values in network.initial().items()}
+    data = wire.pack(model)
+    files = FILES | {hashlib.sha256(data).hexdigest(): load(data)}
+
+    class Known:
+        def read(self, digest: str) -> Any:
+            return files[digest]
+
+    given = parameters | {"model": hashlib.sha256(data).hexdigest(), "by": by(recipe)} | settings
+    mode: Mode = "distributed" if epsilon else "none"
+    plan = planned(f"{recipe}-evaluation", given, tables, mode, epsilon, cast("Published", Known()))
+    return plan, Network(NETWORKS[recipe], network.parameters, {}, cast("Published", Known())), model
+
+
+def judged(name: str, table: Table, network: Network, model: Model) -> tuple[Floats, Floats, Floats]:
+    """Outputs, targets and groups of the patients who count, asked for one by one."""
+    kept = [row for row in range(table.n) if table.codes("held_out")[row] == 1]
+    outputs, targets, groups = [], [], []
+    for row in kept:
+        one = table.take(np.array([row]))
+        free = Table({**one.columns, "held_out": np.zeros(1, np.int8)}, 1, one.genotypes, "", one.matrices)
+        target = network.recipe.tensors(free, network.parameters, network.published)[1].numpy().astype(float)
+        missing = (target == -1).all() if network.recipe.judge.__class__.__name__ == "ByClass" else False
+        if missing or np.isnan(target).all():
+            continue
+        outputs.append(network.outputs(model, one)[0])
+        targets.append(target[0])
+        groups.append(int(table.codes(by(PEOPLE[name][0]))[row]))
+    return np.array(outputs), np.array(targets), np.array(groups)
+
+
+def naive(kind: str, name: str, outputs: Floats, targets: Floats) -> dict[str, float]:
+    """The measures by their definitions."""
+    n = len(targets)
+    if kind == "ByClass":
+        p = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
+        right = accuracy_score(targets, p.argmax(axis=1))
+        brier = np.mean([((p[i] - np.eye(p.shape[1])[int(targets[i])]) ** 2).sum() / 2 for i in range(n)])
+        found = {"accuracy": right, "balanced_accuracy": balanced_accuracy_score(targets, p.argmax(axis=1))}
+        return found | {"patients": n, "brier": brier, "overconfidence": p.max(axis=1).mean() - right}
+    if kind == "ByOdds":
+        edges = [-math.inf, *(round(math.log(0.25), 6) + 0.4 * np.arange(-7, 8)), math.inf]
+        bins = [next(k for k, (low, high) in enumerate(pairwise(edges)) if low <= each < high) for each in outputs]
+        return {"patients": n, "cases": targets.sum(), "auc": roc_auc_score(targets, bins)}
+    if kind == "ByTime":
+        outputs = outputs.reshape(targets.shape)
+        risk = [int(min(8 * (1 - np.prod(1 / (1 + np.exp(row)))), 7)) for row in outputs]
+        order, pairs = 0.0, 0
+        for i in range(n):
+            for j in range(n):
+                if 1 in targets[i] and targets[j][list(targets[i]).index(1)] == 0:
+                    order, pairs = order + (risk[j] < risk[i]) + 0.5 * (risk[j] == risk[i]), pairs + 1
+        return {"patients": n, "events": sum(1 in row for row in targets), "c_index": order / pairs}
+    if name == "dose":
+        error = dose_mg(outputs) - dose_mg(targets)
+        size, within = np.minimum(np.abs(error), 50), np.abs(error) <= 0.2 * dose_mg(targets)
+        found = {"within": within.mean(), "mean_absolute_error": size.mean()}
+        return found | {"patients": n, "bias": np.clip(error, -50, 50).mean()}
+    size = np.array([np.nanmean(np.abs(outputs[i] - targets[i])) for i in range(n)])
+    return {"patients": n, "within": (size <= 1).mean(), "mean_absolute_error": np.minimum(size, 5).mean()}
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+def test_measures_are_those_by_definition_in_every_group(name: str) -> None:
+    plan, network, model = made(name)
+    course, table = plan.course, people(name)
+    rows = course.contribution(0, course.initial(), table)
+    found = course.metrics(course.advance(0, course.initial(), rows.sum(axis=0)))
+    outputs, targets, groups = judged(name, table, network, model)
+    kind = type(course.judge).__name__
+    names = course.parameters.names
+    for at, group in enumerate(names):
+        some = groups == (at if at < len(names) - 1 else -1)
+        if some.sum() == 0:
+            assert found[group]["patients"] == 0
+        elif len({*map(str, targets[some])}) > 1:
+            for measure, value in naive(kind, name, outputs[some], targets[some]).items():
+                assert found[group][measure] == pytest.approx(value, abs=1e-5), (group, measure)
+    expected = naive(kind, name, outputs, targets)
+    assert {measure: found["all"][measure] for measure in expected} == pytest.approx(expected, abs=1e-5)
+    assert set(found["all"]) == set(course.judge.measures) == set(RECIPES[course.name].measures)
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+def test_a_row_is_a_patient_s_own_within_the_norm_and_nobody_else_s(name: str) -> None:
+    course, table = made(name)[0].course, people(name)
+    rows = course.contribution(0, course.initial(), table)
+    some = np.array([31, 2, 17, 5])
+    assert (course.contribution(0, course.initial(), table.take(some)) == rows[some]).all()
+    norms = np.linalg.norm(rows, axis=1)
+    assert norms.max() <= course.judge.norm <= course.steps[0].clip
+    assert (norms[table.codes("held_out") != 1] == 0).all()
+    assert 30 < (norms > 0).sum() <= (table.codes("held_out") == 1).sum()
+    everybody = made(name, evaluated="all")[0].course
+    assert (np.linalg.norm(everybody.contribution(0, everybody.initial(), table), axis=1) > 0).sum() > (norms > 0).sum()
+
+
+@pytest.mark.parametrize("name", ["cnn", "adverse", "survival", "cells"])
+def test_clipping_moves_no_row(name: str) -> None:
+    plan = made(name, 3)[0]
+    course, fact = plan.course, plan.steps[0].fact
+    assert isinstance(fact, NoisedSum)
+    assert 2.8 < plan.epsilon <= 3
+    rows = course.contribution(0, course.initial(), people(name))
+    integers = clipped_integers(rows, float(fact.clip), fact.scale)
+    assert np.abs(integers - rows * fact.scale).max() <= 1
+
+
+def test_a_private_evaluation_tells_a_good_network_from_one_that_fails_a_group() -> None:
+    """Of 3,000 patients, with noise; the planted network is wrong about one race, and the floor says so."""
+    rng = np.random.default_rng(1)
+    parameters = {"hidden": 1}
+    tables = {site: random_table(1000, seed) for seed, site in enumerate(("a", "b", "c"))}
+    for each in tables.values():
+        race = rng.integers(2, size=each.n).astype(np.int8) * 2
+        cast("dict[str, Any]", each.columns)["race"] = race
+        # White patients need what the network says, 35 mg; the others half of it.
+        cast("dict[str, Any]", each.columns)["weekly_dose_mg"] = np.where(race == 0, rng.normal(35, 2, each.n), 17.0)
+    model = cast("Network", planned("dose-net", parameters, tables, "none").course).initial()
+    data = wire.pack(weights_of(model))
+
+    class Known:
+        def read(self, digest: str) -> Any:
+            return load(data)
+
+    given = parameters | {"model": "0" * 64, "by": "race", "evaluated": "all", "floor_milli": 800}
+    plan = planned("dose-net-evaluation", given, tables, "distributed", 1, cast("Published", Known()))
+    released = trained(plan, tables)
+    course = cast("Evaluation", plan.course)
+    found = course.metrics(released)
+    assert found[RACES[0]]["above_floor"] == 1
+    assert found[RACES[2]]["above_floor"] == found["all"]["above_floor"] == 0
+    assert found[RACES[2]]["bias"] == pytest.approx(18, abs=9)
+    assert "above_floor" not in found.get("nobody", {})
+    step = plan.steps[0]
+    spread = math.sqrt(step.share_variance * 3) / cast("NoisedSum", step.fact).scale
+    error = errors(lambda again: course.metrics({"cells": again}), released["cells"], spread)
+    assert abs(found["all"]["patients"] - 3000) < 5 * error["all"]["patients"]
+
+
+def test_networks_without_an_outcome_have_no_evaluation_and_the_others_do() -> None:
+    without = {name for name in NETWORKS if f"{name}-evaluation" not in RECIPES}
+    assert without == {"rare-variant-autoencoder", "synthetic-genomes"}
+    assert {recipe for recipe, _ in PEOPLE.values()} == {*NETWORKS} - without - {"risk-net"}
+
+
+def test_risk_is_evaluated_by_its_genotypes(tmp_path: Any) -> None:
+    network = risk_people.plan(tmp_path)
+    published, table = network.published, risk_people.table(80, 5)
+    digest = published.add(wire.pack(weights_of(network.initial())))
+    given = network.parameters.model_dump(mode="json") | {"model": digest, "by": "group", "evaluated": "all"}
+    course = planned("risk-net-evaluation", given, {"a": table}, "none", published=published).course
+    rows = cast("Evaluation", course).contribution(0, {}, table)
+    assert rows.sum() == np.isfinite(table.number("disease")).sum()
+
+
+def test_groups_are_a_column_s_levels_and_no_outcome_s() -> None:
+    good = {"model": "0" * 64, "by": "race"}
+    chosen(RecipeChoice(name="dose-net-evaluation", version=1, parameters=good))
+    for change in ({"by": "class"}, {"by": "weekly_dose_mg"}, {"model": "no"}, {"floor_milli": 1001}, {"groups": 0}):
+        with pytest.raises(GenopactError, match="STUDY_INVALID"):
+            chosen(RecipeChoice(name="dose-net-evaluation", version=1, parameters=good | change))
+    parameters = STUDIES["cnn"][1] | {"model": "0" * 64, "by": "class"}
+    with pytest.raises(GenopactError, match="STUDY_INVALID"):
+        chosen(RecipeChoice(name="sequence-cnn-evaluation", version=1, parameters=parameters))
+
+
+def test_a_model_of_another_network_is_refused() -> None:
+    course, other = made("adverse")[0].course, made("adverse, hidden")[0].course
+    network = replace(other.network, published=course.network.published)
+    with pytest.raises(GenopactError, match="FRAME_INVALID"):
+        Evaluation(network, course.judge, course.parameters, None).contribution(0, {}, people("adverse"))
+
+
+def test_what_is_asked_has_names_that_no_network_uses() -> None:
+    asked = set(EvaluationParameters.model_fields) - set(NetParameters.model_fields) | {"levels", "names"}
+    assert not any(
+        asked & {*dir(network.parameters), *network.parameters.model_fields} for network in NETWORKS.values()
+    )
+
+
+def test_outcomes_are_read_on_the_network_s_own_scale() -> None:
+    table = random_table(30, 2)
+    assert dose_mg(outcome(table)) == pytest.approx(table.number("weekly_dose_mg"), nan_ok=True)
