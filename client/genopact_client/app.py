@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from genopact_client.link.message import envelope_of, reply_to
+from genopact_client.link.fleet import envelope_of, reply_to
 from genopact_client.link.node import ask_agent
 from genopact_client.link.socket import AgentChannel
 from genopact_shared.errors import GenopactError

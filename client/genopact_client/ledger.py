@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from genopact_client.ledger_file import LedgerFile
 from genopact_shared import canonical
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.privacy.accounting import Fact, filter_budget, renyi_cost
 from genopact_shared.privacy.mechanisms import Mechanism
 from genopact_shared.study import Frozen
@@ -127,8 +127,7 @@ class Ledger:
             GenopactError: LEDGER_NO_RESERVATION (never made, or settled before), LEDGER_BROKEN.
         """
         with self._mutex:
-            if sequence not in self._open:
-                raise GenopactError("LEDGER_NO_RESERVATION")
+            require(sequence in self._open, "LEDGER_NO_RESERVATION")
             self._file.append(_body({"settle": sequence}))
             del self._open[sequence]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from genopact_client import aead
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 
 CONTEXT = b"genopact.ledger/1"
 NONCE, TAG, DIGEST, HEADER = 12, 16, 32, 8
@@ -37,8 +37,7 @@ class LedgerFile:
         Raises:
             GenopactError: LEDGER_MISSING, LEDGER_LOCKED.
         """
-        if not path.exists():
-            raise GenopactError("LEDGER_MISSING", str(path))
+        require(path.exists(), "LEDGER_MISSING", str(path))
         self.cut = 0
         """Bytes of an unacknowledged frame that opening removed; the caller records them as an incident."""
         self._path, self._key, self._read = path, key, False
@@ -49,8 +48,7 @@ class LedgerFile:
     @staticmethod
     def create(path: Path, key: bytes, body: bytes) -> None:
         """A new file with its first body; LEDGER_EXISTS if there is one."""
-        if path.exists():
-            raise GenopactError("LEDGER_EXISTS", str(path))
+        require(not path.exists(), "LEDGER_EXISTS", str(path))
         durable.replace(path, _sealed(key, 0, bytes(DIGEST), body))
 
     @property
@@ -77,8 +75,7 @@ class LedgerFile:
         data = self._path.read_bytes()
         while (frame := self._frame(data)) is not None:
             yield self._opened(frame)
-        if self._count == 0:
-            raise GenopactError("LEDGER_BROKEN", "not even the first record is whole")
+        require(self._count, "LEDGER_BROKEN", "not even the first record is whole")
         self.cut = len(data) - self._end
         if self.cut:
             os.ftruncate(self._file, self._end)
@@ -91,8 +88,7 @@ class LedgerFile:
         Raises:
             GenopactError: LEDGER_BROKEN; the file has to be opened again.
         """
-        if self._file < 0 or not self._read:
-            raise GenopactError("LEDGER_BROKEN", "closed after a failure, or never read")
+        require(self._file >= 0 and self._read, "LEDGER_BROKEN", "closed after a failure, or never read")
         frame = _sealed(self._key, self._count, self._last, body)
         try:
             if os.pwrite(self._file, frame, self._end) != len(frame):

@@ -17,7 +17,7 @@ from pydantic import Field, StringConstraints, model_validator
 from genopact_client.consent.match import Outcome, disease_within, inside, regions_within
 from genopact_client.ledger import Window
 from genopact_shared import canonical
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.study import Frozen, Modality, Mode, Mondo, Name, Organisation, Region, Study, Use, read, read_yaml
 
 Permission = Literal["GRU", "HMB", "DS", "POA"]
@@ -172,8 +172,7 @@ class SitePolicy(Frozen):
             if verdict.outcome.name != case.expect or (case.because and case.because not in verdict.reasons):
                 said = f"{verdict.outcome.name} {', '.join(verdict.reasons)}".strip()
                 raise GenopactError("POLICY_EXAMPLE_FAILS", f"example {number}: {said}")
-        if Outcome.deny not in outcomes:
-            raise GenopactError("POLICY_EXAMPLE_FAILS", "no example is denied")
+        require(Outcome.deny in outcomes, "POLICY_EXAMPLE_FAILS", "no example is denied")
 
     def _scope(self, request: Request) -> dict[str, bool | None]:
         allow, wanted = self.allow, request.diseases

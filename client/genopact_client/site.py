@@ -145,10 +145,6 @@ class Site:
         require(Path(name).name == name, "STORE_MISSING", name)
         return Genotypes(self.home / "genotypes" / name, self.keyfile)
 
-    def genotypes_of(self, variants: str) -> Genotypes:
-        """The store of that variant manifest's digest. GENOTYPES_MISSING."""
-        return self.genotypes(self.genotypes_named(variants))
-
     def matrix(self, wanted: Matrix, rows: Rows) -> Values:
         """(n, F) of the people of these rows, NaN for whoever the matrix has not. MATRIX_MISSING."""
         names = [column["name"] for column in self.features(wanted).columns]

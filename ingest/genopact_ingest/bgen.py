@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genopact_ingest.findings import refusal, sound
-from genopact_ingest.pgen import Calls, in_steps, stacked
-from genopact_ingest.plink import BATCH, LocalFiles, regular, sample_names
+from genopact_ingest.plink import BATCH, Calls, LocalFiles, in_steps, regular, sample_names, stacked
 from genopact_ingest.source import Called, Harmoniser, Record
 from genopact_shared.errors import replacing
 

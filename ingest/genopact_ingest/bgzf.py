@@ -35,7 +35,6 @@ class Digest(Protocol):
 
     def update(self, data: bytes, /) -> None:
         """Takes more bytes."""
-        ...
 
 
 def blocks(path: Path, digest: Digest | None = None) -> Generator[memoryview]:

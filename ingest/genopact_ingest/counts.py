@@ -135,8 +135,7 @@ def _count(rows: Bytes, of: tuple[Any, ...], into: tuple[Any, ...]) -> None:
 
 def share(part: Floats, whole: Floats) -> Floats:
     """part / whole, NaN where there is no whole."""
-    share: Floats = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
-    return share
+    return np.asarray(np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0))
 
 
 def rates(tally: Floats) -> tuple[Floats, Floats, Floats]:

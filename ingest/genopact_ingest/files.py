@@ -46,7 +46,7 @@ def opened(path: Path, *, phases: bool = False, expected: bool = False) -> Sourc
 
             return PlinkFile(path)
         case ".pgen":
-            from genopact_ingest.pgen import PgenFile
+            from genopact_ingest.plink import PgenFile
 
             return PgenFile(path, phases=phases)
         case ".bgen":
@@ -60,14 +60,9 @@ def opened(path: Path, *, phases: bool = False, expected: bool = False) -> Sourc
 
 
 def harmonised(
-    sources: Mapping[int, Source],
-    manifest: VariantManifest,
-    reference: Path | None,
-    sex: Callable[[Sequence[str]], NDArray[np.int8]],
-    into: Harmonised,
-    *,
-    array: bool = False,
-) -> Iterator[tuple[int, Called | None]]:
+    sources: Mapping[int, Source], manifest: VariantManifest, reference: Path | None,
+    sex: Callable[[Sequence[str]], NDArray[np.int8]], into: Harmonised, *, array: bool = False,
+) -> Iterator[tuple[int, Called | None]]:  # fmt: skip
     """(number, calls) of all matched variants on the scale of two copies; after a source's last, (number, None).
 
     Args:

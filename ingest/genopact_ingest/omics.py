@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genopact_ingest.bgzf import lines
-from genopact_ingest.findings import Fault, Finding, refusal, refuse
+from genopact_ingest.findings import Fault, Finding, refusal, refuse, sound
 from genopact_ingest.plink import digest_of, regular
 from genopact_ingest.table import NUMBERS, TEXTS, is_any, parquet_faults
 from genopact_shared.errors import replacing
@@ -120,11 +120,9 @@ def _lines(path: Path) -> Iterator[list[str]]:
 
 
 def _row(row: int, cells: list[str], count: int) -> tuple[str, NDArray[np.float64]]:
-    if len(cells) != count:
-        raise refusal("CSV_RAGGED", f"({len(cells)} cells, the header has {count})", row)
+    sound(len(cells) == count, "CSV_RAGGED", f"({len(cells)} cells, the header has {count})", row)
     wrong = next((place for place, cell in enumerate(cells[1:], start=2) if not _CELL.fullmatch(cell)), None)
-    if wrong:
-        raise refusal("NUMBER_INVALID", row=row, column=f"{wrong}")
+    sound(not wrong, "NUMBER_INVALID", row=row, column=f"{wrong}")
     return cells[0], np.array([_MISSING.get(cell, cell) for cell in cells[1:]], np.float64)
 
 
@@ -135,8 +133,7 @@ def _parquet(path: Path) -> tuple[list[str], _Rows]:
         file = ParquetFile(path, page_checksum_verification=True)
         names, kinds = file.schema_arrow.names, file.schema_arrow.types
     for place, kind in enumerate(kinds, start=1):
-        if not is_any(kind, *(NUMBERS if place > 1 else TEXTS)):
-            raise refusal("COLUMN_TYPE", row=1, column=f"{place}")
+        sound(is_any(kind, *(NUMBERS if place > 1 else TEXTS)), "COLUMN_TYPE", row=1, column=f"{place}")
 
     def rows() -> _Rows:
         with parquet_faults():

@@ -190,8 +190,7 @@ def _outlying(f: Floats, pcs: Floats, sds: float) -> Flags:
     design = design if known.sum() > 10 * design.shape[1] else design[:, :1]
     residual: Floats = f - design @ np.linalg.lstsq(design[known], f[known])[0]
     away = np.abs(residual - np.median(residual[known]))
-    far: Flags = away > sds * max(float(np.median(away[known])) / NormalDist().inv_cdf(0.75), 1e-6)
-    return far
+    return np.asarray(away > sds * max(float(np.median(away[known])) / NormalDist().inv_cdf(0.75), 1e-6))
 
 
 def _relatives(kinship: Kinship | None, call_rate: Floats, policy: QualityThresholds) -> tuple[Flags, Flags]:

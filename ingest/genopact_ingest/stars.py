@@ -137,6 +137,5 @@ def _letter(rows: dict[str, list[_Copies]], reference: str, wanted: str) -> _Cop
     whole[reference] = _Copies(copies.astype(np.int8), np.bitwise_and.reduce(carried))
     missing |= np.sum([each.dosages for each in whole.values()], axis=0) != 2
     missing |= any(len(each) > 1 for letters, each in rows.items() if letters != reference)
-    none = _Copies(np.zeros_like(several[0]), np.zeros_like(carried[0]))
-    dosages, haplotypes = whole.get(wanted, none)
+    dosages, haplotypes = whole.get(wanted, _Copies(np.zeros_like(several[0]), np.zeros_like(carried[0])))
     return _Copies(np.where(missing, np.int8(-1), dosages), np.where(missing, np.uint8(0), haplotypes))

@@ -182,13 +182,11 @@ def _value(column: Column, text: str) -> float:
             return _level(text, {level: code for code, level in enumerate(levels)})
         case Flag():
             return _level(text.lower(), _FLAGS)
-        case Dosage(
-            effect=effect, other=other
-        ):  # or a genotype such as A/G, on either strand if the letters tell which
+        case Dosage(effect=effect, other=other):
+            # Copies, or a genotype such as A/G, on either strand if the letters tell which.
             if text in {"0", "1", "2"}:
                 return int(text)
-            if complement(effect) == other:
-                raise Fault("ALLELE_AMBIGUOUS", f"(count copies of forward-strand {effect})")
+            require(complement(effect) != other, "ALLELE_AMBIGUOUS", f"(count copies of forward-strand {effect})")
             alleles = re.split(r"[/|]", text)
             for one, two in (effect, other), (complement(effect), complement(other)):
                 if len(alleles) == 2 and set(alleles) <= {one, two}:
@@ -197,6 +195,5 @@ def _value(column: Column, text: str) -> float:
 
 
 def _level(text: str, codes: dict[str, int]) -> int:
-    if text not in codes:
-        raise Fault("LEVEL_UNKNOWN", f"(known: {', '.join(codes)})")
+    require(text in codes, "LEVEL_UNKNOWN", f"(known: {', '.join(codes)})")
     return codes[text]

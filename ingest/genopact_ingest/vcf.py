@@ -25,7 +25,6 @@ import numpy as np
 from genopact_ingest import bgzf, genotypes
 from genopact_ingest.checks import Checks
 from genopact_ingest.findings import Fault, ImportRefusedError, refuse, require, sound
-from genopact_ingest.genotypes import Places
 from genopact_ingest.header import parse
 from genopact_ingest.plink import digest_of
 from genopact_ingest.source import Called, Harmoniser, Record
@@ -53,14 +52,9 @@ class VcfFile:
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        checks: Checks | None = None,
-        passed: frozenset[str] = frozenset({"PASS", "."}),
-        phases: bool = False,
-        expected: bool = False,
-    ) -> None:
+        self, path: Path, *, checks: Checks | None = None, passed: frozenset[str] = frozenset({"PASS", "."}),
+        phases: bool = False, expected: bool = False,
+    ) -> None:  # fmt: skip
         """Reads the header.
 
         Args:
@@ -124,7 +118,7 @@ class VcfFile:
             with closing(_as_text(self._path)) as chunks:
                 yield from bgzf.whole_lines(chunks)
 
-    def _batch(self, chunk: memoryview, places: Places, number: int, harmoniser: Harmoniser) -> Called | None:
+    def _batch(self, chunk: memoryview, places: genotypes.Places, number: int, harmoniser: Harmoniser) -> Called | None:
         """The matched records of a chunk whose first line is line `number` of the file."""
         records, lines, forms = list[Record](), list[int](), dict[int, str]()
         for line, (text, plain) in enumerate(zip(places.text.split("\n"), places.plain.tolist(), strict=False)):
@@ -154,7 +148,7 @@ class VcfFile:
         hits = [_Hit(lines[record], row, allele, records[record].alts) for record, row, allele in matches]
         return self._called(chunk, places, hits, forms) if hits else None
 
-    def _called(self, chunk: memoryview, places: Places, hits: list[_Hit], forms: dict[int, str]) -> Called:
+    def _called(self, chunk: memoryview, places: genotypes.Places, hits: list[_Hit], forms: dict[int, str]) -> Called:
         """forms: FORMAT of the lines that are not plain."""
         line, row, allele = np.ascontiguousarray(np.array([hit[:3] for hit in hits], np.int64).T)
         shape, plain = (len(hits), len(self.samples)), places.plain[line] == 1

@@ -7,7 +7,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import typer
 
-from genopact_server.commands import audit, coordinator, demo, design, gwas, manifest, model, risk, simulate, study
+from genopact_server.commands import audit, coordinator, demo, design, gwas, manifest, model, risk, study
 from genopact_shared import terminal
 
 HELP = "Train disease-risk and drug-response models across hospitals; data and consent stay in each building."
@@ -15,7 +15,6 @@ app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_ma
 for group in (study, coordinator, manifest, design, risk, model, gwas, audit):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 demo.register(app)
-simulate.register(app)
 
 
 def main() -> None:

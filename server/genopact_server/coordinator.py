@@ -19,8 +19,6 @@ from genopact_shared.supervise import supervise
 
 if TYPE_CHECKING:
     from genopact_server.link.control import Control
-    from genopact_server.link.executor import RunInfo
-    from genopact_server.link.grid import GridCourier
     from genopact_server.link.host import HostConfig
 
 OPERATOR = "operator"
@@ -82,7 +80,7 @@ def serve_executor(folder: Folder) -> None:
 
     config, busy = host_config(folder), threading.Event()
 
-    def main(courier: "GridCourier", info: "RunInfo") -> None:
+    def main(courier: Courier, info: executor.RunInfo) -> None:
         busy.set()
         try:
             carry_on(folder, info.study_hash, courier)

@@ -4,7 +4,7 @@ from genopact_server.audit.bundle import Bundle, ExportedLog
 from genopact_server.folder import Folder
 from genopact_server.rounds import read_state
 from genopact_server.sitelogs import unpack
-from genopact_shared.tlog.entries import pack
+from genopact_shared.tlog.log import pack
 
 
 def bundle_of(folder: Folder, run: str) -> Bundle:

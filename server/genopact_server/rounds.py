@@ -97,8 +97,7 @@ class Run:
         for envelope in approvals.values():
             folder.log.append(envelope)
         digests = tuple(canonical.digest(envelope) for envelope in approvals.values())
-        opened = RunOpened(at=_now(), study=study.hash, run=state.run, sites=tuple(approvals), approvals=digests)
-        run._note(opened)
+        run._note(RunOpened(at=_now(), study=study.hash, run=state.run, sites=tuple(approvals), approvals=digests))
         run._save(model=run._keep_model(0, run.plan.course.initial()))
         return run
 

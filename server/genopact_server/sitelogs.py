@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import VerifyKey
-from genopact_shared.tlog.entries import LENGTH_BYTES
+from genopact_shared.tlog.log import HEADER, LENGTH_BYTES
 from genopact_shared.tlog.note import open_checkpoint, unbase64
-from genopact_shared.tlog.proof import HEADER
 from genopact_shared.tlog.tree import HASH_BYTES, Head, leaf_hash, node_hash
 
 _INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})")
@@ -63,12 +62,10 @@ def verify_inclusion(leaf: bytes, index: int, path: Sequence[bytes], head: Head)
     Raises:
         GenopactError: LOG_PROOF_INVALID.
     """
-    if not 0 <= index < head.size:
-        raise GenopactError("LOG_PROOF_INVALID", "index outside the tree")
+    require(0 <= index < head.size, "LOG_PROOF_INVALID", "index outside the tree")
     node, last, root = index, head.size - 1, leaf
     for sibling in path:
-        if last == 0:
-            raise GenopactError("LOG_PROOF_INVALID", "too many hashes")
+        require(last, "LOG_PROOF_INVALID", "too many hashes")
         if node & 1 or node == last:
             root = node_hash(sibling, root)
             while not node & 1 and node:
@@ -76,12 +73,11 @@ def verify_inclusion(leaf: bytes, index: int, path: Sequence[bytes], head: Head)
         else:
             root = node_hash(root, sibling)
         node, last = node >> 1, last >> 1
-    if last or root != head.root:
-        raise GenopactError("LOG_PROOF_INVALID", "the root does not follow")
+    require(not last and root == head.root, "LOG_PROOF_INVALID", "the root does not follow")
 
 
 def unpack(data: bytes) -> tuple[bytes, ...]:
-    """The entries of `tlog.entries.pack`.
+    """The entries of `tlog.log.pack`.
 
     Raises:
         GenopactError: LOG_ENTRY_INVALID for an empty or cut entry.
@@ -90,7 +86,6 @@ def unpack(data: bytes) -> tuple[bytes, ...]:
     while at < len(data):
         start = at + LENGTH_BYTES
         at = start + int.from_bytes(data[at:start], "big")
-        if not start < at <= len(data):
-            raise GenopactError("LOG_ENTRY_INVALID", "an empty or cut entry")
+        require(start < at <= len(data), "LOG_ENTRY_INVALID", "an empty or cut entry")
         entries.append(data[start:at])
     return tuple(entries)

@@ -9,21 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.secagg import sharing, stream
 from genopact_shared.secagg.masking import WORDS, Masked, Opening, lock_key, pair_stream, round_key, self_stream
 from genopact_shared.secagg.sharing import PRIME, SIZE
 
 
 def total_of(
-    opening: Opening,
-    index: int,
-    deals: Mapping[str, bytes],
-    uploads: Mapping[str, Masked],
-    *,
-    active: Mapping[str, str],
-    reveals: Mapping[str, bytes],
-) -> tuple[NDArray[np.int64], int]:
+    opening: Opening, index: int, deals: Mapping[str, bytes], uploads: Mapping[str, Masked], *,
+    active: Mapping[str, str], reveals: Mapping[str, bytes],
+) -> tuple[NDArray[np.int64], int]:  # fmt: skip
     """The total of the active sites' integers, and its tag.
 
     Args:
@@ -43,8 +38,7 @@ def total_of(
     dealt = {site: opening.read_deal(deal)[1][index] for site, deal in deals.items()}
     for gone in set(opening.roster) - set(active):
         key = round_key(secrets[gone], opening.epoch)
-        if stream.public_of(key) != dealt[gone]:
-            raise GenopactError("UNMASK_FAILED", "another round key than was dealt")
+        require(stream.public_of(key) == dealt[gone], "UNMASK_FAILED", "another round key than was dealt")
         off += [
             (pair_stream(stream.agree(key, dealt[site]), opening.epoch, index, site, gone), -1 if site < gone else 1)
             for site in active
@@ -82,10 +76,8 @@ def _opened(opening: Opening, reveals: Mapping[str, bytes], bound: str) -> dict[
 
 def _recovered(opening: Opening, rows: Mapping[str, list[int]]) -> list[int]:
     """The secrets behind rows of shares, of which there must be enough."""
-    if len(rows) < opening.threshold:
-        raise GenopactError("UNMASK_FAILED", f"{len(rows)} of {opening.threshold} messages open")
-    holders = sorted(rows)[: opening.threshold]
-    return recover({opening.sites.index(site): rows[site] for site in holders})
+    require(len(rows) >= opening.threshold, "UNMASK_FAILED", f"{len(rows)} of {opening.threshold} messages open")
+    return recover({opening.sites.index(site): rows[site] for site in sorted(rows)[: opening.threshold]})
 
 
 def recover(rows: Mapping[int, Sequence[int]]) -> list[int]:

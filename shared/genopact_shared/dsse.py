@@ -51,11 +51,6 @@ def _holds(key: VerifyKey, signature: bytes, message: bytes) -> bool:
     return True
 
 
-def signer_ids(envelope: bytes) -> list[str]:
-    """The key ids that a verified envelope names, in their order: hints outside the signature."""
-    return [str(entry["keyid"]) for entry in canonical.decode(envelope)["signatures"]]
-
-
 def unbase64(text: str) -> bytes:
     """Decode base64 in its one canonical spelling: another spelling would be another digest of the same message.
 

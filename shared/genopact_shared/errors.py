@@ -38,6 +38,16 @@ def require(holds: object, code: str, detail: str = "") -> None:
 
 
 @contextmanager
+def suppressing(*codes: str) -> Iterator[None]:
+    """Pass over errors of these codes, and of no other."""
+    try:
+        yield
+    except GenopactError as error:
+        if error.code not in codes:
+            raise
+
+
+@contextmanager
 def replacing(kinds: type[Exception] | tuple[type[Exception], ...], error: Exception) -> Iterator[None]:
     """Raise `error` in place of exceptions of some kinds, which become its cause."""
     try:

@@ -111,21 +111,23 @@ class Schedule(Frozen):
     attempts: int = Field(default=5, ge=1, le=100)
 
 
-class Party(Frozen):
-    """A hospital: `identity` signs its replies, `log` its log, `approver` (a person) its approvals."""
+class Signer(Frozen):
+    """What a hospital and the coordinator have alike."""
 
     name: Name
     identity: PublicKey
     log: PublicKey
+
+
+class Party(Signer):
+    """A hospital: `identity` signs its replies, `log` its log, `approver` (a person) its approvals."""
+
     approver: PublicKey
 
 
-class Coordinator(Frozen):
+class Coordinator(Signer):
     """The coordinator's keys and the one host:port that links call."""
 
-    name: Name
-    identity: PublicKey
-    log: PublicKey
     address: str
 
 
@@ -179,10 +181,9 @@ class Study(Frozen):
 
     def party(self, name: str) -> Party:
         """The party of that name, else STUDY_NOT_A_PARTY."""
-        for party in self.parties:
-            if party.name == name:
-                return party
-        raise GenopactError("STUDY_NOT_A_PARTY", name)
+        named = {party.name: party for party in self.parties}
+        require(name in named, "STUDY_NOT_A_PARTY", name)
+        return named[name]
 
     def expired(self, now: int) -> bool:
         """Whether Unix second `now` lies after the last day of the study (UTC)."""

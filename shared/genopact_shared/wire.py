@@ -60,8 +60,7 @@ class Request(Message):
 
     def check_fresh(self, now: float | None = None) -> None:
         """Raise REQUEST_EXPIRED once the deadline has passed."""
-        if (time.time() if now is None else now) > self.expires:
-            raise GenopactError("REQUEST_EXPIRED")
+        require((time.time() if now is None else now) <= self.expires, "REQUEST_EXPIRED")
 
 
 class Reply(Message):
@@ -111,7 +110,8 @@ def split(data: bytes) -> tuple[bytes, bytes]:
 def parse_envelope(kind: type[M], envelope: bytes, *keys: VerifyKey) -> M:
     """The message of an envelope that one of `keys` signed, its body apart."""
     payload = dsse.verify(envelope, TYPES[kind], keys)
-    named = dsse.signer_ids(envelope)
+    # Key ids are hints outside the signature.
+    named = [str(entry["keyid"]) for entry in canonical.decode(envelope)["signatures"]]
     if len(named) != 1 or named[0] not in {key.key_id for key in keys}:
         raise GenopactError("ENVELOPE_INVALID", "a message has one signature, under its key's own id")
     with replacing(ValidationError, GenopactError("FRAME_INVALID")):

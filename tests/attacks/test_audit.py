@@ -24,7 +24,7 @@ from genopact_shared.statements import (
     Statement,
     sign,
 )
-from genopact_shared.tlog.entries import pack
+from genopact_shared.tlog.log import pack
 from tests.unit.audit_world import FAINT, FLOOR, HONEST_LOGS, HUB, SGD, SITES, World, digest, editing, key, statements
 
 

@@ -18,7 +18,7 @@ from genopact_server.rounds import Run
 from genopact_shared import canonical, statements, wire
 from genopact_shared.plan import MODEL_SCALE
 from genopact_shared.privacy.mechanisms import Unprotected
-from genopact_shared.tlog.entries import pack
+from genopact_shared.tlog.log import pack
 from genopact_shared.wire import Reply, Request
 from tests.benchmarks.inversion import BATCH, HIDDEN, SCALE, SNPS, Scene, noised_sum_fact, private_sgd_fact
 from tests.integration.hospital import Consortium, DirectCourier, consortium

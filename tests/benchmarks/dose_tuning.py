@@ -38,7 +38,7 @@ def generated(seed: int, ancestry: tuple[float, ...] = (0.5, 0.3, 0.1, 0.1)) -> 
     root += rng.normal(0, 0.4, SITES)[sites] + rng.standard_t(8, PATIENTS)
     dose = Table({**columns, OUTCOME: np.maximum(root, 1.0) ** 2}, PATIENTS)
     split = np.where(rng.random(PATIENTS) < 0.3, 2, 0)[:, None]
-    return Cohort(dose, sites, np.arange(PATIENTS).astype(str), np.zeros(PATIENTS, dtype=np.int64), split, "generated")
+    return Cohort(dose, sites, np.arange(PATIENTS).astype(str), np.zeros(PATIENTS, dtype=np.int64), split)
 
 
 def _covariates(

@@ -21,8 +21,7 @@ from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.secagg import sharing
 from genopact_shared.secagg.masking import Masked, Masking, Opening
 from genopact_shared.study import load_study
-from genopact_shared.tlog.entries import pack
-from genopact_shared.tlog.log import Log
+from genopact_shared.tlog.log import Log, pack
 from genopact_shared.wire import Reply, Request
 
 FOLDER = Path(__file__).parent / "wire"

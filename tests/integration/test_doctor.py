@@ -314,6 +314,6 @@ def test_two_distributions_are_a_problem(desk: Desk, tmp_path: Path, monkeypatch
 
 
 def test_a_full_disk_is_a_problem(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genopact_client.doctor.folder.FREE_BYTES", 1 << 62)
+    monkeypatch.setattr("genopact_client.doctor.FREE_BYTES", 1 << 62)
     _, checks = examined(desk)
     assert checks["disk"]["state"] == "problem"

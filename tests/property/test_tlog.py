@@ -12,9 +12,7 @@ from genopact_server.sitelogs import Proof, unpack, verify_inclusion
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
 from genopact_shared.tlog import note
-from genopact_shared.tlog.entries import pack
-from genopact_shared.tlog.log import Log
-from genopact_shared.tlog.proof import encode_proof
+from genopact_shared.tlog.log import Log, encode_proof, pack
 from genopact_shared.tlog.tree import Head, Tree, leaf_hash
 
 KEY = SigningKey(bytes(32))

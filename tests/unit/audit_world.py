@@ -14,7 +14,7 @@ from genopact_shared.keys import SigningKey
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd
 from genopact_shared.statements import FIRST, Aggregate, Approval, Intent, Receipt, RegistryRoot, Statement, sign
 from genopact_shared.study import Study
-from genopact_shared.tlog.entries import pack
+from genopact_shared.tlog.log import pack
 from genopact_shared.tlog.note import sign_checkpoint
 from genopact_shared.tlog.tree import Tree
 

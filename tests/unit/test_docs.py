@@ -16,7 +16,7 @@ from genopact_server.cli import app as coordinator
 from genopact_shared import channel, wire
 from genopact_shared.errors import CATALOGUE
 from genopact_shared.study import MAX_STUDY_BYTES
-from genopact_shared.tlog.entries import MAX_ENTRY_BYTES
+from genopact_shared.tlog.log import MAX_ENTRY_BYTES
 from tests.generate import ERRORS, ROOT, generated
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")),

@@ -9,9 +9,8 @@ from flwr.supercore.constant import ActionType
 from flwr.supercore.error import FlowerError
 from flwr.supercore.typing import ActionContext
 
-from genopact_server.link.accounts import Accounts
+from genopact_server.link.accounts import Accounts, Membership
 from genopact_server.link.host import HostConfig
-from genopact_server.link.membership import Membership
 from genopact_server.link.policy import SignIn, Studies
 from genopact_shared.errors import GenopactError
 

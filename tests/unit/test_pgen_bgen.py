@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from genopact_ingest.bgen import BgenFile
 from genopact_ingest.findings import ImportRefusedError
-from genopact_ingest.pgen import PgenFile
+from genopact_ingest.plink import PgenFile
 from genopact_ingest.ploidy import FEMALE, MALE, UNKNOWN
 from genopact_ingest.source import Called, Source
 from genopact_shared.errors import GenopactError
@@ -224,7 +224,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from genopact_ingest.findings import ImportRefusedError
-from genopact_ingest.pgen import PgenFile
+from genopact_ingest.plink import PgenFile
 from tests.unit.harmonisers import Every
 path, data, rng, counts = Path(sys.argv[1]), Path(sys.argv[1]).read_bytes(), np.random.default_rng(0), [0, 0, 0]
 def read():

@@ -11,9 +11,7 @@ from genopact_server.sitelogs import Proof, unpack, verify_inclusion
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey, VerifyKey
 from genopact_shared.tlog import note
-from genopact_shared.tlog.entries import MAX_ENTRY_BYTES, pack
-from genopact_shared.tlog.log import Log
-from genopact_shared.tlog.proof import encode_proof
+from genopact_shared.tlog.log import MAX_ENTRY_BYTES, Log, encode_proof, pack
 from genopact_shared.tlog.tree import EMPTY, Head, Tree, leaf_hash
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tlog"

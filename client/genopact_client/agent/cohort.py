@@ -18,7 +18,7 @@ from genopact_client.ledger import DAY_S
 from genopact_client.release.private import Private
 from genopact_client.site import Site
 from genopact_shared.decision import Opening
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.plan import PlannedStep
 from genopact_shared.privacy.mechanisms import Unprotected
 from genopact_shared.recipes import chosen
@@ -71,7 +71,7 @@ def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> It
         if isinstance(parameters, GenotypeParameters):
             if (design := getattr(parameters, "design", None)) is not None:
                 site.published.read(design)  # before anybody is charged
-            store = stack.enter_context(site.genotypes_of(parameters.variants))
+            store = stack.enter_context(site.genotypes(site.genotypes_named(parameters.variants)))
             rows = np.intersect1d(rows, store.rows())
         if exact:
             rows = rows[permission.cap[rows] == NO_CAP]  # nobody who set a limit has permitted an unlimited release
@@ -86,8 +86,7 @@ def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> It
             table = replace(table, matrices={each.name: site.matrix(each, rows) for each in parameters.matrices})
         complete = table.known(study.outcome)
         # An empty cohort releases noise alone: a refusal would tell, for nothing, that the last patient is gone.
-        if step is None and not complete.any():
-            raise GenopactError("COHORT_EMPTY")
+        require(step is not None or complete.any(), "COHORT_EMPTY")
         rows, table = rows[complete], replace(table.take(complete), site=site.name)
         if exact and len(rows) < study.minimum_cohort:
             raise GenopactError("COHORT_TOO_SMALL")

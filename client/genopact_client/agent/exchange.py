@@ -26,13 +26,13 @@ from genopact_client.site import Site
 from genopact_client.studies import Approved
 from genopact_client.train.private_sgd import PrivateSgd
 from genopact_shared import canonical, durable, statements, wire
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require, suppressing
 from genopact_shared.plan import COHORT_SLACK, Plan, PlannedStep
 from genopact_shared.privacy.accounting import Fact, epsilon
 from genopact_shared.recipes.network import NetPlan
 from genopact_shared.recipes.protocol import Floats, Model, SumPlan, Table
 from genopact_shared.study import Study
-from genopact_shared.tlog.entries import pack as pack_entries
+from genopact_shared.tlog.log import pack as pack_entries
 
 _log = structlog.get_logger()
 ROWS_BYTES = 1 << 27
@@ -101,10 +101,8 @@ class Exchange:
             return sent
         now = self._clock()
         request.check_fresh(now)
-        if request.expires > now + MAX_CLOCK_S:
-            raise GenopactError("FRAME_INVALID", "an expiry too far ahead")
-        if approved.study.expired(int(now)):
-            raise GenopactError("STUDY_EXPIRED")
+        require(request.expires <= now + MAX_CLOCK_S, "FRAME_INVALID", "an expiry too far ahead")
+        require(not approved.study.expired(int(now)), "STUDY_EXPIRED")
         if request.op != "finish" and self._site.policy.judge(approved.study).outcome is not Outcome.permit:
             raise GenopactError("POLICY_REFUSED")
         admitted = Admitted(request, digest, body, approved)
@@ -118,15 +116,13 @@ class Exchange:
         if admitted.approved.envelope.decode() not in request.approvals:
             raise GenopactError("APPROVAL_INVALID", "this site's approval is not among them")
         plan = plan_of_run(study, request.approvals, self._site.published)
-        if len(plan.planned) < study.schedule.quorum:
-            raise GenopactError("ROSTER_INVALID", "fewer approvals than the quorum")
+        require(len(plan.planned) >= study.schedule.quorum, "ROSTER_INVALID", "fewer approvals than the quorum")
         record = self._runs.get(request.run)
         if record is None:
             record = self._runs.put(RunRecord(study=study.hash, run=request.run, approvals=request.approvals))
             if admitted.approved.envelope not in self._site.log.entries():
                 self._site.log.append(admitted.approved.envelope)
-        if (record.study, record.approvals) != (study.hash, request.approvals):
-            raise GenopactError("RUN_CHANGED")
+        require((record.study, record.approvals) == (study.hash, request.approvals), "RUN_CHANGED")
         record.check_next(request.round, request.attempt)
         return self._seal(admitted, b"", mask_key=self._masks.open(request.run))
 
@@ -149,8 +145,7 @@ class Exchange:
         record, plan = self._position(admitted)
         if (admitted.request.round, admitted.request.attempt) != (record.round, record.attempt):
             raise GenopactError("UNMASK_REFUSED", "of another position")
-        message = self._masks.reveal(admitted.request, admitted.study, plan, record, admitted.body)
-        return self._seal(admitted, message)
+        return self._seal(admitted, self._masks.reveal(admitted.request, admitted.study, plan, record, admitted.body))
 
     def _step(self, admitted: Admitted) -> bytes:
         """Make one release of the plan."""
@@ -202,13 +197,10 @@ class Exchange:
         self._check_model(admitted, record, plan)
         folder, model = self._runs.folder(record.run), _model(admitted.model)
         durable.replace(folder / "model.safetensors", admitted.model)
-        try:
-            with eligible(self._site, admitted.study, None, int(self._clock())) as cohort:
-                personal = cohort.table.derive(lambda table: wire.pack(plan.recipe.fit_personal(model, table)))
-                kernel.keep(personal, folder / "personal.safetensors")
-        except GenopactError as none_left:
-            if none_left.code != "COHORT_EMPTY":
-                raise
+        now = int(self._clock())
+        with suppressing("COHORT_EMPTY"), eligible(self._site, admitted.study, None, now) as cohort:
+            personal = cohort.table.derive(lambda table: wire.pack(plan.recipe.fit_personal(model, table)))
+            kernel.keep(personal, folder / "personal.safetensors")
         entries, checkpoint = self._site.log.export()
         return self._seal(admitted, pack_entries([checkpoint]) + entries)
 
@@ -233,8 +225,7 @@ class Exchange:
             facts.update(steps[index].fact for index in record.taken)
         facts |= self._site.ledger.of_study(study.hash)  # files of runs can be lost; the ledger cannot, unnoticed
         facts[step.fact] += 1
-        if epsilon(facts, study.privacy.delta) > study.privacy.epsilon_milli / 1000:
-            raise GenopactError("STUDY_BUDGET_SPENT")
+        require(epsilon(facts, study.privacy.delta) <= study.privacy.epsilon_milli / 1000, "STUDY_BUDGET_SPENT")
 
     def _check_model(self, admitted: Admitted, record: RunRecord, plan: Plan) -> None:
         """The model is the initial one, rebuilt here, or what the last aggregate made of the model this site saw."""
@@ -249,8 +240,7 @@ class Exchange:
                 and last.model_out == admitted.model_in
                 and self._follows(admitted, record, plan, last)
             )
-        if not linked:
-            raise GenopactError("MODEL_NOT_LINKED")
+        require(linked, "MODEL_NOT_LINKED")
 
     def _follows(self, admitted: Admitted, record: RunRecord, plan: Plan, last: statements.Aggregate) -> bool:
         """Whether the model is what the aggregate's total makes of the model that this site saw, if it saw it."""
@@ -325,3 +315,11 @@ def _rows(course: SumPlan, step: PlannedStep, model: Model, table: Table) -> Ite
 
 def _model(body: bytes) -> Model:
     return wire.unpack(body, np.float64)
+
+
+def in_process(home: Path, passphrase_file: Path) -> Exchange:
+    """The agent of a site's folder without a process of its own, for rehearsals on one machine, which load it by name.
+
+    It holds the folder's locks.
+    """
+    return Exchange(Site.open(home, durable.read_secret(passphrase_file)))

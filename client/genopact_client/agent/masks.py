@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from genopact_client.agent.runs import RunRecord
 from genopact_client.release.kernel import Mask
 from genopact_shared import canonical, statements, wire
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.keys import VerifyKey
 from genopact_shared.plan import Plan
 from genopact_shared.secagg.masking import Masked, Masking
@@ -47,8 +47,7 @@ class Masks:
     def check_seat(self, run: str, seats: Seats) -> None:
         """Raise MASK_KEY_LOST unless this site's seat has the key that it holds."""
         held, seat = self._held.get(run), seats.get(self._own)
-        if held is None or seat is None or seat.mask_key != held.public:
-            raise GenopactError("MASK_KEY_LOST")
+        require(held is not None and seat is not None and seat.mask_key == held.public, "MASK_KEY_LOST")
 
     def deal(self, study: Study, plan: Plan, seats: Seats) -> bytes:
         """This site's deal to the roster. Raises MASK_KEY_LOST, ROSTER_INVALID."""
@@ -111,8 +110,7 @@ class Masks:
         if named != (expected if seen.active is None else seen.active) or len(last.sites) != len(last.receipts):
             raise GenopactError("TOTAL_FORGED", "of another set of sites")
         found = wire.unpack(body, np.int64, tag=np.uint64)
-        if set(found) != {"sum", "tag"} or found["tag"].shape != (1,):
-            raise GenopactError("TOTAL_FORGED", "no sum and tag")
+        require(set(found) == {"sum", "tag"} and found["tag"].shape == (1,), "TOTAL_FORGED", "no sum and tag")
         seen.masking.check_total(last.round, found["sum"], int(found["tag"][0]), named)
 
     def _of(self, request: Request) -> Masking:
@@ -126,11 +124,9 @@ def seats_of(request: Request, study: Study, plan: Plan) -> dict[str, Reply]:
     seats: dict[str, Reply] = {}
     for envelope in request.seats:
         seat = signed(envelope.encode(), study, request, "open")
-        if seat.mask_key is None or seat.site in seats or seat.site not in plan.planned:
-            raise GenopactError("ROSTER_INVALID")
+        require(seat.mask_key is not None and seat.site not in seats and seat.site in plan.planned, "ROSTER_INVALID")
         seats[seat.site] = seat
-    if len(seats) < study.schedule.quorum:
-        raise GenopactError("ROSTER_INVALID", "fewer seats than the quorum")
+    require(len(seats) >= study.schedule.quorum, "ROSTER_INVALID", "fewer seats than the quorum")
     return seats
 
 

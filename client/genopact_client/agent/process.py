@@ -25,8 +25,7 @@ def run(site: Site, socket: Path, stop: threading.Event) -> None:
             whatever keeps a room from opening.
     """
     _open_rooms(site)
-    about = canonical.encode({"site": site.name, "version": __version__})
-    server = serve(socket, Exchange(site), about)
+    server = serve(socket, Exchange(site), canonical.encode({"site": site.name, "version": __version__}))
     _log.info("agent_ready", site=site.name)
     stop.wait()
     server.stop(GRACE_S).wait()

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from genopact_shared import durable
 from genopact_shared.approval import check_approval
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.plan import Plan, plan_of
 from genopact_shared.published import Published
 from genopact_shared.statements import Digest, RunId
@@ -77,6 +77,5 @@ def plan_of_run(study: Study, approvals: tuple[str, ...], published: Published) 
     """
     checked = [check_approval(envelope.encode(), study) for envelope in approvals]
     planned = {approval.site: approval.planned_cohort for approval in checked}
-    if len(planned) != len(checked):
-        raise GenopactError("APPROVAL_INVALID", "two approvals of one site")
+    require(len(planned) == len(checked), "APPROVAL_INVALID", "two approvals of one site")
     return plan_of(study, planned, published)

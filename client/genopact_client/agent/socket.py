@@ -3,7 +3,6 @@
 No generated code: two methods with identity serialisers, `Exchange` (stream of frames both ways) and `Health`.
 """
 
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +46,7 @@ def serve(path: Path, exchange: Callable[[bytes], bytes], about: bytes, *, limit
         path.parent.mkdir(parents=True, exist_ok=True)
         path.parent.chmod(0o710)  # only the owner writes there, and the link's group may enter
         # A socket that a killed agent left behind; anything else at this path is not ours to remove.
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+        if path.is_socket():
             path.unlink()
         server.add_insecure_port(f"unix:{path}")
         path.chmod(0o660)

@@ -2,35 +2,78 @@
 
 import datetime as dt
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
 from genopact_client.commands.opening import HOME, Home, Yes, confirmed, opened
-from genopact_client.sheet import sheet
+from genopact_client.consent.match import Outcome
+from genopact_client.policy import SitePolicy, Verdict
 from genopact_client.site import Site
 from genopact_client.store.manifest import Manifest
 from genopact_shared import durable, statements
 from genopact_shared.errors import require
 from genopact_shared.keys import SigningKey
+from genopact_shared.recipes import chosen
+from genopact_shared.sheet import sheet
 from genopact_shared.study import Study, load_study
 from genopact_shared.terminal import Answer, Exit, command, human, working
 
 StudyFile = Annotated[Path, typer.Argument(help="The study file.")]
 PublicFile = Annotated[Path, typer.Argument(help="A public file that a study names by its digest.")]
+VERDICTS = {Outcome.permit: "permits it", Outcome.deny: "does not permit it", Outcome.needs_human: "cannot decide it"}
 
 app = typer.Typer()
 study = typer.Typer(name="study", help="What studies ask of this site.", no_args_is_help=True)
+
+
+class Sheet(NamedTuple):
+    """A study that names this site, and the policy's verdict."""
+
+    study: Study
+    site: str
+    verdict: Verdict
+
+    @property
+    def permitted(self) -> bool:
+        """Whether the policy permits it; a doubt is no permit."""
+        return self.verdict.outcome == Outcome.permit
+
+    def data(self) -> dict[str, Any]:
+        """The sheet for programs."""
+        about = {"study": self.study.name, "hash": self.study.hash, "site": self.site}
+        cost = self.study.privacy.model_dump(include={"epsilon_milli", "delta"})
+        return about | cost | {"verdict": self.verdict.outcome.name, "reasons": self.verdict.reasons}
+
+    def lines(self) -> list[str]:
+        """The sheet for people."""
+        columns = ", ".join(column.name for column in chosen(self.study.recipe)[0].schema)
+        own = [f"  columns     {columns}", f"  policy      of {self.site} {VERDICTS[self.verdict.outcome]}"]
+        reasons = [f"              {code}: {sentence}" for code, sentence in self.verdict.reasons.items()]
+        return [*sheet(self.study), *own, *reasons]
+
+
+def sheet_of(study: Study, card: Mapping[str, str], policy: SitePolicy) -> Sheet:
+    """The sheet of a study for the site with this card.
+
+    Raises:
+        GenopactError: STUDY_NOT_A_PARTY if the study does not name the site with exactly these keys.
+    """
+    party = study.party(card["name"])
+    for use in ("identity", "log", "approver"):
+        require(getattr(party, use) == card[use], "STUDY_NOT_A_PARTY", f"it names {party.name} with another {use} key")
+    return Sheet(study, party.name, policy.judge(study))
 
 
 @command(study, "check", example="genopact-site study check warfarin.yaml")
 def check(file: StudyFile, *, home: Home = HOME) -> Answer:
     """Explain a study in plain words, with its cost and the site policy's verdict; exit 1 unless permitted."""
     site = Site.keyless(home)
-    found = sheet(load_study(file), site.party, site.policy)
+    found = sheet_of(load_study(file), site.party, site.policy)
     if not found.permitted:
         return Answer(found.data(), found.lines(), exit=Exit.REFUSED)
     return Answer(found.data(), found.lines(), f"genopact-site approve {file} --home {home} --approver-key KEY")
@@ -50,7 +93,7 @@ def approve(
 ) -> Answer:
     """Agree to a study: sign its hash with the approver's key and write the approval for the coordinator."""
     study = load_study(file)
-    found = sheet(study, site.party | site.card(), site.policy)
+    found = sheet_of(study, site.party | site.card(), site.policy)
     for line in found.lines():
         human().print(line)
     require(found.permitted, "POLICY_REFUSED", ", ".join(found.verdict.reasons))

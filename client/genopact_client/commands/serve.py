@@ -1,4 +1,4 @@
-"""agent, link and start: the site's processes."""
+"""agent, link and start: the site's processes; doctor: problem and solution, line by line."""
 
 import os
 import shutil
@@ -12,15 +12,19 @@ from typing import Annotated
 import structlog
 import typer
 
-from genopact_client.commands.opening import HOME, Home, PassphraseFile, opened, passphrase
+from genopact_client.commands.opening import HOME, Home, OneStudy, PassphraseFile, opened, passphrase
+from genopact_client.doctor import Subject, examine
 from genopact_client.installed import refuse_mixed
 from genopact_client.site import Site
+from genopact_shared.study import load_study
 from genopact_shared.supervise import stopping, supervise
-from genopact_shared.terminal import Answer, command, configure_logging
+from genopact_shared.terminal import Answer, Exit, command, configure_logging, working
 
 Address = Annotated[str, typer.Option("--address", envvar="GENOPACT_ADDRESS", help="host:port of the coordinator.")]
 Roots = Annotated[Path, typer.Option("--ca", envvar="GENOPACT_CA", help="The coordinator's authority, PEM.")]
 NodeKey = Annotated[Path | None, typer.Option(help="Default: link/node.key in the site's folder.")]
+OneAddress = Annotated[str | None, typer.Option(help="host:port of the coordinator; default: of the studies.")]
+OneRoots = Annotated[Path | None, typer.Option(help="The coordinator's authority, PEM.", envvar="GENOPACT_CA")]
 Socket = Annotated[Path | None, typer.Option(help="Default: run/agent.sock in the site's folder.")]
 
 app = typer.Typer()
@@ -69,6 +73,20 @@ def start(*, address: Address, ca: Roots, home: Home = HOME, passphrase_file: Pa
         link = (*base, "link", "--home", str(home), "--address", address, "--ca", str(ca))
         supervise({"agent": agent, "link": link})
     return Answer()
+
+
+@command(app, "doctor", example="genopact-site doctor --address coordinator.example:9443 --ca ca.pem", room=opened)
+def doctor(site: Site, *, study: OneStudy = None, address: OneAddress = None, ca: OneRoots = None) -> Answer:
+    """Examine the site; each problem comes with its solution. Exit 1 if there is one."""
+    with working("Examining"):
+        checks = list(examine(Subject(site, load_study(study) if study else None, address, ca)))
+    text = []
+    for each in checks:
+        text.append(f"{each.state:8} {each.name:14} {each.detail}")
+        text += [f"{'':23} -> {each.remedy}"] if each.remedy else []
+    problems = [each.name for each in checks if each.state == "problem"]
+    data = {"checks": [each._asdict() for each in checks], "problems": problems}
+    return Answer(data, text, exit=Exit.REFUSED if problems else Exit.OK)
 
 
 def without_network() -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 from genopact_client.consent.record import ConsentRecord, Status, Withdrawal
 from genopact_client.consent.registry import Registry
 from genopact_client.people import People
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, replacing
 
 SILENT: dict[str, Status] = {"refused": "refused", "not_asked": "not_asked", "unknown": "unknown"}
 SETS = {"diseases": "diseases", "uses": "uses", "org_types": "organisations", "regions": "regions", "data": "data"}
@@ -91,22 +91,19 @@ def read_csv(path: Path, people: People, on: dt.date) -> tuple[dict[int, Consent
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True, restkey="", restval="")
-            header = [name.strip() for name in reader.fieldnames or ()]
-            if sorted(header) != sorted(COLUMNS):
-                odd = sorted(set(header) ^ set(COLUMNS)) or ["a column appears twice"]
-                raise GenopactError("CONSENT_FILE_INVALID", ", ".join(odd))
-            reader.fieldnames = header
-            for values in reader:
-                if values.pop("", None):
-                    values["status"] = "too many cells"
-                yield reader.line_num, {name: value.strip() for name, value in values.items()}
-    except OSError as error:
-        raise GenopactError("CONSENT_FILE_MISSING", str(path)) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise GenopactError("CONSENT_FILE_INVALID", "not a UTF-8 CSV table") from error
+    missing = GenopactError("CONSENT_FILE_MISSING", str(path))
+    kinds, broken = (UnicodeDecodeError, csv.Error), GenopactError("CONSENT_FILE_INVALID", "not a UTF-8 CSV table")
+    with replacing(OSError, missing), replacing(kinds, broken), path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True, restkey="", restval="")
+        header = [name.strip() for name in reader.fieldnames or ()]
+        if sorted(header) != sorted(COLUMNS):
+            odd = sorted(set(header) ^ set(COLUMNS)) or ["a column appears twice"]
+            raise GenopactError("CONSENT_FILE_INVALID", ", ".join(odd))
+        reader.fieldnames = header
+        for values in reader:
+            if values.pop("", None):
+                values["status"] = "too many cells"
+            yield reader.line_num, {name: value.strip() for name, value in values.items()}
 
 
 def _record(values: dict[str, str], on: dt.date) -> tuple[ConsentRecord, tuple[str, ...]]:

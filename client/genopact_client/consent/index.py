@@ -73,8 +73,7 @@ class ColumnIndex:
         reasons: Counter[str] = Counter()
         for decision, count in zip(decisions, counts, strict=True):
             reasons.update(dict.fromkeys(decision.reasons, int(count)))
-        permitted = np.array([d.outcome == Outcome.permit for d in decisions], bool)
-        return permitted[groups], reasons
+        return np.array([d.outcome == Outcome.permit for d in decisions], bool)[groups], reasons
 
     def _decide(self, row: int, purpose: Purpose, on: dt.date) -> Decision:
         code = int(self.profile[row])

@@ -15,7 +15,7 @@ from genopact_client.consent.record import ConsentRecord, Scope, Withdrawal
 from genopact_client.consent.vault import Head, Vault, silent_leaf
 from genopact_client.keyfile import KeyFile
 from genopact_client.people import People
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.study import Purpose
 from genopact_shared.tlog.tree import Tree
 
@@ -135,12 +135,10 @@ class Registry:
             clean = self._vault.scrub()
             if not self.erased(row):
                 self._keys.erase([row])
-            if not clean:
-                raise GenopactError("CONSENT_ERASE_PENDING")
+            require(clean, "CONSENT_ERASE_PENDING")
 
     def _check(self, row: int) -> None:
-        if not 0 <= row < len(self._people):
-            raise GenopactError("CONSENT_UNKNOWN_PERSON")
+        require(0 <= row < len(self._people), "CONSENT_UNKNOWN_PERSON")
 
     def _place(self, row: int, leaf: bytes, record: ConsentRecord | None) -> None:
         self._index.put(row, record)

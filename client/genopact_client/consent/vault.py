@@ -26,7 +26,7 @@ import numpy as np
 from genopact_client import aead
 from genopact_client.consent.record import ConsentRecord, Status
 from genopact_client.keyfile import KeyFile
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.tlog.tree import leaf_hash
 
 SCHEMA = "genopact.consent/1"
@@ -87,8 +87,7 @@ class Vault:
     def head(self) -> Head:
         """Number of leaves and root at the last write; CONSENT_BROKEN."""
         rows: list[Head] = self._db.execute("SELECT size, root FROM head").fetchall()
-        if len(rows) != 1:
-            raise GenopactError("CONSENT_BROKEN", "the commitment is gone")
+        require(len(rows) == 1, "CONSENT_BROKEN", "the commitment is gone")
         return rows[0]
 
     def set_head(self, head: Head) -> None:

@@ -12,7 +12,7 @@ from genopact_client.genotypes import loops
 from genopact_client.genotypes.records import Part, People, Plane, Records
 from genopact_client.keyfile import KeyFile
 from genopact_shared.compiled import compiled
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.manifest import VariantManifest
 from genopact_shared.recipes.protocol import Codes, Floats
 
@@ -111,8 +111,7 @@ class Opened:
     def _table(self) -> Floats:
         """What 0, 1, 2 copies and a missing genotype stand for, (4, V)."""
         f = self.variants.frequency
-        if np.isnan(f).any():
-            raise GenopactError("FREQUENCY_UNKNOWN")
+        require(not np.isnan(f).any(), "FREQUENCY_UNKNOWN")
         varies = (f > 0) & (f < 1)
         sd = np.sqrt(np.where(varies, 2 * f * (1 - f), np.inf))
         return np.array([(0 - 2 * f) / sd, (1 - 2 * f) / sd, (2 - 2 * f) / sd, 0 * f])
@@ -136,6 +135,5 @@ class Opened:
             self.close()
         elif not self._closed and epoch != self._epoch and not self._keyfile.alive(self.rows).all():
             self.close("KEY_ERASED")
-        if self._closed:
-            raise GenopactError(self._closed)
+        require(not self._closed, self._closed)
         self._epoch = epoch

@@ -29,7 +29,7 @@ from genopact_client.genotypes import loops
 from genopact_client.store.folder import Rows
 from genopact_client.store.manifest import Signed
 from genopact_shared import canonical
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 
 Plane = Literal["calls", "expected", "haplotypes"]
 WIDTH = 65_536
@@ -122,8 +122,7 @@ class Records:
 
     def __init__(self, path: Path, part: Part, n: int, now: Manifest) -> None:
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size != n * part.size:
-                raise GenopactError("STORE_INVALID", "a record file is cut off")
+            require(os.fstat(file.fileno()).st_size == n * part.size, "STORE_INVALID", "a record file is cut off")
             self._view = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
         self.part, self._bytes = part, np.frombuffer(self._view, np.uint8)
         self._contexts = {int(version): now.context(part, version) for version in now.seals}

@@ -19,7 +19,7 @@ from genopact_client.store.folder import Folder, Rows
 from genopact_client.store.manifest import Kind, runs
 from genopact_shared import durable
 from genopact_shared.compiled import compiled
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.manifest import VariantManifest, parse
 from genopact_shared.recipes.protocol import Codes
 
@@ -76,10 +76,8 @@ class Genotypes(Folder[Manifest]):
         Raises:
             GenopactError: ROW_UNKNOWN (no record), KEY_ERASED, MANIFEST_INVALID (another manifest).
         """
-        if variants.digest != self.signed.variants:
-            raise GenopactError("MANIFEST_INVALID", "the store was made for another one")
-        if not all(0 <= row < len(self._versions) and self._versions[row] for row in rows.tolist()):
-            raise GenopactError("ROW_UNKNOWN")
+        require(variants.digest == self.signed.variants, "MANIFEST_INVALID", "the store was made for another one")
+        require(all(0 <= row < len(self._versions) and self._versions[row] for row in rows.tolist()), "ROW_UNKNOWN")
         return Opened(self._people(rows, self._versions), self._mapped(), variants, self.keyfile, guard)
 
     def verify(self) -> dict[str, int]:
@@ -157,8 +155,7 @@ class Genotypes(Folder[Manifest]):
 def variants_at(path: Path, digest: str) -> VariantManifest:
     """The manifest in a store's folder. Raises MANIFEST_MISSING; MANIFEST_INVALID unless it has that digest."""
     found = parse(durable.read(path / "variants.tsv", "MANIFEST_MISSING"))
-    if found.digest != digest:
-        raise GenopactError("MANIFEST_INVALID", "the store was made for another one")
+    require(found.digest == digest, "MANIFEST_INVALID", "the store was made for another one")
     return found
 
 
@@ -205,8 +202,7 @@ class Writer:
         places = variants[order]
         if len(places) and not 0 <= places[0] <= places[-1] < len(self._added):
             raise ValueError("Expected rows of the variant manifest")
-        if (np.diff(places) == 0).any() or self._added[places].any():
-            raise GenopactError("VARIANT_TWICE")
+        require(np.diff(places).all() and not self._added[places].any(), "VARIANT_TWICE")
         self._added[places] = 1
         given = {"calls": dosages.view(np.uint8), "expected": expected, "haplotypes": haplotypes}
         for part in self._parts:
@@ -231,8 +227,7 @@ class Writer:
     def finish(self, source: str) -> None:
         """Make what was added safe from crashes. `source`: digest of a file that was added whole."""
         self._seal_changed()
-        added = np.packbits(self._added).tobytes().hex()
-        self._sign(sources=(*self._now.sources, source), added=added)
+        self._sign(sources=(*self._now.sources, source), added=np.packbits(self._added).tobytes().hex())
 
     def commit(self, provenance: Mapping[str, Any] | None = None) -> None:
         """Make this import the store's newest generation. `provenance`: JSON without floats, kept in the manifest.
@@ -251,8 +246,7 @@ class Writer:
         )  # fmt: skip
 
     def _sign(self, **changes: Any) -> None:
-        if self._before is not self._store.signed:
-            raise GenopactError("STORE_INVALID", "it was changed while an import was running")
+        require(self._before is self._store.signed, "STORE_INVALID", "it was changed while an import was running")
         self._now = self._now.model_copy(update=changes)
         self._store.sign(**dict(self._now))
         self._now = self._before = self._store.signed

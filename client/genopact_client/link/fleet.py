@@ -6,14 +6,13 @@ replies are bytes; what they mean is none of the courier's business.
 
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import ConfigRecord, Message
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fab_pb2 import GetFabRequest
@@ -26,11 +25,11 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from genopact_client.link.message import reply_to
 from genopact_client.link.nodekey import public_pem
-from genopact_shared.channel import http_errors, unpack
+from genopact_shared.channel import RECORD, http_errors, pack, unpack
 from genopact_shared.errors import GenopactError, replacing, require
 
+UNAVAILABLE = "SITE_UNAVAILABLE"
 BEAT = 10.0
 """Seconds between heartbeats; the coordinator counts a node as offline after two that are missing."""
 _errors = partial(http_errors, {412: "LINK_NODE_BUSY"})
@@ -148,23 +147,26 @@ class Fleet:
     def _pull(self, run_id: int, tree: ObjectTree, expires: float) -> bytes:
         """The one record of a message; what Flower wraps around it is not needed.
 
-        The coordinator announces a message before its objects have arrived.
+        The coordinator announces a message before its objects have arrived: this asks every 50 ms, later every second.
         """
         records = [record for child in tree.children for record in child.children]
         if len(tree.children) != 1 or len(records) != 1 or records[0].children:
             raise GenopactError("EXCHANGE_BROKEN", "a courier message has one record")
         request = PullObjectRequest(node=self._node, run_id=run_id, object_id=records[0].object_id)
-        content = _until(lambda: self._object(request), expires)
+        pause = 0.05
+        while True:
+            with _errors():
+                answer = self._client.PullObject(request)
+            require(answer.object_found, "EXCHANGE_BROKEN", "an object is missing")
+            if answer.object_available:
+                break
+            require(time.time() <= expires, "EXCHANGE_BROKEN", "expired while it was delivered")
+            time.sleep(pause)
+            pause = min(1.0, pause * 1.5)
         received = ConfirmMessageReceivedRequest(node=self._node, run_id=run_id, message_object_id=tree.object_id)
         with _errors():
             self._client.ConfirmMessageReceived(received)
-        return content
-
-    def _object(self, request: PullObjectRequest) -> bytes | None:
-        with _errors():
-            answer = self._client.PullObject(request)
-        require(answer.object_found, "EXCHANGE_BROKEN", "an object is missing")
-        return answer.object_content if answer.object_available else None
+        return answer.object_content
 
     def _push(self, run_id: int, session: str, object_id: str, content: bytes) -> None:
         request = PushObjectRequest(
@@ -173,11 +175,17 @@ class Fleet:
         require(self._client.PushObject(request).stored, "LINK_REFUSED", "reply not stored")
 
 
-def _until(attempt: Callable[[], bytes | None], expires: float) -> bytes:
-    """Repeat until there is a result, every 50 ms, later every second."""
-    pause = 0.05
-    while (result := attempt()) is None:
-        require(time.time() <= expires, "EXCHANGE_BROKEN", "expired while it was delivered")
-        time.sleep(pause)
-        pause = min(1.0, pause * 1.5)
-    return result
+def envelope_of(message: Message) -> bytes:
+    """The envelope that `message` carries. Raises EXCHANGE_BROKEN for any other content, EXCHANGE_TOO_LARGE."""
+    if not message.has_content() or list(message.content) != [RECORD]:
+        raise GenopactError("EXCHANGE_BROKEN", "a courier message has one record")
+    record = message.content[RECORD]
+    require(isinstance(record, ConfigRecord), "EXCHANGE_BROKEN", "the record is not a ConfigRecord")
+    return unpack(record)
+
+
+def reply_to(message: Message, envelope: bytes) -> Message:
+    """A reply with `envelope`; empty bytes make the wire's one refusal, which is Flower's error without a reason."""
+    if not envelope:
+        return Message(Error(code=0, reason=UNAVAILABLE), reply_to=message)
+    return Message(RecordDict({RECORD: ConfigRecord(pack(envelope), keep_input=False)}), reply_to=message)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from genopact_client.release.private import Private, Released
 from genopact_client.release.quantise import HEADROOM, clipped_integers
 from genopact_shared import durable, wire
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.plan import PlannedStep
 from genopact_shared.privacy.accounting import Fact
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
@@ -56,13 +56,11 @@ def release_sum(
     clip = float(fact.clip) if isinstance(fact, NoisedSum) else None
     total, reach, unfit = np.zeros(fact.dims, np.int64), np.zeros(fact.dims), 0
     for rows in [values] if isinstance(values, np.ndarray) else values:
-        if rows.ndim != 2 or rows.shape[1] != fact.dims:
-            raise GenopactError("KERNEL_REFUSED")
+        require(rows.ndim == 2 and rows.shape[1] == fact.dims, "KERNEL_REFUSED")
         unfit += int((~np.isfinite(rows).all(axis=1)).sum())
         integers = clipped_integers(rows, clip, fact.scale)
         reach += np.abs(integers).sum(axis=0, dtype=np.float64)
-        if reach.max(initial=0.0) >= HEADROOM:
-            raise GenopactError("RANGE_EXCEEDED")
+        require(reach.max(initial=0.0) < HEADROOM, "RANGE_EXCEEDED")
         total += integers.sum(axis=0, dtype=np.int64)
     if unfit:
         _log.warning("rows_not_finite", times=unfit)

@@ -4,19 +4,20 @@ Sources: Abadi et al., "Deep Learning with Differential Privacy", 2016 (the sum)
 Gradient Computations", 2015 (the norms). What is closed form, and why it is safe: docs/engine.md.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
+from opacus.grad_sample import GradSampleModule
+from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
 from genopact_client.train.gradients import At, Direct, Use, merged
-from genopact_client.train.hooks import hooked, samples
 from genopact_client.train.layers import Tape
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 
 Weights = list[nn.Parameter]
 Uses = dict[nn.Parameter, Use]
@@ -87,15 +88,14 @@ class PerRecordLoss:
         layers = [module.get_submodule(name) for name in self._hooked]
         foreign, weights = {weight for layer in layers for weight in layer.parameters()}, list(module.parameters())
         booked = [weight for weight in weights if weight.requires_grad and weight not in foreign]
-        with hooked(layers):
+        with _hooks(layers):
             if layers and inputs.is_floating_point():
                 inputs = inputs.detach().requires_grad_()  # else torch warns about hooks on the first layer
             tape = Tape(booked, inputs, squares)
             stray = self._passes(module, weights, tape, targets)
-            if not foreign.issuperset(stray):
-                raise GenopactError("KERNEL_REFUSED", "a weight that is used outside of its layer")
+            require(foreign.issuperset(stray), "KERNEL_REFUSED", "a weight that is used outside of its layer")
             found = {weight: merged(each) for weight, each in tape.uses.items()}
-            found |= {weight: Direct(rows) for weight, rows in samples(layers, len(inputs))}
+            found |= {weight: Direct(rows) for weight, rows in _samples(layers, len(inputs))}
             return found, tape.values + sum(use.rows.numel() for use in found.values() if isinstance(use, Direct))
 
     @property
@@ -127,8 +127,7 @@ class PerRecordLoss:
         """Norms and sums are those of torch's passes over one record. Returns the numbers that a record needs."""
         uses, values = self.uses(module, inputs, targets)
         weights = [weight for weight in module.parameters() if weight.requires_grad]
-        if set(weights) != set(uses):
-            raise GenopactError("KERNEL_REFUSED", "a weight that no loss reaches")
+        require(set(weights) == set(uses), "KERNEL_REFUSED", "a weight that no loss reaches")
         total = [torch.zeros_like(weight) for weight in weights]
         squares = []
         for i in range(3):
@@ -147,14 +146,9 @@ class PerRecordLoss:
 
 
 def private_sum(
-    losses: PerRecordLoss,
-    inputs: Tensor,
-    targets: Tensor,
-    clip: float | None,
-    *,
-    patients: Tensor | None = None,
-    squares: Tensor | None = None,
-) -> ClippedSum:
+    losses: PerRecordLoss, inputs: Tensor, targets: Tensor, clip: float | None, *,
+    patients: Tensor | None = None, squares: Tensor | None = None,
+) -> ClippedSum:  # fmt: skip
     """Sum the gradients of a logical batch, each patient's clipped to `clip`.
 
     Args:
@@ -251,8 +245,7 @@ def _cuts(ends: list[int], rows: int, depth: int) -> list[list[int]]:
     """
     n, largest = len(ends) - 1, max((last - first for first, last in pairwise(ends)), default=1)
     together = depth - _product(depth) - 2
-    if together < 1:
-        raise GenopactError("RANGE_EXCEEDED", "more patients than the precision can sum")
+    require(together >= 1, "RANGE_EXCEEDED", "more patients than the precision can sum")
     passes = -(-n // max(1, min(rows // largest, _product(depth) * together)))
     marks = [n * i // max(1, passes) for i in range(passes + 1)]
     products = -(-(n // max(1, passes) + 1) // _product(depth))
@@ -289,6 +282,41 @@ def _check_shape(values: Tensor, n: int) -> None:
     """A loss of shape (n, 1) would broadcast where it meets one of shape (n,)."""
     if values.shape != (n,):
         raise GenopactError("KERNEL_REFUSED", "not one loss a record")
+
+
+@contextmanager
+def _hooks(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Hooks on some layers, fresh for each batch: nothing of an earlier one is left in them.
+
+    Raises:
+        GenopactError: KERNEL_REFUSED for a layer that Opacus does not know to be per record.
+    """
+    if any(ModuleValidator.validate(layer, strict=False) or not layer.training for layer in layers):
+        raise GenopactError("KERNEL_REFUSED", "a layer without gradients of single records")
+    wrapped = [GradSampleModule(layer, loss_reduction="sum") for layer in layers]
+    try:
+        yield
+    finally:
+        for each in wrapped:
+            each.to_standard_module()
+        for layer in layers:
+            for part in layer.modules():
+                part.__dict__.pop("activations", None)
+
+
+def _samples(layers: Sequence[nn.Module], n: int) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """Each weight of the layers with its (n, ...) gradients.
+
+    Raises:
+        GenopactError: KERNEL_REFUSED for a weight without one gradient a record.
+    """
+    for layer in layers:
+        for weight in layer.parameters():
+            sample = getattr(weight, "grad_sample", None)
+            if weight.requires_grad and not (isinstance(sample, Tensor) and sample.shape == (n, *weight.shape)):
+                raise GenopactError("KERNEL_REFUSED", "a weight without one gradient a record")
+            if isinstance(sample, Tensor):
+                yield weight, sample.detach()
 
 
 @contextmanager

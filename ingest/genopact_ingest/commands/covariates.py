@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genopact_client.commands.opening import schemas
 from genopact_client.site import Site
-from genopact_client.store.schema import facts
+from genopact_client.store.sealed import facts
 from genopact_ingest.fhir import read_fhir
 from genopact_ingest.findings import Finding, refuse
 from genopact_ingest.panel import Calls, read_vcf

@@ -1,4 +1,4 @@
-"""genotypes: from a hospital's files to sealed rows, and what is done with these."""
+"""import, pharmacogenes and genotypes: from a hospital's files to sealed rows, and what is done with these."""
 
 import csv
 import shutil
@@ -18,13 +18,14 @@ from genopact_client.consent.record import ConsentRecord
 from genopact_client.genotypes import Genotypes, Opened
 from genopact_client.genotypes.records import Plane
 from genopact_client.site import Site
-from genopact_client.store.schema import facts
+from genopact_client.store.sealed import facts
 from genopact_shared import canonical, durable
-from genopact_shared import manifest as variants
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import VerifyKey
-from genopact_shared.manifest import VariantManifest
+from genopact_shared.manifest import VariantManifest, load
 from genopact_shared.recipes.cohort_summary import COHORT_SUMMARY
+from genopact_shared.recipes.pharmacogenes import dose_columns
+from genopact_shared.recipes.variants import Build
 from genopact_shared.terminal import Answer, bar, command, working
 
 if TYPE_CHECKING:
@@ -36,7 +37,12 @@ CHUNK = 256
 """People at a time."""
 Name = Annotated[str, typer.Argument(help="The store, as `genopact-site genotypes list` shows it.")]
 Prefix = Annotated[Path, typer.Option(help="Prefix of .bed, .bim and .fam.")]
+EXAMPLE = (
+    "genopact-site import --table covariates.csv; "
+    "genopact-site import --manifest cad.tsv --signer 9a1f.. --reference GRCh38.fa chr1.vcf.gz chr2.vcf.gz"
+)
 
+importing = typer.Typer()
 app = typer.Typer(name="genotypes", help="Sealed genotypes.", no_args_is_help=True)
 
 
@@ -63,7 +69,7 @@ def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answ
     """
     from genopact_ingest import files
 
-    features = variants.load(given.manifest, [VerifyKey.from_hex(given.signer)])
+    features = load(given.manifest, [VerifyKey.from_hex(given.signer)])
     name = f"{features.name}-{features.version}"
     with working("Reading the files' heads"):
         sources: list[Source] = []
@@ -99,6 +105,70 @@ def import_genotypes(site: Site, given: GenotypeFiles, *, dry_run: bool) -> Answ
     text += ["dry run: nothing was changed"] if dry_run else []
     follow = "" if dry_run else f"genopact-site genotypes quality --home {site.home} {name}"
     return Answer(data | {name: dict(each) for name, each in counts.items()}, text, follow)
+
+
+@command(importing, "import", example=EXAMPLE, room=opened)
+def import_files(
+    site: Site,
+    genotypes: Annotated[list[Path] | None, typer.Argument(help="VCF, BCF, .bed, .pgen or .bgen, one people.")] = None,
+    *,
+    table: Annotated[Path | None, typer.Option(help="CSV, TSV or parquet, one row for each person.")] = None,
+    fhir: Annotated[list[Path] | None, typer.Option(help="FHIR R4 NDJSON instead of a table; repeatable.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="TOML: which resources give which columns.")] = None,
+    vcf: Annotated[list[Path] | None, typer.Option(help="VCF of the recipe's own few variants; repeatable.")] = None,
+    build: Annotated[Build | None, typer.Option(help="Of --vcf; default: by its contig lengths.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Variants of the study, their signature beside it.")] = None,
+    signer: Annotated[str, typer.Option(help="Public key of whoever signed the manifest.")] = "",
+    reference: Annotated[Path | None, typer.Option(help="FASTA of the manifest's build.")] = None,
+    array: Annotated[bool, typer.Option("--array", help="Letters may be of either strand.")] = False,
+    phases: Annotated[bool, typer.Option("--phases", help="Keep haplotypes, too.")] = False,
+    expected: Annotated[bool, typer.Option("--expected", help="Keep imputed dosages, too.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and report, change nothing.")] = False,
+) -> Answer:
+    """Check covariates and genotypes and seal them, or list everything that is wrong with them and change nothing.
+
+    The table comes first, in an import of its own: genotypes are sealed for people whom the site knows.
+    """
+    from genopact_ingest.commands.covariates import Files, import_site, schema_of
+
+    if (table or fhir) and not (genotypes or manifest or signer):
+        files = Files(table, tuple(vcf or ()), build, tuple(fhir or ()), mapping)
+        return import_site(files, schema_of(site), site, dry_run=dry_run)
+    if genotypes and manifest and signer and not (table or fhir or vcf):
+        given = GenotypeFiles(tuple(genotypes), manifest, signer, reference, array, phases, expected)
+        answer = import_genotypes(site, given, dry_run=dry_run)
+        return Answer({"genotypes": answer.data}, answer.text, answer.next)
+    raise GenopactError("USAGE", "give --table or --fhir alone, or genotype files with --manifest and --signer")
+
+
+@command(importing, "pharmacogenes", example="genopact-site pharmacogenes chr10.vcf.gz --build GRCh38 --out stars.csv")
+def pharmacogenes(
+    file: Annotated[Path, typer.Argument(help="VCF with the genes' positions.")],
+    *,
+    build: Annotated[Build, typer.Option(help="The file's reference.")],
+    out: Annotated[Path, typer.Option(help="A new CSV: person, columns of the dose recipe, diplotypes, phenotypes.")],
+    all_sites: Annotated[bool, typer.Option("--all-sites", help="Absent records are the reference.")] = False,
+) -> Answer:
+    """Call CYP2C9, VKORC1, CYP2C19, SLCO1B1, TPMT and DPYD; what cannot be told stays open. The table stays here."""
+    from genopact_ingest import files
+    from genopact_ingest.stars import read_stars
+
+    require(not out.exists(), "USAGE", "the file of --out is there already")
+    with working("Calling"), files.numbered(0):
+        found = read_stars(files.opened(file, phases=True), build, all_sites=all_sites)
+    dose = dose_columns(found.dosages)
+    with out.open("x", newline="", encoding="utf-8") as table:
+        writer = csv.writer(table)
+        heads = [f"{gene} {what}" for gene in found.calls for what in ("pairs", "phenotype")]
+        writer.writerow(["person", *dose, *heads])
+        for at, person in enumerate(found.samples):
+            copies = ["" if column[at] < 0 else int(column[at]) for column in dose.values()]
+            calls = [calls[at] for calls in found.calls.values()]
+            said = [text for one in calls for text in (" or ".join(one.diplotypes), one.phenotype)]
+            writer.writerow([person, *copies, *said])
+    genes = {gene: sum(one.phenotype != "Indeterminate" for one in calls) for gene, calls in found.calls.items()}
+    text = [f"{gene}: {told} of {len(found.samples)} people have one phenotype" for gene, told in genes.items()]
+    return Answer({"people": len(found.samples), "told": genes, "absent": len(found.absent)}, [*text, f"Table: {out}"])
 
 
 @command(app, "list", example="genopact-site genotypes list", room=opened)
@@ -211,8 +281,7 @@ def known_people(site: Site, names: Sequence[str]) -> tuple[NDArray[np.int64], N
     """
     rows = site.people.find(names)
     places = np.flatnonzero((rows >= 0) & site.keyfile.alive(rows))
-    if not len(places):
-        raise GenopactError("VCF_PEOPLE", "import the table of covariates first")
+    require(len(places), "VCF_PEOPLE", "import the table of covariates first")
     return rows[places], places
 
 
@@ -265,8 +334,7 @@ def _columns(site: Site, sources: "Sequence[Source]") -> list[tuple[NDArray[np.i
         order = np.argsort(rows)
         whole = np.array_equal(places[order], np.arange(len(source.samples)))
         columns.append((rows[order], slice(None) if whole else places[order]))
-        if not np.array_equal(rows[order], columns[0][0]):
-            raise GenopactError("GENOTYPES_PEOPLE")
+        require(np.array_equal(rows[order], columns[0][0]), "GENOTYPES_PEOPLE")
     return columns
 
 

@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pydantic import ValidationError
-
 from genopact_shared import canonical
 from genopact_shared.errors import GenopactError, require
 from genopact_shared.statements import Digest, RunId
-from genopact_shared.study import Frozen, Study, explain
+from genopact_shared.study import Frozen, Study, read
 
 MAX_BYTES = 1 << 30
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -76,8 +74,6 @@ def load(path: Path) -> Bundle:
     """
     try:
         return _parse(_read_zip(path) if path.is_file() else _read_folder(path))
-    except ValidationError as error:
-        raise GenopactError("BUNDLE_INVALID", explain(error)) from error
     except (OSError, EOFError, LookupError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise GenopactError("BUNDLE_INVALID", f"{path}: {error}") from error
 
@@ -92,10 +88,10 @@ def _files(bundle: Bundle) -> dict[str, bytes]:
 
 
 def _parse(files: Mapping[str, bytes]) -> Bundle:
-    head = Head.model_validate_json(files["bundle.json"])
+    head = read(Head, files["bundle.json"], "BUNDLE_INVALID")
     under = {name: PurePosixPath(name).parts for name in sorted(files)}
     parties = {parts[1] for parts in under.values() if len(parts) == 3 and parts[0] == "logs"}
-    study = Study.model_validate_json(files["study.json"])
+    study = read(Study, files["study.json"], "BUNDLE_INVALID")
     approvals = tuple(files[name] for name, parts in under.items() if parts[0] == "approvals")
     logs = {p: ExportedLog(files[f"logs/{p}/entries"], files[f"logs/{p}/checkpoint"]) for p in sorted(parties)}
     saved = tuple((p[1], files[name]) for name, p in under.items() if len(p) == 3 and p[0] == "saved")

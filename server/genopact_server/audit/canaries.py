@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genopact_server.audit.accountant import gaussian_epsilon
+from genopact_shared.privacy.accounting import halved
 from genopact_shared.recipes.protocol import Floats
 from genopact_shared.study import Frozen, Study
 
@@ -94,12 +95,7 @@ def one_run(correct: int, guesses: int, canaries: int, delta: float, failure: fl
     Assumptions: fair independent coins; guesses fixed before the coins are looked at. Independent runs whose canaries
     have coins of their own count as one run: a coin moves one of them only.
     """
-    low, high = 0.0, MAX_EPSILON
-    for _ in range(50):
-        middle = (low + high) / 2
-        refuted = p_value(middle, delta, correct, guesses, canaries) < failure
-        low, high = (middle, high) if refuted else (low, middle)
-    return low
+    return halved(0.0, MAX_EPSILON, 50, lambda each: p_value(each, delta, correct, guesses, canaries) >= failure)[0]
 
 
 def gaussian(correct: int, guesses: int, delta: float, failure: float) -> float:

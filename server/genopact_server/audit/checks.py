@@ -75,8 +75,6 @@ def _receipt_faults(evidence: Evidence, site: str) -> Iterator[str]:
 
 def check_aggregates(evidence: Evidence) -> Iterator[Finding]:
     """Every aggregate uses updates that sites of its run released for it, each once, from the same model."""
-    if not evidence.coordinated:
-        return
     name, opened = evidence.study.coordinator.name, {r.statement.run: r for r in evidence.coordinator(RunOpened)}
     released = _released(evidence)
     faults: list[Finding] = []
@@ -106,9 +104,8 @@ def _aggregate_faults(
         yield f"{label} counts an update or a site twice"
     if not set(sites) <= set(run.sites) or sites != sorted(sites, key=[*run.sites, *sites].index):
         yield f"{label} has sites outside the run or out of its order"
-    if len(aggregate.sites) != len(aggregate.receipts) or (
-        len(sites) == len(aggregate.sites) and tuple(sites) != aggregate.sites
-    ):
+    named, found = aggregate.sites, tuple(sites)
+    if len(named) != len(aggregate.receipts) or (len(found) == len(named) and found != named):
         yield f"{label} names other sites than its updates are of"
     if len(aggregate.receipts) < evidence.study.schedule.quorum:
         yield f"{label} lies below the quorum"
@@ -130,8 +127,6 @@ def _released(evidence: Evidence) -> dict[tuple[Position, str], tuple[str, Inten
 
 def check_rounds(evidence: Evidence) -> Iterator[Finding]:
     """Each run's rounds are gap-free, none is aggregated or asked for again, and each starts from the last model."""
-    if not evidence.coordinated:
-        return
     runs: dict[str, list[Record[Aggregate]]] = defaultdict(list)
     for record in evidence.coordinator(Aggregate):
         runs[record.statement.run].append(record)
@@ -172,8 +167,6 @@ def _unused(evidence: Evidence, runs: dict[str, list[Record[Aggregate]]]) -> Ite
 
 def check_release(evidence: Evidence) -> Iterator[Finding]:
     """A released model is the last aggregate of its run, and the model in use is a released one."""
-    if not evidence.coordinated:
-        return
     name, models = evidence.study.coordinator.name, set()
     final = {record.statement.run: record for record in evidence.coordinator(Aggregate)}
     for record in evidence.coordinator(Release):
@@ -189,4 +182,6 @@ def check_release(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("release", verdict, name, "no release statement names the model in use")
 
 
-CHECKS = (check_approvals, check_receipts, check_aggregates, check_rounds, check_release)
+SITES = (check_approvals, check_receipts)
+COORDINATED = (check_aggregates, check_rounds, check_release)
+"""Those that need the coordinator's log."""

@@ -10,10 +10,10 @@ from genopact_server.audit.findings import Finding, Verdict
 from genopact_server.sitelogs import log_origin, unpack
 from genopact_server.statements import Release, RunOpened, StudyRegistered
 from genopact_shared import canonical
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.keys import VerifyKey
 from genopact_shared.statements import PREDICATE, Aggregate, Approval, Intent, Receipt, RegistryRoot, Statement, parse
-from genopact_shared.study import Coordinator, Party, Study
+from genopact_shared.study import Signer, Study
 from genopact_shared.tlog.note import open_checkpoint
 from genopact_shared.tlog.tree import Tree
 
@@ -63,8 +63,7 @@ class Evidence(NamedTuple):
 
     def at(self, party: str, kind: type[S_co]) -> list[Record[S_co]]:
         """A party's statements of one kind about the run in question, or about every run if none is."""
-        records = self.in_study(party, kind)
-        return [r for r in records if self.run in {None, getattr(r.statement, "run", self.run)}]
+        return [r for r in self.in_study(party, kind) if self.run in {None, getattr(r.statement, "run", self.run)}]
 
     def in_study(self, party: str, kind: type[S_co]) -> list[Record[S_co]]:
         """A party's statements of one kind about this study, in log order."""
@@ -78,7 +77,7 @@ class Evidence(NamedTuple):
 
 def roster(study: Study) -> dict[str, tuple[VerifyKey, VerifyKey]]:
     """Identity and log key of every party, the coordinator last."""
-    parties: list[Party | Coordinator] = [*study.parties, study.coordinator]
+    parties: list[Signer] = [*study.parties, study.coordinator]
     return {p.name: (VerifyKey.from_hex(p.identity), VerifyKey.from_hex(p.log)) for p in parties}
 
 
@@ -178,8 +177,7 @@ def _statement(study: Study, identity: VerifyKey, entry: bytes) -> Statement:
         if error.code != "SIGNATURE_INVALID":
             raise
         return read_approval(study, entry)
-    if isinstance(statement, Approval):
-        raise GenopactError("SIGNATURE_INVALID", "an approval needs the approver's key")
+    require(not isinstance(statement, Approval), "SIGNATURE_INVALID", "an approval needs the approver's key")
     return statement
 
 

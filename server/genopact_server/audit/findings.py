@@ -29,8 +29,7 @@ class Finding(NamedTuple):
 
 def judged(check: str, party: str, faults: Iterable[str], fine: str) -> list[Finding]:
     """A violation for each fault; `fine` without any."""
-    found = [Finding(check, "violated", party, fault) for fault in faults]
-    return found or [Finding(check, "ok", party, fine)]
+    return [Finding(check, "violated", party, fault) for fault in faults] or [Finding(check, "ok", party, fine)]
 
 
 class Report(NamedTuple):

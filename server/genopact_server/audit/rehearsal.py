@@ -104,8 +104,7 @@ class Observer(NamedTuple):
         rows = rate * fact.steps * _clipped(course.gradients(model, everybody), fact.clip, MODEL_SCALE)
         known, own = rows[: crowd.n].sum(axis=0), rows[crowd.n :]
         deviation = float(fact.noise_multiplier) * float(fact.clip) * fact.steps**0.5
-        following = course.advance(step.index, model, update)
-        return following, (total - known) / deviation, own / deviation
+        return course.advance(step.index, model, update), (total - known) / deviation, own / deviation
 
     def _errors(self, model: Model) -> Floats:
         if isinstance(course := self.plan.course, Network):
@@ -127,14 +126,9 @@ def ratios(y: Floats, shifts: Floats) -> Floats:
 
 
 def rehearse(
-    study: Study,
-    planned: Mapping[str, int],
-    canaries: int,
-    runs: int,
-    tick: Callable[[], object] = bool,
-    *,
+    study: Study, planned: Mapping[str, int], canaries: int, runs: int, tick: Callable[[], object] = bool, *,
     published: Published = NOTHING,
-) -> Showing:
+) -> Showing:  # fmt: skip
     """Run the study's plan `runs` times, each time with fresh coins for the same canaries.
 
     Args:
@@ -239,8 +233,7 @@ def _far_apart(rows: Floats, count: int) -> NDArray[np.intp]:
 
 def _clipped(rows: Floats, clip: str, scale: int) -> Floats:
     """What the hospitals' code makes of each row before it adds them up; an attacker knows the code that runs."""
-    integers: Floats = _client("release.quantise").clipped_integers(rows, float(clip), scale) / scale
-    return integers
+    return np.asarray(_client("release.quantise").clipped_integers(rows, float(clip), scale) / scale)
 
 
 def _client(name: str) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from genopact_server.audit.bundle import Bundle, load
-from genopact_server.audit.checks import CHECKS
+from genopact_server.audit.checks import COORDINATED, SITES
 from genopact_server.audit.evidence import gather
 from genopact_server.audit.findings import LIMITS, NO_HISTORY, Finding, Report
 from genopact_server.audit.spending import check_mechanisms, check_spending
@@ -28,7 +28,8 @@ def verify(bundle: Bundle, saved: Sequence[tuple[str, bytes]] = (), study_hash: 
         same = study_hash == bundle.study.hash
         what = f"the bundle's study {'is' if same else 'is not'} the expected one"
         findings.insert(0, Finding("study", "ok" if same else "violated", bundle.study.name, what))
-    for check in (*CHECKS, check_mechanisms, check_spending):
+    linked = COORDINATED if evidence.coordinated else ()
+    for check in (*SITES, *linked, check_mechanisms, check_spending):
         findings.extend(check(evidence))
     return Report(bundle.study.hash, tuple(findings), LIMITS if history else (NO_HISTORY, *LIMITS))
 

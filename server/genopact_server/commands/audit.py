@@ -35,8 +35,7 @@ def verify(bundle: BundleFile, study: KnownHash = None, saved: Kept = None) -> A
     """Check a bundle, offline. Exit code 0: nothing contradicts the study; 1: violated; 2: cannot tell."""
     from genopact_server.audit.verify import verify_path
 
-    kept = [kept_checkpoint(path) for path in saved or ()]
-    report = verify_path(bundle, kept, study)
+    report = verify_path(bundle, [kept_checkpoint(path) for path in saved or ()], study)
     return Answer(json.loads(report.json()), report.text().splitlines(), exit=Exit(report.exit_code))
 
 

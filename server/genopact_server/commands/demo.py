@@ -1,16 +1,19 @@
-"""`genopact demo` and `genopact warfarin`: the whole chain on this machine."""
+"""`genopact demo` and `genopact warfarin`: the whole chain on this machine; `simulate`: a cohort of made-up people."""
 
 import shutil
 import sys
 import webbrowser
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+from pydantic import ValidationError
 
-from genopact_shared.errors import GenopactError
-from genopact_shared.terminal import Answer, command, human
+from genopact_shared.errors import GenopactError, require
+from genopact_shared.terminal import Answer, bar, command, human
 
+STEPS = 7
+"""Of a simulation's progress, beside one for each hospital."""
 MARK, STUDY, OUT = ".genopact-demo", Path("policies/studies/warfarin.yaml"), Path("demo-warfarin")
 Out = Annotated[Path, typer.Option(help="A folder for everything; a former demo in it is replaced.")]
 Show = Annotated[bool, typer.Option(help="Open the report in a browser, on a terminal.")]
@@ -22,6 +25,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     command(app, "demo", example="genopact demo")(demo)
     command(app, "warfarin", example="genopact warfarin --data ../shared/data/iwpc_warfarin")(warfarin)
+    command(app, "simulate", example="genopact simulate cohort --people 2400 --seed 1")(simulate)
 
 
 def demo(out: Out = Path("demo"), show: Show = True) -> Answer:  # noqa: FBT002 - an option
@@ -49,8 +53,7 @@ def demo(out: Out = Path("demo"), show: Show = True) -> Answer:  # noqa: FBT002 
 def warfarin(data: Data, study: StudyFile = STUDY, out: Out = OUT, show: Show = True) -> Answer:  # noqa: FBT002
     """The real table, without noise: its sixteen institutions in one process, then four as processes with TLS."""
     from genopact_server.demo.cast import INSTITUTIONS, institutions
-    from genopact_server.demo.play import Play
-    from genopact_server.demo.rehearsal import Rehearsal
+    from genopact_server.demo.play import Play, Rehearsal
     from genopact_server.demo.stage import Stage
 
     out = _fresh(out)
@@ -64,10 +67,46 @@ def warfarin(data: Data, study: StudyFile = STUDY, out: Out = OUT, show: Show = 
     return Answer({"sixteen": results[0], "four": results[1]}, answer.text, answer.next)
 
 
+def simulate(
+    out: Annotated[Path, typer.Argument(help="A new or empty folder.", show_default=False)],
+    *,
+    people: Annotated[int, typer.Option(help="Of all hospitals; 60 or more.")] = 2400,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 1,
+    hospitals: Annotated[int, typer.Option(help="2 to 8, unlike in size, ancestry and prevalence.")] = 8,
+    megabases: Annotated[float, typer.Option(help="Of chromosome 22; 0.1 to 33.")] = 5.0,
+    method: Annotated[Literal["bundled", "coalescent"], typer.Option(help="coalescent: needs msprime.")] = "bundled",
+    prevalence: Annotated[float, typer.Option(help="Share of people who have the disease; 0.01 to 0.5.")] = 0.15,
+    heritability: Annotated[float, typer.Option(help="Of liability, in each ancestry; up to 0.85.")] = 0.5,
+    density: Annotated[int | None, typer.Option(help="Variants a megabase; default: 300, or all common ones.")] = None,
+    faults: Annotated[bool, typer.Option("--faults", help="Also copies of a VCF with planted faults.")] = False,
+) -> Answer:
+    """Simulate hospitals, and the public's statistics and panel, of three ancestries; nobody in them is real.
+
+    A fifth of each hospital's people is held out for testing. truth.npz has what only a simulation knows.
+    """
+    from genopact_server.simulate import Design, cohort, write
+    from genopact_server.simulate.faults import write_faults
+
+    try:
+        design = Design(people, seed, hospitals, megabases, method, prevalence, heritability, density)
+    except ValidationError as error:
+        raise GenopactError("USAGE", "; ".join(f"{each['input']}: {each['msg']}" for each in error.errors())) from error
+    require(not out.exists() or (out.is_dir() and not any(out.iterdir())), "SIMULATION_FOLDER", str(out))
+    with bar("Simulating", STEPS + hospitals) as advance:
+        about = write(cohort(design, advance), out, advance)
+    if faults:
+        about["faults"] = write_faults(out / "hospitals/northgate/genotypes.vcf.gz", out / "faults")
+    rows = [("hospital", "people", "held out", "cases", "afr", "eur", "eas")]
+    rows += [(name, *of.values()) for name, of in about["hospitals"].items()]
+    text = [("{:12}" + "{:>9}" * 6).format(*row) for row in rows]
+    text.append(f"{about['variants']} variants, {sum(about['studied'].values())} people in the public statistics")
+    follow = f"genopact manifest build region.variants --name region --sites {out / 'public/sites.tsv'} --build GRCh38"
+    return Answer({"folder": str(out), **about}, text, follow)
+
+
 def _fresh(out: Path) -> Path:
     out = out.resolve()
-    if out.exists() and not (out / MARK).exists():
-        raise GenopactError("DEMO_FOLDER", str(out))
+    require(not out.exists() or (out / MARK).exists(), "DEMO_FOLDER", str(out))
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     (out / MARK).touch()

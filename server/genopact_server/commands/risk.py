@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from genopact_server.commands.options import HOME, Home, ManifestFile, RunName, opened, read_manifest
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.recipes import chosen
 from genopact_shared.recipes.risk import RISK
 from genopact_shared.terminal import Answer, command
@@ -34,8 +34,7 @@ def explain(
     from genopact_server.report.facts import read_model
 
     folder, path, study = opened(home, run)
-    if study.recipe.name != RISK.name:
-        raise GenopactError("USAGE", f"the run is of recipe {study.recipe.name}")
+    require(study.recipe.name == RISK.name, "USAGE", f"the run is of recipe {study.recipe.name}")
     plan = RISK.plan(chosen(study.recipe)[1], 1, study.privacy.epsilon_milli, folder.published)
     model = read_model(max(path.glob("model-*.safetensors")))
     parts = Contributions.of(plan, model, read_manifest(manifest), gff)

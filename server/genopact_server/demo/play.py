@@ -1,6 +1,10 @@
-"""The demo: four hospitals and a coordinator as real processes with TLS, from empty folders to a verified audit."""
+"""The demo: four hospitals and a coordinator as real processes with TLS, from empty folders to a verified audit.
+
+`Rehearsal` has its agents in this process: the same folders, commands, envelopes and logs, without links and TLS.
+"""
 
 import csv
+import importlib
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,18 +21,22 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from genopact_server.coordinator import control
+from genopact_server.coordinator import control, create
 from genopact_server.demo.cast import Cast, Player, policy
 from genopact_server.demo.compare import compare
 from genopact_server.demo.stage import COORDINATOR, SITE, Stage, free_ports, wait_until
 from genopact_server.folder import Folder
 from genopact_server.report.facts import read_model
+from genopact_server.rounds import Run
 from genopact_shared import durable
 from genopact_shared.errors import require
+from genopact_shared.study import load_study
 from genopact_shared.terminal import bar
 
 COLUMNS = ("hospital", "patients", "35 mg for all", "alone", "federated", "pooled")
 Answer = TypeVar("Answer")
+AGENT = "genopact_client.agent.exchange"
+"""Loaded by name, as Flower loads a ClientApp: no room of the coordinator imports the hospital's."""
 
 
 @dataclass
@@ -211,6 +219,42 @@ class Play:
     def _say(self, scene: str, text: str) -> None:
         seconds = time.monotonic() - self.began
         self.console.print(Text.assemble((f"{scene:12}", "bold"), f" {text}", (f"  {seconds:.0f} s", "dim")))
+
+
+class Direct:
+    """A courier that calls each agent in turn."""
+
+    def __init__(self, agents: Mapping[str, Callable[[bytes], bytes]]) -> None:
+        self._agents = agents
+
+    def exchange(self, requests: Mapping[str, bytes], deadline: float) -> dict[str, bytes]:
+        """See `rounds.Courier`; nothing here is late."""
+        del deadline
+        return {site: self._agents[site](frame) for site, frame in requests.items()}
+
+
+class Rehearsal(Play):
+    """`Play` with its agents in this process, and without a withdrawal."""
+
+    def audit(self) -> None:
+        """Nobody withdraws, so that the bundle is all."""
+        self.verify()
+
+    def coordinator(self) -> None:
+        """A folder is all that is needed."""
+        self.hub = create(self.folder / "hub", "hub", "127.0.0.1:1024")
+
+    def training(self) -> None:
+        """All rounds, agent by agent."""
+        load = importlib.import_module(AGENT).in_process
+        secret: Path = self.folder / "passphrase"
+        courier = Direct({name: load(self.folder / name, secret) for name in self.result["approved"]})
+        with bar("training", 11 if self.recipe == "risk" else 3) as step:
+            run = Run.start(self.hub, load_study(self.folder / "study.yaml"), courier, lambda _: step(1))
+            run.go()
+        self.hub.close()
+        self.result["run"] = run.state.run
+        self._say("training", f"{len(self.result['approved'])} sites in one process, {len(run.plan.steps)} rounds")
 
 
 def _compiled() -> bool:

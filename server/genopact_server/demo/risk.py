@@ -9,8 +9,7 @@ import yaml
 
 from genopact_server.demo.cast import PRIVACY, Cast, Player
 from genopact_server.demo.compare import trained
-from genopact_server.demo.play import Play, grid
-from genopact_server.demo.rehearsal import Rehearsal
+from genopact_server.demo.play import Play, Rehearsal, grid
 from genopact_server.demo.stage import SITE
 from genopact_server.report.facts import read_model
 from genopact_server.simulate import HOSPITALS as SITES

@@ -51,8 +51,7 @@ class Stage(AbstractContextManager["Stage"]):
         if done.exitcode != expect:
             last = (stdout.strip() or stderr.strip() or "no output").splitlines()[-1]
             raise GenopactError("DEMO_FAILED", f"{' '.join(arguments)}: {last[:400]}")
-        data: dict[str, Any] = json.loads(stdout)["data"]
-        return data
+        return dict(json.loads(stdout)["data"])
 
     def serve(self, name: str, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a service; its output goes to NAME.log."""

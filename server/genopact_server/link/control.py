@@ -17,7 +17,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
-from genopact_server.link.membership import Membership
+from genopact_server.link.accounts import Membership
 from genopact_shared.channel import http_errors
 from genopact_shared.errors import GenopactError, replacing, require
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import structlog
 
+from genopact_server.link.accounts import Membership
 from genopact_server.link.grid import GridCourier
-from genopact_server.link.membership import Membership
 from genopact_server.link.runtime import RunGrid, acquire
 from genopact_shared.errors import GenopactError
 

@@ -2,17 +2,12 @@
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
-from genopact_server.link.membership import Membership
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from genopact_server.link.accounts import Membership
 from genopact_shared.channel import LIMIT
 from genopact_shared.errors import GenopactError
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _OBJECTS = "push-object pull-object confirm-message-received push-messages pull-messages"
 
@@ -36,7 +31,7 @@ class Gate:
     The signature itself, tokens and roles are checked further in.
     """
 
-    def __init__(self, app: Asgi, paths: frozenset[str], membership: Membership) -> None:
+    def __init__(self, app: ASGIApp, paths: frozenset[str], membership: Membership) -> None:
         self._app, self._paths, self._membership = app, paths, membership
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,7 +8,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
 from genopact_shared.channel import RECORD, pack, unpack
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, suppressing
 
 QUICK, SLOW = 0.1, 1.0
 """Seconds between polls at first, and while sites work for longer."""
@@ -87,12 +87,9 @@ class GridCourier:
             time.sleep(min(SLOW, max(left, 0.0)))
 
     def _pull(self, ids: list[str]) -> list[Message]:
-        try:
+        with suppressing("LINK_UNREACHABLE"):
             return list(self._grid.pull_messages(ids))
-        except GenopactError as error:
-            if error.code != "LINK_UNREACHABLE":
-                raise
-            return []
+        return []
 
 
 def _offline(message: Message) -> bool:

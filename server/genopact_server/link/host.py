@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import anyio.to_thread
 import flwr.superlink.main as superlink
@@ -29,10 +29,10 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.dependencies.linkstate import get_linkstate
 from flwr.superlink.routers.fleet.router import get_enable_supernode_auth
+from starlette.types import ASGIApp
 
-from genopact_server.link.accounts import Accounts
-from genopact_server.link.gate import CONTROL, FLEET, RUNTIME, Asgi, Gate
-from genopact_server.link.membership import Membership
+from genopact_server.link.accounts import Accounts, Membership
+from genopact_server.link.gate import CONTROL, FLEET, RUNTIME, Gate
 from genopact_server.link.policy import SignIn, Studies, own_name_only
 from genopact_shared.errors import GenopactError, replacing, require
 
@@ -162,7 +162,7 @@ def serve(config: HostConfig) -> None:
         host.wait()
 
 
-def _superlink(config: HostConfig) -> Asgi:
+def _superlink(config: HostConfig) -> ASGIApp:
     """Flower's application with our sign-in and our studies."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -185,8 +185,7 @@ def _superlink(config: HostConfig) -> Asgi:
     looks = (get_protobuf_request, get_runtime_state, get_runtime_handlers, get_enable_supernode_auth)
     app.dependency_overrides.update({one: _inline(one) for one in looks})
     app.dependency_overrides[get_linkstate] = own_name_only
-    wrapped: Asgi = app
-    return wrapped
+    return cast("ASGIApp", app)
 
 
 def _inline(dependency: Callable[[Request], object]) -> Callable[[Request], Awaitable[object]]:

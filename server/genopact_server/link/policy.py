@@ -13,8 +13,7 @@ from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.dependencies.linkstate import get_linkstate
 from flwr.superlink.federation import NoOpFederationManager
 
-from genopact_server.link.accounts import Accounts
-from genopact_server.link.membership import Membership
+from genopact_server.link.accounts import Accounts, Membership
 
 
 class SignIn(NoOpControlAuthnPlugin):

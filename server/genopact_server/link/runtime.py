@@ -52,7 +52,6 @@ class _Arrival:
 
     message_id: str
     request_id: str
-    source: int
     missing: list[str]
     objects: dict[str, bytes]
 
@@ -122,8 +121,7 @@ class RunGrid:
                 answer = self._client.PullMessages(runtime_pb2.PullAppMessagesRequest(message_ids=announced))
                 for proto, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
                     ids = list(dict.fromkeys(item.object_id for item in inflatable.iterate_object_tree(tree)))
-                    metadata = proto.metadata
-                    arrival = _Arrival(tree.object_id, metadata.reply_to_message_id, metadata.src_node_id, ids, {})
+                    arrival = _Arrival(tree.object_id, proto.metadata.reply_to_message_id, ids, {})
                     self._arriving[arrival.request_id] = arrival
             arrived = [self._complete(arrival) for arrival in list(self._arriving.values())]
         return [message for message in arrived if message is not None]

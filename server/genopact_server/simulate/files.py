@@ -76,8 +76,7 @@ def _sites(cohort: Cohort) -> Texts:
     """(V, 5) chromosome, position, name, REF and ALT of each typed variant."""
     columns = (cohort.chrom, cohort.pos, cohort.ref, cohort.alt)
     sites = np.column_stack([column.astype(np.str_) for column in columns])[cohort.typed]
-    names = [":".join(site) for site in sites]
-    return np.column_stack([sites[:, :2], names, sites[:, 2:]])
+    return np.column_stack([sites[:, :2], [":".join(site) for site in sites], sites[:, 2:]])
 
 
 def _write_public(folder: Path, cohort: Cohort, sites: Texts) -> None:
@@ -85,8 +84,7 @@ def _write_public(folder: Path, cohort: Cohort, sites: Texts) -> None:
     write_table(folder / "panel.bim", ((chrom, name, 0, pos, alt, ref) for chrom, pos, name, ref, alt in sites))
     copies, groups = cohort.panel.T, np.array(ANCESTRIES)[cohort.panel_ancestry]
     bits = np.stack([copies == 0, copies < 2], axis=2).reshape(len(sites), -1)  # 0, 1, 2 copies of A1: 3, 2, 0
-    packed = np.packbits(bits, axis=1, bitorder="little")
-    (folder / "panel.bed").write_bytes(b"\x6c\x1b\x01" + packed.tobytes())
+    (folder / "panel.bed").write_bytes(b"\x6c\x1b\x01" + np.packbits(bits, axis=1, bitorder="little").tobytes())
     write_table(folder / "panel.fam", ((of, f"panel-{at:05d}", 0, 0, 0, -9) for at, of in enumerate(groups, 1)))
     parts = (groups != "", *(groups == of for of in ANCESTRIES))
     shares = [np.strings.mod("%.6f", copies[:, part].mean(axis=1) / 2) for part in parts]

@@ -21,7 +21,7 @@ class Cohort(NamedTuple):
     """The 4,404 eligible patients (stable dose reached, dose above zero).
 
     `sites`: (n,) consortium number. `person`: (n,) public subject id. `fold10`: (n,) int. `splits`: (n, 20) int,
-    0 test, 1..3 training (<= 2: the 30 % setting). `citation`: to be printed with every figure.
+    0 test, 1..3 training (<= 2: the 30 % setting).
     """
 
     table: Table
@@ -29,7 +29,6 @@ class Cohort(NamedTuple):
     person: NDArray[np.str_]
     fold10: NDArray[np.int64]
     splits: NDArray[np.int64]
-    citation: str
 
 
 def load(folder: Path) -> Cohort:
@@ -46,7 +45,7 @@ def load(folder: Path) -> Cohort:
     person = np.array([row["PharmGKB Subject ID"] for row in rows])
     fold10 = np.array([int(split["fold10"]) for split in frozen])
     splits = np.array([[int(split[name]) for name in names] for split in frozen])
-    return Cohort(_table(rows), sites, person, fold10, splits, citation)
+    return Cohort(_table(rows), sites, person, fold10, splits)
 
 
 def write_csv(cohort: Cohort, rows: NDArray[np.bool_], out: Path) -> int:

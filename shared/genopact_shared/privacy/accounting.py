@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import require
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
 
 def gaussian_mu(epsilon: float, delta: float) -> float:
     """The largest mu whose delta(epsilon) is at most `delta`, by bisection."""
-    return _halved(0.0, 100.0, 200, lambda mu: gaussian_delta(epsilon, mu) > delta)[0]
+    return halved(0.0, 100.0, 200, lambda mu: gaussian_delta(epsilon, mu) > delta)[0]
 
 
 def noise_multipliers(epsilon_milli: int, delta: str, weights: Sequence[float]) -> tuple[str, ...]:
@@ -68,7 +68,8 @@ def noise_multipliers(epsilon_milli: int, delta: str, weights: Sequence[float]) 
     if min(weights) <= 0 or not math.isclose(sum(weights), 1.0, rel_tol=1e-9):
         raise ValueError("Expected positive weights that add up to 1")
     mu = gaussian_mu(epsilon_milli / 1000, float(delta)) / CALIBRATION_MARGIN
-    return tuple(_round_up(1.0 / (mu * math.sqrt(weight))) for weight in weights)
+    multipliers = (Decimal(1.0 / (mu * math.sqrt(weight))) for weight in weights)
+    return tuple(str(each.quantize(Decimal("0.000001"), rounding=ROUND_UP)) for each in multipliers)
 
 
 def epsilon(facts: Iterable[Fact] | Mapping[Fact, int], delta: str) -> float:
@@ -178,16 +179,11 @@ def sgd_noise_multiplier(epsilon_milli: int, delta: str, sampling_rate: str, ste
     low, high = MIN_SGD_MULTIPLIER_MILLI - 1, 1000
     while not fits(high):
         low, high = high, 2 * high
-        if high > 1_000_000:
-            raise GenopactError("PLAN_IMPOSSIBLE", "so many steps do not fit the budget")
+        require(high <= 1_000_000, "PLAN_IMPOSSIBLE", "so many steps do not fit the budget")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle, high)
     return str(Decimal(high) / 1000)
-
-
-def _round_up(value: float) -> str:
-    return str(Decimal(value).quantize(Decimal("0.000001"), rounding=ROUND_UP))
 
 
 def _gaussian_epsilon(mu: float, delta: float) -> float:
@@ -199,10 +195,10 @@ def _gaussian_epsilon(mu: float, delta: float) -> float:
         low, high = high, 2 * high
         if high > 1e6:
             return math.inf
-    return _halved(low, high, 60, lambda each: gaussian_delta(each, mu) <= delta)[1]
+    return halved(low, high, 60, lambda each: gaussian_delta(each, mu) <= delta)[1]
 
 
-def _halved(low: float, high: float, times: int, holds: Callable[[float], bool]) -> tuple[float, float]:
+def halved(low: float, high: float, times: int, holds: Callable[[float], bool]) -> tuple[float, float]:
     """The interval, halved so many times, at whose end `holds` begins to be true."""
     for _ in range(times):
         middle = (low + high) / 2

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from genopact_shared import canonical
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.secagg import sharing, stream
 from genopact_shared.secagg.tag import FIELD, LIMIT, tag
 
@@ -54,15 +54,10 @@ class Opening:
         """Bytes of a deal for one site."""
         return (2 * len(self.rounds) + 1) * sharing.SIZE + stream.SEAL
 
-    def deal_size(self) -> int:
-        """Bytes of a deal."""
-        return 32 * len(self.rounds) + len(self.roster) * self.row_size
-
     def read_deal(self, deal: bytes) -> tuple[bytes, dict[int, str], dict[str, bytes]]:
         """The bytes of the public round keys, round -> key, and site -> the row for it. Raises DEAL_INVALID."""
-        if len(deal) != self.deal_size():
-            raise GenopactError("DEAL_INVALID")
         head, size = 32 * len(self.rounds), self.row_size
+        require(len(deal) == head + len(self.roster) * size, "DEAL_INVALID")
         keys = {index: deal[32 * i : 32 * i + 32].hex() for i, index in enumerate(self.rounds)}
         rows = {site: deal[head + i * size : head + i * size + size] for i, site in enumerate(self.sites)}
         return deal[:head], keys, rows
@@ -103,8 +98,7 @@ class Masking:
 
     def check_ready(self, index: int) -> Opening:
         """The opening, in which that round can still be masked. Raises MASK_KEY_LOST."""
-        if index not in self._secrets:
-            raise GenopactError("MASK_KEY_LOST")
+        require(index in self._secrets, "MASK_KEY_LOST")
         return self._joined()
 
     def deal(self, own: str, opening: Opening) -> bytes:
@@ -113,8 +107,7 @@ class Masking:
         A deal is made once. Raises MASK_KEY_LOST if the roster does not hold this key, or after another deal;
         ROSTER_INVALID.
         """
-        if self._opening is not None or opening.roster.get(own) != self.public:
-            raise GenopactError("MASK_KEY_LOST")
+        require(self._opening is None and opening.roster.get(own) == self.public, "MASK_KEY_LOST")
         if not max(3, len(opening.roster)) < 2 * opening.threshold <= 2 * len(opening.roster):
             raise GenopactError("ROSTER_INVALID", "its threshold is no majority of at least two")
         peers = {site: stream.agree(self._key, key) for site, key in opening.roster.items() if site != own}
@@ -140,8 +133,7 @@ class Masking:
         opening = self._opening
         if opening is None or self.joined:
             raise GenopactError("MASK_KEY_LOST")
-        if set(deals) != set(opening.roster):
-            raise GenopactError("DEAL_INVALID", "not one deal of each site")
+        require(set(deals) == set(opening.roster), "DEAL_INVALID", "not one deal of each site")
         parts = {self._own: self._group_part}
         for site in set(deals) - {self._own}:
             head, keys, rows = opening.read_deal(deals[site])

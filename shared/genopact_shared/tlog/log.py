@@ -2,24 +2,48 @@
 
 `entries` holds records: a 16-bit big-endian length, the entry, and its RFC 6962 leaf hash, by which a record that a
 crash left half written is told from a whole one. `checkpoint` holds the last signed checkpoint.
+
+Also how entries and proofs are handed over: many entries in one file, as in the entry bundles of c2sp.org/tlog-tiles,
+and self-contained inclusion proofs (c2sp.org/tlog-proof): checkpoint, index and path in one text file.
 """
 
+import base64
 import os
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from genopact_shared import durable
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import SigningKey
-from genopact_shared.tlog.entries import LENGTH_BYTES, MAX_ENTRY_BYTES, pack
 from genopact_shared.tlog.note import open_checkpoint, sign_checkpoint
-from genopact_shared.tlog.proof import encode_proof
 from genopact_shared.tlog.tree import HASH_BYTES, Tree, leaf_hash
 
+LENGTH_BYTES = 2
+MAX_ENTRY_BYTES = 0xFFFF
 MAX_RECORD_BYTES = LENGTH_BYTES + MAX_ENTRY_BYTES + HASH_BYTES
+HEADER = "c2sp.org/tlog-proof@v1"
+
+
+def pack(entries: Iterable[bytes]) -> bytes:
+    """Concatenate entries.
+
+    Raises:
+        GenopactError: LOG_ENTRY_INVALID for an entry that is empty or above 65,535 bytes.
+    """
+    parts = []
+    for entry in entries:
+        require(0 < len(entry) <= MAX_ENTRY_BYTES, "LOG_ENTRY_INVALID", f"{len(entry)} bytes")
+        parts.append(len(entry).to_bytes(LENGTH_BYTES, "big") + entry)
+    return b"".join(parts)
+
+
+def encode_proof(index: int, path: Iterable[bytes], checkpoint: bytes) -> bytes:
+    """The text form, to be kept in a file with the extension .tlog-proof; the coordinator's `sitelogs` reads it."""
+    lines = [HEADER, f"index {index}", *(base64.b64encode(node).decode("ascii") for node in path), "", ""]
+    return "\n".join(lines).encode() + checkpoint
 
 
 class Log(AbstractContextManager["Log"]):
@@ -133,8 +157,7 @@ class Log(AbstractContextManager["Log"]):
         """
         with self._mutex:
             head = open_checkpoint(checkpoint, self.origin, self._key.public)
-            if head.size > self.size or self._tree.head(head.size) != head:
-                raise GenopactError("LOG_ROLLED_BACK", str(self._path))
+            require(head.size <= self.size and self._tree.head(head.size) == head, "LOG_ROLLED_BACK", str(self._path))
 
     def _recover(self) -> None:
         """The entries have to reproduce the stored checkpoint; a new log, and only a new one, has none yet."""
@@ -161,16 +184,14 @@ class Log(AbstractContextManager["Log"]):
                 leaf = leaf_hash(body[:length])
                 if not length or body[length:] != leaf:
                     rest = header + body + file.read(MAX_RECORD_BYTES)
-                    if not _torn(rest):
-                        raise GenopactError("LOG_BROKEN", f"entry {self.size} of {self._path}")
+                    require(_torn(rest), "LOG_BROKEN", f"entry {self.size} of {self._path}")
                     return len(rest)
                 self._tree.append(leaf)
                 self._ends.append(self._ends[-1] + len(header) + len(body))
         return 0
 
     def _require_open(self) -> None:
-        if self._file < 0:
-            raise GenopactError("LOG_WRITE_FAILED", f"{self._path} is closed")
+        require(self._file >= 0, "LOG_WRITE_FAILED", f"{self._path} is closed")
 
 
 def _torn(rest: bytes) -> bool:

@@ -5,7 +5,7 @@ import hashlib
 import re
 
 from genopact_shared import dsse
-from genopact_shared.errors import GenopactError, replacing
+from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import SigningKey, VerifyKey
 from genopact_shared.tlog.tree import HASH_BYTES, Head
 
@@ -42,8 +42,7 @@ def open_note(note: bytes, name: str, key: VerifyKey) -> str:
     text, signatures = _split_note(note)
     known = name, key_id(name, key)
     mine = [signature[KEY_ID_BYTES:] for who, signature in signatures if (who, signature[:KEY_ID_BYTES]) == known]
-    if not mine:
-        raise GenopactError("SIGNATURE_INVALID", "the expected key did not sign the note")
+    require(mine, "SIGNATURE_INVALID", "the expected key did not sign the note")
     for signature in mine:
         key.verify(signature, text.encode())
     return text
@@ -64,8 +63,7 @@ def open_checkpoint(note: bytes, origin: str, key: VerifyKey) -> Head:
     if len(lines) < 3 or "" in lines or lines[0] != origin or not _SIZE.fullmatch(lines[1]):
         raise GenopactError("NOTE_INVALID", "not a checkpoint of this log")
     root = unbase64(lines[2])
-    if len(root) != HASH_BYTES:
-        raise GenopactError("NOTE_INVALID", "a root has 32 bytes")
+    require(len(root) == HASH_BYTES, "NOTE_INVALID", "a root has 32 bytes")
     return Head(int(lines[1]), root)
 
 
