@@ -40,7 +40,7 @@ from genopact_shared.errors import GenopactError, require
 from genopact_shared.keys import SigningKey
 from genopact_shared.published import Published
 from genopact_shared.recipes import chosen
-from genopact_shared.recipes.protocol import GenotypeParameters, Matrix, MatrixParameters, Values, digest_of_features
+from genopact_shared.recipes.table import GenotypeParameters, Matrix, MatrixParameters, Values, digest_of_features
 from genopact_shared.study import Study
 from genopact_shared.tlog.log import Log
 

@@ -35,7 +35,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from genopact_ingest.findings import Fault, Finding, refusal, refuse, require
 from genopact_ingest.plink import digest_of
 from genopact_ingest.table import Covariates, array_of, cell
-from genopact_shared.recipes.protocol import Choice, Column, Dosage, Flag, Number, Table
+from genopact_shared.recipes.table import Choice, Column, Dosage, Flag, Number, Table
 from genopact_shared.study import Frozen
 
 _PATIENT = re.compile(r"(?:.*/)?Patient/([A-Za-z0-9.-]{1,64})(?:/_history/.*)?")

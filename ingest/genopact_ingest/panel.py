@@ -25,7 +25,7 @@ from genopact_ingest.findings import Fault, ImportRefusedError, refusal, require
 from genopact_ingest.header import FORMAT_LINE, sample_columns
 from genopact_ingest.vcf import header_lines
 from genopact_shared.errors import GenopactError
-from genopact_shared.recipes.protocol import Dosage
+from genopact_shared.recipes.table import Dosage
 from genopact_shared.recipes.variants import CONTIG_LENGTHS, VARIANTS, Build, Variant, complement
 
 _BASES = frozenset("ACGT")

@@ -17,7 +17,7 @@ from genopact_ingest.counts import LEAST_EXPECTED, Bytes, Flags, Floats, People,
 from genopact_ingest.hardy_weinberg import exact_tests
 from genopact_ingest.kinship import FEWEST, Kinship, panel_columns, related
 from genopact_shared.manifest import VariantManifest
-from genopact_shared.recipes.protocol import Table
+from genopact_shared.recipes.table import Table
 from genopact_shared.study import Frozen
 
 PersonReason = Literal["call_rate", "heterozygosity", "sex_mismatch", "sex_unclear", "duplicate", "relative", "batch"]

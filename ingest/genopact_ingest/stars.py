@@ -19,7 +19,7 @@ from genopact_ingest.findings import require
 from genopact_ingest.source import Match, Record, Source
 from genopact_shared.alleles import contig
 from genopact_shared.recipes.pharmacogenes import GENES, Call
-from genopact_shared.recipes.protocol import Codes
+from genopact_shared.recipes.table import Codes
 from genopact_shared.recipes.variants import Build
 
 Place = tuple[str, int]

@@ -22,7 +22,7 @@ import numpy as np
 
 from genopact_ingest.findings import Fault, Finding, refusal, refuse, require
 from genopact_shared.errors import replacing
-from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
+from genopact_shared.recipes.table import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
 from genopact_shared.recipes.variants import complement
 
 PERSON = "person"

@@ -16,7 +16,8 @@ from genopact_shared.errors import GenopactError, require
 from genopact_shared.plan import Plan, PlannedStep
 from genopact_shared.privacy.mechanisms import SampledSgd
 from genopact_shared.recipes.network import NetPlan, shapes, weights_of
-from genopact_shared.recipes.protocol import Floats, Model
+from genopact_shared.recipes.protocol import Model
+from genopact_shared.recipes.table import Floats
 from genopact_shared.secagg.masking import WORDS, Opening
 
 Bodies = Mapping[str, bytes]

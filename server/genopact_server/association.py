@@ -15,7 +15,7 @@ from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.manifest import VariantManifest
 from genopact_shared.recipes.gwas import GWAS, MEDIAN
 from genopact_shared.recipes.gwas_private import NoisedGwas
-from genopact_shared.recipes.protocol import Floats
+from genopact_shared.recipes.table import Floats
 
 HEADER = "CHROM GENPOS ID ALLELE0 ALLELE1 A1FREQ N TEST BETA SE CHISQ LOG10P EXTRA"
 CHROMS = {"X": "23", "Y": "24", "MT": "26"}

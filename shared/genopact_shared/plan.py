@@ -22,7 +22,8 @@ from genopact_shared.privacy.noise import MAX_VARIANCE, TAIL_SIGMAS
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes import EXACT, NETWORKS, RECIPES, chosen
 from genopact_shared.recipes.network import NetParameters, NetPlan, NetSums
-from genopact_shared.recipes.protocol import Floats, Model, Predictor, SumPlan, SumStep
+from genopact_shared.recipes.protocol import Model, Predictor, SumPlan, SumStep
+from genopact_shared.recipes.table import Floats
 from genopact_shared.secagg.masking import Opening
 from genopact_shared.study import Study
 from genopact_shared.wire import Reply

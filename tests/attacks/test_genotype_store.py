@@ -11,7 +11,7 @@ from genopact_client.genotypes import Genotypes
 from genopact_client.keyfile import GenotypePurpose, KeyFile
 from genopact_client.store import Store
 from genopact_shared.errors import GenopactError
-from genopact_shared.recipes.protocol import Flag
+from genopact_shared.recipes.table import Flag
 from tests.unit import genotype_rows as naive
 from tests.unit.genotype_rows import Matrix, Room
 

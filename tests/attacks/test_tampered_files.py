@@ -12,7 +12,7 @@ from genopact_client.keyfile import KeyFile
 from genopact_client.people import People
 from genopact_client.store import Store
 from genopact_shared.errors import GenopactError
-from genopact_shared.recipes.protocol import Column, Flag, Number, Table
+from genopact_shared.recipes.table import Column, Flag, Number, Table
 
 KEK = bytes(range(32))
 SCHEMA: tuple[Column, ...] = (Number("dose", "mg/week", 0, 400, "outcome"), Flag("smoker"))

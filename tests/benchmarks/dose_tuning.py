@@ -17,7 +17,7 @@ from genopact_shared.recipes.dose import DOSE, DoseParameters
 from genopact_shared.recipes.dose_features import OUTCOME, dose_mg, features
 from genopact_shared.recipes.dose_public import P_FLAG, P_MALE, POPULATION
 from genopact_shared.recipes.equation import iwpc_weekly_dose
-from genopact_shared.recipes.protocol import Codes, Floats, Table
+from genopact_shared.recipes.table import Codes, Floats, Table
 from tests.benchmarks.iwpc_rows import EXACT, Setting, federated
 
 SITES, PATIENTS, SCENARIOS = 16, 4400, 12

@@ -17,7 +17,8 @@ from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.privacy.noise import skellam
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.network import NetPlan, NetSums
-from genopact_shared.recipes.protocol import Matrix, Model, Prediction, Table, Values, digest_of_features
+from genopact_shared.recipes.protocol import Model, Prediction
+from genopact_shared.recipes.table import Matrix, Table, Values, digest_of_features
 from genopact_shared.study import Privacy, RecipeChoice, Study
 
 DELTA = "0.000001"

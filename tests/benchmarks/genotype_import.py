@@ -39,7 +39,7 @@ def prepare(home: Path, people: int, variants: int) -> dict[str, str]:
     from genopact_server import manifests, scoring
     from genopact_shared.keys import SigningKey
     from genopact_shared.recipes.dose_features import SCHEMA
-    from genopact_shared.recipes.protocol import Table
+    from genopact_shared.recipes.table import Table
 
     vcf = cohort(people, variants)
     site = Site.create(home / "site", "north", b"a passphrase for a benchmark")

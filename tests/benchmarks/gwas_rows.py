@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from genopact_shared.published import Published
 from genopact_shared.recipes.gwas_private import design
-from genopact_shared.recipes.protocol import Codes, Floats, Model, Table
+from genopact_shared.recipes.protocol import Model
+from genopact_shared.recipes.table import Codes, Floats, Table
 from tests.unit.association import Held, codes_of, federated, gwas_study, least_squares
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -26,7 +26,8 @@ from genopact_shared.privacy import accounting
 from genopact_shared.privacy.accounting import Fact
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 from genopact_shared.recipes.network import NetParameters, NetPlan
-from genopact_shared.recipes.protocol import Column, Model, Prediction, Table
+from genopact_shared.recipes.protocol import Model, Prediction
+from genopact_shared.recipes.table import Column, Table
 from genopact_shared.study import Frozen
 from tests.unit.mask_round import Round, names
 

@@ -25,7 +25,8 @@ from genopact_shared.privacy.noise import skellam
 from genopact_shared.recipes.dose import DOSE, DoseParameters
 from genopact_shared.recipes.dose_features import CENTRE, OUTCOME, RACES, dose_mg, features, outcome, vkorc1
 from genopact_shared.recipes.equation import iwpc_weekly_dose
-from genopact_shared.recipes.protocol import Floats, Model, SumPlan, SumStep, Table
+from genopact_shared.recipes.protocol import Model, SumPlan, SumStep
+from genopact_shared.recipes.table import Floats, Table
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "iwpc_warfarin"
 DELTA = "0.000001"

@@ -25,8 +25,9 @@ from genopact_shared.privacy import accounting
 from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.privacy.noise import skellam
 from genopact_shared.published import Published
-from genopact_shared.recipes.protocol import Copies, Floats, Model, Table
+from genopact_shared.recipes.protocol import Model
 from genopact_shared.recipes.score import ScorePlan
+from genopact_shared.recipes.table import Copies, Floats, Table
 from genopact_shared.study import Privacy, RecipeChoice, Study
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "bglr_mice"

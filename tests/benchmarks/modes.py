@@ -34,7 +34,8 @@ from genopact_shared.recipes import RECIPES
 from genopact_shared.recipes.dose import DOSE
 from genopact_shared.recipes.dose_features import OUTCOME, dose_mg, features, outcome
 from genopact_shared.recipes.head import Head, probability
-from genopact_shared.recipes.protocol import Floats, Metrics, Model, SumPlan, SumRecipe, SumStep, Table
+from genopact_shared.recipes.protocol import Metrics, Model, SumPlan, SumRecipe, SumStep
+from genopact_shared.recipes.table import Floats, Table
 from genopact_shared.study import Frozen, Privacy, RecipeChoice, Study
 from tests.benchmarks import risk_cohort
 from tests.benchmarks.iwpc_rows import DATA, ridge

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genopact_shared.compiled import compiled
-from genopact_shared.recipes.protocol import Floats
+from genopact_shared.recipes.table import Floats
 
 Bytes = NDArray[np.uint8]
 Single = NDArray[np.float32]

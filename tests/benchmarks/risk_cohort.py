@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_shared.recipes.protocol import Floats
+from genopact_shared.recipes.table import Floats
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "risk"
 PEOPLE, REFERENCE, ANCESTRIES, COMPONENTS = 24_000, 3_000, 3, 4

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from genopact_shared.privacy.accounting import sgd_noise_multiplier
-from genopact_shared.recipes.protocol import Floats
+from genopact_shared.recipes.table import Floats
 from tests.benchmarks.packed import PackedGenotypes
 from tests.benchmarks.risk_study import HOSPITALS, NAMES, Cohort
 

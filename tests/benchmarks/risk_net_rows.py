@@ -33,9 +33,9 @@ from genopact_shared.plan import Plan, plan_of
 from genopact_shared.published import Published
 from genopact_shared.recipes import NETWORKS
 from genopact_shared.recipes.network import Network
-from genopact_shared.recipes.protocol import Codes, Floats, Table
 from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.recipes.risk_net import AGE, RISK_NET, RiskNetParameters, RiskNetRecipe
+from genopact_shared.recipes.table import Codes, Floats, Table
 from genopact_shared.study import Frozen, Privacy, RecipeChoice, Study
 from tests.benchmarks import risk_cohort, risk_study
 from tests.benchmarks.federation import trained
@@ -66,7 +66,7 @@ JOBS: list[Job] = [
 
 @dataclass(frozen=True)
 class Held:
-    """Genotypes in memory; see `protocol.Genotypes`."""
+    """Genotypes in memory; see `table.Genotypes`."""
 
     codes: Codes
 

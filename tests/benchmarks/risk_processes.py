@@ -21,8 +21,8 @@ from genopact_server.demo.stage import Stage
 from genopact_server.report.facts import read_model
 from genopact_shared.published import Published
 from genopact_shared.recipes import chosen
-from genopact_shared.recipes.protocol import Codes, Table
 from genopact_shared.recipes.risk import RISK
+from genopact_shared.recipes.table import Codes, Table
 from genopact_shared.study import load_study
 from tests.benchmarks.risk_rows import POOLED, auc
 from tests.benchmarks.risk_study import FOLDER, HONEST, NAMES, PEOPLE, PREVALENCE, REFERENCE, Cohort, dosages, public

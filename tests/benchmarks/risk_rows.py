@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from genopact_server.audit.accountant import epsilon_bounds
 from genopact_server.design.measure import Known
 from genopact_shared.plan import Plan
-from genopact_shared.recipes.protocol import Floats, Model, Table
+from genopact_shared.recipes.protocol import Model
 from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.recipes.risk_metrics import auc as binned_auc
 from genopact_shared.recipes.risk_metrics import released
+from genopact_shared.recipes.table import Floats, Table
 from tests.benchmarks import risk_canaries, risk_naive
 from tests.benchmarks.record import markdown
 from tests.benchmarks.risk_study import (

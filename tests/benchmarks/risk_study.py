@@ -21,9 +21,10 @@ from genopact_shared.privacy.accounting import gaussian_mu
 from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.privacy.noise import skellam
 from genopact_shared.published import Published
-from genopact_shared.recipes.protocol import Codes, Copies, Floats, Model, Table
+from genopact_shared.recipes.protocol import Model
 from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.recipes.risk_design import Indices, RiskDesign
+from genopact_shared.recipes.table import Codes, Copies, Floats, Table
 from genopact_shared.study import Privacy, RecipeChoice, Study
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "benchmarks" / "risk"

@@ -13,7 +13,7 @@ from genopact_server.rounds import Run
 from genopact_shared import wire
 from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.recipes.network import NetPlan
-from genopact_shared.recipes.protocol import Table
+from genopact_shared.recipes.table import Table
 from genopact_shared.statements import Aggregate
 from tests.e2e.town import Books, Left
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from genopact_shared import wire
 from genopact_shared.published import Published
-from genopact_shared.recipes.protocol import Copies, Floats, Model, Table
+from genopact_shared.recipes.protocol import Model
 from genopact_shared.recipes.risk import RISK, RiskParameters, RiskPlan
+from genopact_shared.recipes.table import Copies, Floats, Table
 
 FOLDER = Path(__file__).parent / "risk"
 GROUPS = ("east", "west")

@@ -18,7 +18,7 @@ from genopact_client.kek import create_kek
 from genopact_client.keyfile import KeyFile
 from genopact_client.store import Store
 from genopact_shared import canonical
-from genopact_shared.recipes.protocol import Choice, Column, Dosage, Flag, Number, Table
+from genopact_shared.recipes.table import Choice, Column, Dosage, Flag, Number, Table
 
 SCHEMA: tuple[Column, ...] = (
     Number("dose", "mg/week", 0.5, 400, "outcome"),

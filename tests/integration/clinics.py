@@ -14,7 +14,7 @@ from genopact_server.folder import Folder
 from genopact_shared.keys import SigningKey
 from genopact_shared.manifest import VariantManifest
 from genopact_shared.recipes.gwas import SCHEMA
-from genopact_shared.recipes.protocol import Table
+from genopact_shared.recipes.table import Table
 from tests.integration.hospital import PASSPHRASE, POLICY, Consortium, DirectCourier, Hospital, consenting, study_of
 from tests.unit.association import codes_of, people
 from tests.unit.genotype_rows import variants

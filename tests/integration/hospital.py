@@ -19,7 +19,7 @@ from genopact_shared import statements
 from genopact_shared.keys import SigningKey
 from genopact_shared.recipes import RECIPES
 from genopact_shared.recipes.dose_features import SCHEMA
-from genopact_shared.recipes.protocol import Table
+from genopact_shared.recipes.table import Table
 from genopact_shared.study import Study, parse_study
 
 PASSPHRASE = b"a passphrase for tests"

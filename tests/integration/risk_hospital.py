@@ -15,8 +15,8 @@ from genopact_client.store.sealed import Store
 from genopact_server.folder import Folder
 from genopact_shared import statements
 from genopact_shared.keys import SigningKey
-from genopact_shared.recipes.protocol import Copies, Table
 from genopact_shared.recipes.risk import RISK
+from genopact_shared.recipes.table import Copies, Table
 from tests.integration.hospital import PASSPHRASE, POLICY, Consortium, DirectCourier, Hospital, consenting, study_of
 from tests.unit import genotype_rows
 from tests.unit.risk_panel import VARIANTS, patients, small_design

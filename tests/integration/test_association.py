@@ -21,7 +21,7 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.plan import plan_of
 from genopact_shared.privacy.accounting import epsilon
 from genopact_shared.recipes.gwas_private import design
-from genopact_shared.recipes.protocol import Table
+from genopact_shared.recipes.table import Table
 from tests.integration.clinics import COUNT, MANIFEST, MINIMUM, NAMES, PEOPLE, about, another, clinics, taking_part
 from tests.integration.hospital import Consortium, DirectCourier
 from tests.unit.association import codes_of, least_squares

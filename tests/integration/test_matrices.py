@@ -15,7 +15,7 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.recipes import check_choice
 from genopact_shared.recipes.network import Network, weights_of
-from genopact_shared.recipes.protocol import Matrix, Number, Table, digest_of_features
+from genopact_shared.recipes.table import Matrix, Number, Table, digest_of_features
 from tests.integration.hospital import Consortium, Hospital
 
 Make = Callable[..., Consortium]

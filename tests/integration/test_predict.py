@@ -17,7 +17,8 @@ from genopact_server.rounds import Run
 from genopact_shared import wire
 from genopact_shared.recipes import EXACT, NETWORKS, RECIPES
 from genopact_shared.recipes.dose_features import OUTCOME, SCHEMA, abstains
-from genopact_shared.recipes.protocol import Choice, Codes, Copies, Dosage, Prediction, Table
+from genopact_shared.recipes.protocol import Prediction
+from genopact_shared.recipes.table import Choice, Codes, Copies, Dosage, Table
 from genopact_shared.recipes.variants import CONTIG_LENGTHS, VARIANTS
 from tests.integration import hospital, risk_hospital
 from tests.integration.front_desk import Desk, Done

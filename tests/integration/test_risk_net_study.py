@@ -23,8 +23,8 @@ from genopact_shared import canonical, statements, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
 from genopact_shared.privacy.mechanisms import SampledSgd
-from genopact_shared.recipes.protocol import Table
 from genopact_shared.recipes.risk import SCHEMA
+from genopact_shared.recipes.table import Table
 from tests.integration.hospital import PASSPHRASE, POLICY, Consortium, DirectCourier, Hospital, consenting, study_of
 from tests.unit import risk_people
 from tests.unit.genotype_rows import variants

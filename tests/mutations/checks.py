@@ -16,7 +16,7 @@ from genopact_shared import wire
 from genopact_shared.plan import PlannedStep
 from genopact_shared.privacy import noise
 from genopact_shared.privacy.mechanisms import NoisedSum
-from genopact_shared.recipes.protocol import Floats
+from genopact_shared.recipes.table import Floats
 from tests.mutations.world import CLIP, MULTIPLIER, PLANNED, Slopes, sgd
 
 VARIANCE = 9000.0

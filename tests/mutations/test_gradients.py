@@ -14,7 +14,7 @@ from genopact_client.release.quantise import clipped_integers
 from genopact_client.train import private_sgd
 from genopact_client.train.private_sum import Loss, PerRecordLoss, private_sum
 from genopact_shared.errors import GenopactError
-from genopact_shared.recipes.protocol import Floats
+from genopact_shared.recipes.table import Floats
 from tests.benchmarks.packed import PackedGenotypes
 from tests.mutations.world import CLIP, PLANNED, Slopes, sgd
 

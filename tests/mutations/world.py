@@ -19,7 +19,7 @@ from genopact_server.rounds import Run
 from genopact_shared import canonical, wire
 from genopact_shared.privacy.mechanisms import SampledSgd
 from genopact_shared.recipes.network import NetParameters, NetPlan
-from genopact_shared.recipes.protocol import Table
+from genopact_shared.recipes.table import Table
 from genopact_shared.wire import Request
 from tests.integration.hospital import Consortium, DirectCourier, hospital, study_of
 

@@ -18,7 +18,7 @@ from genopact_ingest.findings import ImportRefusedError
 from genopact_ingest.panel import read_vcf
 from genopact_ingest.table import read_table
 from genopact_shared.errors import GenopactError
-from genopact_shared.recipes.protocol import Choice, Column, Dosage, Flag, Number, Table
+from genopact_shared.recipes.table import Choice, Column, Dosage, Flag, Number, Table
 
 SCHEMA: tuple[Column, ...] = (
     Number("age", "years", 0, 120),

@@ -16,7 +16,8 @@ from genopact_shared import wire
 from genopact_shared.plan import Plan, plan_of
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.network import NetPlan
-from genopact_shared.recipes.protocol import Codes, Floats, Model, Table
+from genopact_shared.recipes.protocol import Model
+from genopact_shared.recipes.table import Codes, Floats, Table
 from genopact_shared.study import Study
 from tests.unit.test_plan import PLANNED, key, study
 

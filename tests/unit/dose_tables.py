@@ -3,7 +3,7 @@
 import numpy as np
 
 from genopact_shared.recipes.dose_features import SCHEMA
-from genopact_shared.recipes.protocol import Choice, Codes, Dosage, Floats, Number, Table
+from genopact_shared.recipes.table import Choice, Codes, Dosage, Floats, Number, Table
 
 
 def random_table(n: int, seed: int, *, missing: float = 0.2, absent: tuple[str, ...] = ()) -> Table:

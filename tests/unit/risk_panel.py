@@ -13,7 +13,7 @@ from genopact_server.design.panel import Panel, blocks_of
 from genopact_server.design.posterior import Posterior
 from genopact_shared import wire
 from genopact_shared.published import Published
-from genopact_shared.recipes.protocol import Codes, Copies, Floats, Table
+from genopact_shared.recipes.table import Codes, Copies, Floats, Table
 
 VARIANTS, LINKED, NAMES = 60, 20, ("eur", "sas")
 PREVALENCE, CLIP = 0.2, 0.45

@@ -12,8 +12,8 @@ from genopact_server.design.panel import Panel
 from genopact_server.design.tokens import Tokens, design
 from genopact_shared.published import Published
 from genopact_shared.recipes.network import NetPlan
-from genopact_shared.recipes.protocol import Codes, Table
 from genopact_shared.recipes.risk_net import RISK_NET, RiskNetParameters
+from genopact_shared.recipes.table import Codes, Table
 
 BLOCKS, WIDE = 4, 6
 VARIANTS = BLOCKS * WIDE - 1
@@ -23,7 +23,7 @@ FORMS = [{"architecture": "mlp"}, {"architecture": "mlp", "depth": 2}, {"archite
 
 @dataclass(frozen=True)
 class Held:
-    """Genotypes in memory; see `protocol.Genotypes`."""
+    """Genotypes in memory; see `table.Genotypes`."""
 
     codes: Codes
 

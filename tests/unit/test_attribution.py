@@ -13,7 +13,8 @@ from genopact_server.cli import app
 from genopact_server.commands import model as commands
 from genopact_server.report.attribution import contributions, mutations
 from genopact_shared.recipes.network import NetPlan, columns
-from genopact_shared.recipes.protocol import Floats, Model
+from genopact_shared.recipes.protocol import Model
+from genopact_shared.recipes.table import Floats
 from tests.benchmarks.federation import planned, trained, with_matrices
 from tests.unit.test_deep_recipes import LENGTH, SEQUENCE, course, table
 
@@ -153,7 +154,7 @@ def test_an_exported_network_gives_the_same_outputs(name: str, tmp_path: Path, m
 
     plan, path = cast("NetPlan", course(name)), tmp_path / "network.onnx"
     model = awake(plan)
-    monkeypatch.setattr(commands, "_network", lambda *_: (plan, model))
+    monkeypatch.setattr(commands, "network_of", lambda *_: (plan, model, tmp_path))
     told("model", "export", "run", "--out", path)
     session, people = onnxruntime.InferenceSession(str(path)), table(name, 6)
     inputs = plan.recipe.tensors(people, plan.parameters, plan.published)[0].numpy()
@@ -164,7 +165,7 @@ def test_an_exported_network_gives_the_same_outputs(name: str, tmp_path: Path, m
 
 def test_an_export_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = cast("NetPlan", course("cnn"))
-    monkeypatch.setattr(commands, "_network", lambda *_: (plan, awake(plan)))
+    monkeypatch.setattr(commands, "network_of", lambda *_: (plan, awake(plan), tmp_path))
     monkeypatch.setattr(commands, "TOLERANCE", -1.0)
     answer = told("model", "export", "run", "--out", tmp_path / "network.onnx")
     assert answer["data"]["code"] == "ONNX_DIFFERS"

@@ -10,7 +10,7 @@ from genopact_server.demo import cohort
 from genopact_server.demo.cohort import CONSENT_COLUMNS, CONSENTS, HOSPITALS, Hospital, generate, write_site
 from genopact_shared.recipes.dose_features import OUTCOME, RACES, SCHEMA
 from genopact_shared.recipes.equation import iwpc_weekly_dose
-from genopact_shared.recipes.protocol import Choice, Dosage, Number
+from genopact_shared.recipes.table import Choice, Dosage, Number
 
 N = 20_000
 VKORC1 = ("vkorc1_1639", "vkorc1_1173", "vkorc1_1542", "vkorc1_2255")

@@ -16,7 +16,7 @@ from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.recipes import RECIPES, chosen
 from genopact_shared.recipes.cohort_summary import BINS, CLIP, COHORT_SUMMARY, DIMS, EDGES, SCHEMA, SummaryParameters
 from genopact_shared.recipes.dose import DoseParameters
-from genopact_shared.recipes.protocol import Number, Table
+from genopact_shared.recipes.table import Number, Table
 from genopact_shared.study import RecipeChoice
 from tests.unit.test_plan import PLANNED, study
 

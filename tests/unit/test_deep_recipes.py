@@ -21,9 +21,10 @@ from genopact_shared.recipes.dose_features import abstains, reasons, vkorc1
 from genopact_shared.recipes.multiomics import within
 from genopact_shared.recipes.network import Network, weights_of
 from genopact_shared.recipes.pca import scores
-from genopact_shared.recipes.protocol import Copies, Prediction, Table, digest_of_features
+from genopact_shared.recipes.protocol import Prediction
 from genopact_shared.recipes.rare_variant_autoencoder import design
 from genopact_shared.recipes.synthetic_genomes import SyntheticParameters, sample
+from genopact_shared.recipes.table import Copies, Table, digest_of_features
 from tests.benchmarks.federation import matrix, planned, predicted, trained, with_matrices
 from tests.unit.dose_tables import random_table
 

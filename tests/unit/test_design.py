@@ -27,7 +27,7 @@ from genopact_server.design.panel import (
 )
 from genopact_server.design.posterior import PRIOR, SLABS, Evidence, Posterior, relation
 from genopact_shared.errors import GenopactError
-from genopact_shared.recipes.protocol import Floats
+from genopact_shared.recipes.table import Floats
 from tests.unit.risk_panel import CLIP, PREVALENCE, small_known, small_panel
 from tests.unit.test_plink import random_copies, write
 

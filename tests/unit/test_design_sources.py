@@ -24,10 +24,11 @@ from genopact_shared.manifest import VariantManifest
 from genopact_shared.plan import plan_of
 from genopact_shared.published import Published
 from genopact_shared.recipes.network import NetSums
-from genopact_shared.recipes.protocol import Codes, Copies, Floats, Table, of_kind
+from genopact_shared.recipes.protocol import of_kind
 from genopact_shared.recipes.rare_variant_autoencoder import RARE_VARIANT_AUTOENCODER, RareVariantParameters
 from genopact_shared.recipes.risk import RISK, RiskPlan
 from genopact_shared.recipes.risk_net import RiskNetParameters
+from genopact_shared.recipes.table import Codes, Copies, Floats, Table
 from genopact_shared.study import load_study
 from tests.unit import genotype_rows
 from tests.unit.risk_panel import VARIANTS, small_panel

@@ -17,7 +17,8 @@ from genopact_shared.recipes import dose as recipe
 from genopact_shared.recipes.dose import DOSE, DoseParameters, DosePlan, whitening
 from genopact_shared.recipes.dose_features import OUTCOME, RACES, SCHEMA, dose_mg, features, outcome
 from genopact_shared.recipes.dose_public import second_moments
-from genopact_shared.recipes.protocol import Codes, Floats, Model, Number, Table
+from genopact_shared.recipes.protocol import Model
+from genopact_shared.recipes.table import Codes, Floats, Number, Table
 from genopact_shared.study import RecipeChoice
 from tests.benchmarks.dose_tuning import generated
 from tests.unit.dose_tables import changed, random_table

@@ -10,7 +10,7 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.recipes import dose_public as public
 from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, RACES, SCHEMA, dose_mg, features, outcome, vkorc1
 from genopact_shared.recipes.equation import iwpc_weekly_dose
-from genopact_shared.recipes.protocol import Codes, Floats, Table
+from genopact_shared.recipes.table import Codes, Floats, Table
 from tests.unit.dose_tables import random_table
 
 ABSENT = ((), ("vkorc1_1639",), ("height_cm", "smoker", "race"), tuple(column.name for column in SCHEMA))

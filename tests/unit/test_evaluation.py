@@ -21,7 +21,8 @@ from genopact_shared.recipes import NETWORKS, RECIPES, chosen
 from genopact_shared.recipes.dose_features import RACES, dose_mg, outcome
 from genopact_shared.recipes.evaluation import Evaluation, EvaluationParameters
 from genopact_shared.recipes.network import NetParameters, Network, weights_of
-from genopact_shared.recipes.protocol import Floats, Model, Table
+from genopact_shared.recipes.protocol import Model
+from genopact_shared.recipes.table import Floats, Table
 from genopact_shared.study import RecipeChoice
 from tests.benchmarks.federation import Mode, planned, trained
 from tests.unit import risk_people

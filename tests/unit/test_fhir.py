@@ -12,7 +12,7 @@ import pytest
 from genopact_ingest.fhir import read_fhir
 from genopact_ingest.findings import ImportRefusedError
 from genopact_ingest.table import Covariates
-from genopact_shared.recipes.protocol import Choice, Column, Dosage, Flag, Number
+from genopact_shared.recipes.table import Choice, Column, Dosage, Flag, Number
 
 MRN, LOINC, SNOMED, UCUM = "urn:mrn", "http://loinc.org", "http://snomed.info/sct", "http://unitsofmeasure.org"
 SCHEMA: tuple[Column, ...] = (

@@ -17,7 +17,8 @@ from genopact_shared.published import Published
 from genopact_shared.recipes import EXACT, RECIPES, chosen, gwas
 from genopact_shared.recipes.gwas import GWAS, NEWTON, SCHEMA, ExactGwas, GwasParameters
 from genopact_shared.recipes.gwas_private import NoisedGwas, design, standardised
-from genopact_shared.recipes.protocol import PEOPLE, Floats, Model, Table, finest_scale
+from genopact_shared.recipes.protocol import Model, finest_scale
+from genopact_shared.recipes.table import PEOPLE, Floats, Table
 from tests.unit.association import (
     VARIANTS,
     Held,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from genopact_client.release.quantise import clipped_integers
 from genopact_shared.recipes.head import CLIP, RATE, RIDGE, Head, probability
-from genopact_shared.recipes.protocol import Floats, Model
+from genopact_shared.recipes.protocol import Model
+from genopact_shared.recipes.table import Floats
 
 SIZE, WIDE = 5, 40
 MIXING = np.eye(SIZE - 1) + 0.3 * np.tri(SIZE - 1, k=-1)

@@ -17,7 +17,7 @@ from genopact_server.demo.cohort import HOSPITALS, Hospital, write_site
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.dose_features import OUTCOME, SCHEMA
-from genopact_shared.recipes.protocol import Table
+from genopact_shared.recipes.table import Table
 
 PEOPLE = 40
 

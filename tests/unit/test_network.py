@@ -11,7 +11,8 @@ from genopact_client.train.private_sgd import PrivateSgd
 from genopact_shared.privacy.mechanisms import Unprotected
 from genopact_shared.recipes.dose_net import DOSE_NET, DoseNetParameters
 from genopact_shared.recipes.network import NetParameters, NetPlan, NetSums, load, moved, weights_of
-from genopact_shared.recipes.protocol import Model, Table
+from genopact_shared.recipes.protocol import Model
+from genopact_shared.recipes.table import Table
 from tests.unit.dose_tables import random_table
 
 PLANNED = {"here": 40, "there": 60}

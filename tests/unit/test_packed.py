@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from genopact_shared.recipes.protocol import Floats
+from genopact_shared.recipes.table import Floats
 from tests.benchmarks import packed
 from tests.unit.faulty import faulty
 

@@ -15,8 +15,8 @@ from genopact_shared.published import Published
 from genopact_shared.recipes import RECIPES
 from genopact_shared.recipes.gwas_private import design
 from genopact_shared.recipes.pca import PCA, PcaParameters, PcaPlan, scores
-from genopact_shared.recipes.protocol import Floats, Table
 from genopact_shared.recipes.regression import folded, orthonormal, swept
+from genopact_shared.recipes.table import Floats, Table
 from tests.unit.association import VARIANTS, Held, federated, gwas_study, split
 
 V, K, N = 120, 3, 240

@@ -15,7 +15,7 @@ from genopact_ingest.stars import Stars, read_stars
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.dose_features import SCHEMA
 from genopact_shared.recipes.pharmacogenes import GENES, INDETERMINATE, MOST_UNPHASED, Call, Gene, dose_columns
-from genopact_shared.recipes.protocol import Dosage
+from genopact_shared.recipes.table import Dosage
 from genopact_shared.recipes.variants import VARIANTS, Build
 
 UNPHASED, FIRST, SECOND = 0, 1, 2

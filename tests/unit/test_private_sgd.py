@@ -25,7 +25,8 @@ from genopact_shared.plan import MODEL_SCALE
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 from genopact_shared.privacy.noise import gaussian
 from genopact_shared.recipes.network import NetParameters, NetPlan
-from genopact_shared.recipes.protocol import Column, Model, Prediction, Table
+from genopact_shared.recipes.protocol import Model, Prediction
+from genopact_shared.recipes.table import Column, Table
 from genopact_shared.study import Frozen
 
 Floats = NDArray[np.float64]

@@ -16,7 +16,7 @@ from genopact_ingest.quality import Quality, QualityThresholds, assess
 from genopact_shared.errors import GenopactError
 from genopact_shared.manifest import VariantManifest
 from genopact_shared.recipes.cohort_summary import SCHEMA
-from genopact_shared.recipes.protocol import Choice
+from genopact_shared.recipes.table import Choice
 from tests.unit.quality_people import Dosages, chunks, drawn, manifest, packed, people
 
 KINDS = ["autosome"] * 1600 + ["par"] * 30 + ["x"] * 200 + ["y"] * 60 + ["mt"] * 20

@@ -23,11 +23,12 @@ from genopact_shared.recipes import RECIPES, chosen
 from genopact_shared.recipes.dose import DoseParameters
 from genopact_shared.recipes.head import CLIP as HEAD_CLIP
 from genopact_shared.recipes.head import RIDGE, probability
-from genopact_shared.recipes.protocol import Floats, Model, Predictor, Table
+from genopact_shared.recipes.protocol import Model, Predictor
 from genopact_shared.recipes.risk import RISK, RiskParameters, RiskPlan
 from genopact_shared.recipes.risk_design import Answer
 from genopact_shared.recipes.risk_metrics import BINS, CELLS, MEASURES, WIDTH
 from genopact_shared.recipes.score import SITE_PRIOR
+from genopact_shared.recipes.table import Floats, Table
 from genopact_shared.study import RecipeChoice
 from tests.unit.policy_fixtures import study as study_with
 from tests.unit.risk_panel import PREVALENCE, VARIANTS, parameters_of, patients, small_known

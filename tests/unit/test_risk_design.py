@@ -21,8 +21,8 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.published import NOTHING, Arrays, Published
 from genopact_shared.recipes import protocol
 from genopact_shared.recipes.linear import positive_solution
-from genopact_shared.recipes.protocol import Copies, Floats, Table
 from genopact_shared.recipes.risk_design import Answer, RiskDesign
+from genopact_shared.recipes.table import Copies, Floats, Table
 from tests.unit.risk_panel import CLIP, NAMES, PREVALENCE, VARIANTS, patients, small_known
 
 KNOWN = small_known()

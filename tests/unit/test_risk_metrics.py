@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from genopact_shared.recipes.protocol import Floats
 from genopact_shared.recipes.risk_metrics import BINS, CELLS, MEASURES, auc, cells, middles, released
+from genopact_shared.recipes.table import Floats
 from tests.unit.risk_panel import NAMES
 
 

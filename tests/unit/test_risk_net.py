@@ -24,8 +24,9 @@ from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes import chosen
 from genopact_shared.recipes.dose import DoseParameters
 from genopact_shared.recipes.network import NetPlan
-from genopact_shared.recipes.protocol import Floats, Model, Table
+from genopact_shared.recipes.protocol import Model
 from genopact_shared.recipes.risk_net import CALIBRATION_SD, RISK_NET, RiskNetParameters
+from genopact_shared.recipes.table import Floats, Table
 from genopact_shared.study import RecipeChoice
 from genopact_shared.wire import pack
 from tests.unit import risk_people

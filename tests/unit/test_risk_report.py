@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from genopact_server.report.risk import _shown, calibration, errors
-from genopact_shared.recipes.protocol import Floats, Metrics
+from genopact_shared.recipes.protocol import Metrics
 from genopact_shared.recipes.risk_metrics import BINS, middles, released
+from genopact_shared.recipes.table import Floats
 
 NOMINAL = -1.5
 

@@ -9,7 +9,7 @@ from genopact_client.keyfile import KeyFile
 from genopact_client.store import Store
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError
-from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
+from genopact_shared.recipes.table import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
 
 SCHEMA: tuple[Column, ...] = (
     Number("age", "years", 0, 120),

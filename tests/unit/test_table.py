@@ -20,7 +20,7 @@ from genopact_ingest.plink import PlinkFile
 from genopact_ingest.table import Covariates, read_table
 from genopact_shared.errors import CATALOGUE
 from genopact_shared.recipes.dose_features import SCHEMA
-from genopact_shared.recipes.protocol import Choice, Column, Dosage, Flag, Number
+from genopact_shared.recipes.table import Choice, Column, Dosage, Flag, Number
 from tests.unit.harmonisers import Every, dosages
 
 GOOD = """\

@@ -13,7 +13,8 @@ from genopact_server.design.panel import Panel, blocks_of
 from genopact_server.design.posterior import Posterior
 from genopact_shared import wire
 from genopact_shared.published import Published
-from genopact_shared.recipes.protocol import Copies, Floats, Model, Table
+from genopact_shared.recipes.protocol import Model
+from genopact_shared.recipes.table import Copies, Floats, Table
 from genopact_shared.recipes.trait import BOUND, TRAIT, TraitParameters, TraitPlan
 from tests.unit.risk_panel import VARIANTS
 

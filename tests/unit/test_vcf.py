@@ -11,7 +11,7 @@ from genopact_ingest.findings import ImportRefusedError
 from genopact_ingest.panel import Calls, read_vcf
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.dose_features import SCHEMA
-from genopact_shared.recipes.protocol import Dosage
+from genopact_shared.recipes.table import Dosage
 from genopact_shared.recipes.variants import VARIANTS, Build
 
 WANTED = [column for column in SCHEMA if isinstance(column, Dosage)]

@@ -8,7 +8,7 @@ import pytest
 from genopact_ingest.findings import ImportRefusedError
 from genopact_ingest.panel import read_vcf
 from genopact_shared.recipes.dose_features import SCHEMA
-from genopact_shared.recipes.protocol import Dosage
+from genopact_shared.recipes.table import Dosage
 from genopact_shared.recipes.variants import VARIANTS
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -22,7 +22,7 @@ from genopact_shared.errors import GenopactError, require
 from genopact_shared.plan import PlannedStep
 from genopact_shared.privacy.mechanisms import Unprotected
 from genopact_shared.recipes import chosen
-from genopact_shared.recipes.protocol import Codes, GenotypeParameters, MatrixParameters, Table
+from genopact_shared.recipes.table import Codes, GenotypeParameters, MatrixParameters, Table
 from genopact_shared.study import Study
 
 
@@ -35,7 +35,7 @@ class Cohort(NamedTuple):
 
 
 class OpenedGenotypes(NamedTuple):
-    """See `protocol.Genotypes`; `indices`: of the opened rows."""
+    """See `table.Genotypes`; `indices`: of the opened rows."""
 
     opened: Opened
     indices: NDArray[np.intp]

@@ -30,7 +30,8 @@ from genopact_shared.errors import GenopactError, require, suppressing
 from genopact_shared.plan import COHORT_SLACK, Plan, PlannedStep
 from genopact_shared.privacy.accounting import Fact, epsilon
 from genopact_shared.recipes.network import NetPlan
-from genopact_shared.recipes.protocol import Floats, Model, SumPlan, Table
+from genopact_shared.recipes.protocol import Model, SumPlan
+from genopact_shared.recipes.table import Floats, Table
 from genopact_shared.study import Study
 from genopact_shared.tlog.log import pack as pack_entries
 

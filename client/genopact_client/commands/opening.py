@@ -13,7 +13,7 @@ from genopact_client.site import Site
 from genopact_shared import durable
 from genopact_shared.errors import require
 from genopact_shared.recipes import NETWORKS, RECIPES
-from genopact_shared.recipes.protocol import Column
+from genopact_shared.recipes.table import Column
 
 HOME = Path("site")
 Home = Annotated[Path, typer.Option("--home", envvar="GENOPACT_SITE_HOME", help="The site's folder.")]

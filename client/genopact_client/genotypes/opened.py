@@ -14,7 +14,7 @@ from genopact_client.keyfile import KeyFile
 from genopact_shared.compiled import compiled
 from genopact_shared.errors import require
 from genopact_shared.manifest import VariantManifest
-from genopact_shared.recipes.protocol import Codes, Floats
+from genopact_shared.recipes.table import Codes, Floats
 
 if TYPE_CHECKING:
     import torch

@@ -21,7 +21,7 @@ from genopact_shared import durable
 from genopact_shared.compiled import compiled
 from genopact_shared.errors import GenopactError, require
 from genopact_shared.manifest import VariantManifest, parse
-from genopact_shared.recipes.protocol import Codes
+from genopact_shared.recipes.table import Codes
 
 BUDGET = 1 << 30
 UNKNOWN: dict[Plane, int] = {"calls": 0b01010101, "expected": 255, "haplotypes": 0}

@@ -26,7 +26,7 @@ from genopact_client.store.folder import Folder, Rows
 from genopact_client.store.manifest import Kind, Manifest, runs
 from genopact_shared import canonical, durable
 from genopact_shared.errors import GenopactError, require
-from genopact_shared.recipes.protocol import Column, Table
+from genopact_shared.recipes.table import Column, Table
 
 
 class Store(Folder[Manifest]):

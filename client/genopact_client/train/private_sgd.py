@@ -16,7 +16,8 @@ from genopact_shared.privacy.accounting import Fact
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd
 from genopact_shared.privacy.noise import gaussian, keystream
 from genopact_shared.recipes.network import NetPlan, load, weights_of
-from genopact_shared.recipes.protocol import Floats, Model, Table
+from genopact_shared.recipes.protocol import Model
+from genopact_shared.recipes.table import Floats, Table
 
 _log = structlog.get_logger()
 

@@ -17,7 +17,7 @@ from genopact_ingest.panel import Calls, read_vcf
 from genopact_ingest.table import Covariates, read_table
 from genopact_shared import __version__
 from genopact_shared.errors import GenopactError
-from genopact_shared.recipes.protocol import Codes, Column, Dosage, Floats, Table
+from genopact_shared.recipes.table import Codes, Column, Dosage, Floats, Table
 from genopact_shared.recipes.variants import Build
 from genopact_shared.terminal import Answer, working
 

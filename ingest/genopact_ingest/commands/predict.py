@@ -19,8 +19,10 @@ from genopact_client.store import Store
 from genopact_ingest.commands.genotypes import known_people
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError, replacing, require
-from genopact_shared.recipes import EXACT, chosen, protocol
+from genopact_shared.recipes import EXACT, chosen
+from genopact_shared.recipes import table as tables
 from genopact_shared.recipes.dose_features import OUTCOME, reasons
+from genopact_shared.recipes.protocol import Prediction, Recipe
 from genopact_shared.recipes.variants import Build
 from genopact_shared.terminal import Answer, command, working
 
@@ -69,12 +71,12 @@ def import_matrix(
         found = read_matrix(file, listed, people=people, bounds=(low, high))
     rows, known = known_people(site, found.people)
     if not dry_run:
-        path, schema = site.home / "omics" / name, [protocol.Number(feature, unit, low, high) for feature in listed]
+        path, schema = site.home / "omics" / name, [tables.Number(feature, unit, low, high) for feature in listed]
         if not (path / "manifest.dsse").exists():
             Store.create(path, site.keyfile, schema, site.store.manifest()["kind"]).close()
         columns = dict(zip(listed, found.values[known].T.astype(np.float64), strict=True))
         with working("Sealing"), Store(path, site.keyfile) as store:
-            store.write(rows, protocol.Table(columns, len(known)), {"matrix": found.digest})
+            store.write(rows, tables.Table(columns, len(known)), {"matrix": found.digest})
     data = {"people": len(known), "strangers": len(found.people) - len(known), "features": len(listed), **found.notes}
     text = [f"{len(known)} people, {data['strangers']} are nobody this site knows"]
     text += [f"  {name.replace('_', ' ')}: {count}" for name, count in found.notes.items()]
@@ -107,16 +109,16 @@ def predict(
     plan, (recipe, of) = plan_of_run(study, record.approvals, site.published), chosen(study.recipe)
     with replacing(GenopactError, GenopactError("RUN_STATE_BROKEN", run)):
         model, own = (wire.unpack(each.read_bytes(), np.float64) if each.exists() else None for each in files)
-    few = [each for each in recipe.schema if isinstance(each, protocol.Dosage)]
-    if recipe.name in EXACT or (genotypes and not (few or isinstance(of, protocol.GenotypeParameters))):
+    few = [each for each in recipe.schema if isinstance(each, tables.Dosage)]
+    if recipe.name in EXACT or (genotypes and not (few or isinstance(of, tables.GenotypeParameters))):
         raise GenopactError("USAGE", f"recipe {recipe.name} reads no genotypes, or makes no model of a person")
     with working("Predicting"):
         read = read_table(table, [replace(each, role="feature") for each in recipe.schema])
         rows = replace(joined(read, [read_vcf(path, few, build) for path in genotypes or () if few]), site=site.name)
-        if isinstance(of, protocol.GenotypeParameters):
+        if isinstance(of, tables.GenotypeParameters):
             sexes = dict(zip(read.people, rows.codes("sex").tolist(), strict=True))
             rows = replace(rows, genotypes=_copies(site, of.variants, sexes, genotypes or (), reference, array=array))
-        wanted = of.matrices if isinstance(of, protocol.MatrixParameters) else ()
+        wanted = of.matrices if isinstance(of, tables.MatrixParameters) else ()
         rows = replace(rows, matrices=_matrices(site, wanted, matrix or (), read.people, people))
         found = plan.recipe.predict(model or {}, own, rows)
     unit, listed, text = (
@@ -135,7 +137,7 @@ def predict(
     return Answer({"run": run, "unit": unit, "own_term": bool(own), "notice": NOTICE, "people": listed}, text)
 
 
-def _reasons(recipe: protocol.Recipe, rows: protocol.Table, found: protocol.Prediction) -> list[str]:
+def _reasons(recipe: Recipe, rows: tables.Table, found: Prediction) -> list[str]:
     """(n,) why a person gets no advice, "" for who gets it."""
     dose = reasons(rows, found.low, found.high) if recipe.outcome == OUTCOME else np.full(rows.n, "")
     called = [(codes >= 0).mean(axis=1) for _, codes in rows.dosages()] if rows.genotypes else [np.ones(rows.n)]
@@ -147,7 +149,7 @@ def _reasons(recipe: protocol.Recipe, rows: protocol.Table, found: protocol.Pred
 
 def _copies(
     site: Site, digest: str, sexes: Mapping[str, int], paths: Sequence[Path], reference: Path | None, *, array: bool
-) -> protocol.Copies:
+) -> tables.Copies:
     """The people's copies (n, V) in genotype files, harmonised as an import does.
 
     Args:
@@ -168,18 +170,18 @@ def _copies(
     places = [_places([*sexes], each.samples, f"(file {at + 1} of --genotypes)") for at, each in sources.items()]
     found, out = files.Harmonised(np.zeros(len(features), np.bool_)), np.full((len(sexes), len(features)), -1, np.int8)
 
-    def sex(samples: Sequence[str]) -> protocol.Codes:
+    def sex(samples: Sequence[str]) -> tables.Codes:
         return np.array([sexes.get(each, -1) for each in samples], np.int8)
 
     for at, called in files.harmonised(sources, features, reference, sex, found, array=array):
         rows, copies = (called.rows, called.dosages[:, places[at]].T) if called else (found.twice, -1)
         out[:, rows] = copies
-    return protocol.Copies(out)
+    return tables.Copies(out)
 
 
 def _matrices(
-    site: Site, wanted: Sequence[protocol.Matrix], given: Sequence[str], persons: Sequence[str], people: Direction
-) -> dict[str, protocol.Values]:
+    site: Site, wanted: Sequence[tables.Matrix], given: Sequence[str], persons: Sequence[str], people: Direction
+) -> dict[str, tables.Values]:
     """By name, (n, F) float32; NaN for what is not measured, and throughout for what is not given.
 
     Args:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from genopact_server.audit.accountant import gaussian_epsilon
 from genopact_shared.privacy.accounting import halved
-from genopact_shared.recipes.protocol import Floats
+from genopact_shared.recipes.table import Floats
 from genopact_shared.study import Frozen, Study
 
 Flags = NDArray[np.bool_]

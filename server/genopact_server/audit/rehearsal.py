@@ -23,7 +23,9 @@ from genopact_shared.privacy.mechanisms import NoisedSum, Unprotected
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes import chosen, dose_features
 from genopact_shared.recipes.network import NetPlan, Network
-from genopact_shared.recipes.protocol import (
+from genopact_shared.recipes.protocol import Model, SumPlan
+from genopact_shared.recipes.risk import RiskPlan
+from genopact_shared.recipes.table import (
     Choice,
     Column,
     Copies,
@@ -31,12 +33,9 @@ from genopact_shared.recipes.protocol import (
     Floats,
     GenotypeParameters,
     MatrixParameters,
-    Model,
     Number,
-    SumPlan,
     Table,
 )
-from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.study import Frozen, Study
 
 POOL = 40

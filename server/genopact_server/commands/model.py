@@ -15,7 +15,8 @@ from genopact_shared.terminal import Answer, command, working
 
 if TYPE_CHECKING:
     from genopact_shared.recipes.network import NetPlan
-    from genopact_shared.recipes.protocol import Matrix, Model, Table, Values
+    from genopact_shared.recipes.protocol import Model
+    from genopact_shared.recipes.table import Matrix, Table, Values
 
 app = typer.Typer(help="Explain and export a network.", no_args_is_help=True, rich_markup_mode=None)
 SHOWN, OUTPUTS, TOLERANCE = 20, 10, 1e-4
@@ -89,7 +90,7 @@ def export(
     import numpy as np
     import torch
 
-    from genopact_shared.recipes.protocol import Table
+    from genopact_shared.recipes.table import Table
 
     with replacing(ImportError, GenopactError("EXTRA_MISSING", "pip install 'genopact[onnx]'")):
         import onnx  # noqa: F401 - torch needs it
@@ -132,7 +133,7 @@ def network_of(home: Path, run: str) -> "tuple[NetPlan, Model, Path]":
 def _genotyped(panel: Path, manifest: Path) -> "tuple[Table, list[str]]":
     """Public people's genotypes, without covariates; what the network makes of them has no names of its own."""
     from genopact_server.design.sources import panel_of
-    from genopact_shared.recipes.protocol import Copies, Table
+    from genopact_shared.recipes.table import Copies, Table
 
     copies = panel_of(panel, read_manifest(manifest)).dosages
     return Table({}, len(copies), Copies(copies)), []
@@ -140,7 +141,7 @@ def _genotyped(panel: Path, manifest: Path) -> "tuple[Table, list[str]]":
 
 def _matrices(plan: "NetPlan") -> "tuple[Matrix, ...]":
     """What the network reads. Raises USAGE if that is not matrices."""
-    from genopact_shared.recipes.protocol import MatrixParameters
+    from genopact_shared.recipes.table import MatrixParameters
 
     of = plan.parameters
     if not isinstance(of, MatrixParameters):
@@ -152,7 +153,7 @@ def _people(plan: "NetPlan", given: list[str]) -> "tuple[Table, list[str]]":
     """Public people, and the names of the network's inputs; matrices that are not given are missing. USAGE."""
     import numpy as np
 
-    from genopact_shared.recipes.protocol import Table
+    from genopact_shared.recipes.table import Table
 
     wanted, files = _matrices(plan), {name: Path(file) for name, _, file in (each.partition("=") for each in given)}
     known = {each.name for each in wanted}
@@ -173,7 +174,7 @@ def _read(path: Path, wanted: "Matrix") -> "tuple[list[str], Values]":
     """Features and values (n, F) of FASTA, or of a TSV whose first column names people. MATRIX_FEATURES."""
     import numpy as np
 
-    from genopact_shared.recipes.protocol import digest_of_features
+    from genopact_shared.recipes.table import digest_of_features
 
     text = durable.read(path, "MATRIX_MISSING").decode("utf-8", "replace")
     with replacing(ValueError, GenopactError("MATRIX_FEATURES", f"{wanted.name}: not a table of numbers")):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from genopact_server.demo import cohort
-from genopact_shared.recipes.protocol import Table
+from genopact_shared.recipes.table import Table
 
 SEED = 2026
 PEOPLE = (220, 160, 300, 120)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from genopact_shared.recipes.dose_features import OUTCOME, RACES, SCHEMA
 from genopact_shared.recipes.equation import iwpc_weekly_dose
-from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Floats, Table
+from genopact_shared.recipes.table import Choice, Codes, Column, Dosage, Floats, Table
 from genopact_shared.recipes.variants import CONTIG_LENGTHS, VARIANTS, Variant
 
 RESIDUAL_SD = 1.1

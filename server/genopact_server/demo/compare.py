@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from genopact_shared.recipes.dose import DOSE
-from genopact_shared.recipes.protocol import Model, SumPlan, Table
+from genopact_shared.recipes.protocol import Model, SumPlan
+from genopact_shared.recipes.table import Table
 
 FIXED_MG = 35.0
 ERRORS = ("hospital", "patients", "fixed", "alone", "federated", "pooled")

@@ -16,8 +16,8 @@ from genopact_server.simulate import HOSPITALS as SITES
 from genopact_server.simulate import Cohort, Design, cohort, write
 from genopact_shared.published import Published
 from genopact_shared.recipes import chosen
-from genopact_shared.recipes.protocol import Copies, Table
 from genopact_shared.recipes.risk import RISK
+from genopact_shared.recipes.table import Copies, Table
 from genopact_shared.study import load_study
 
 SEED, PEOPLE, HOSPITALS, MEGABASES, DENSITY = 2026, 2400, 3, 5.0, 300

@@ -12,7 +12,7 @@ from scipy.linalg import eigh
 
 from genopact_server.design.panel import Panel
 from genopact_server.design.posterior import Posterior
-from genopact_shared.recipes.protocol import Floats
+from genopact_shared.recipes.table import Floats
 
 TRANSFER = 0.85
 """Correlation of an effect here with the published one."""

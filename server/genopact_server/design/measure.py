@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from genopact_server.design.directions import Block, Budget, uncertain, water_filled
 from genopact_server.design.panel import Panel
 from genopact_server.design.posterior import Evidence, Posterior, posterior, relation
-from genopact_shared.recipes.protocol import Floats
 from genopact_shared.recipes.risk_design import BOUND, CENTRE_UNIT, DIGITS, SCORE_BOUND, WEIGHT_UNIT
+from genopact_shared.recipes.table import Floats
 
 CORRELATION = 0.9
 """Of a variant's effects between ancestries."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError, require
-from genopact_shared.recipes.protocol import Codes, Floats
+from genopact_shared.recipes.table import Codes, Floats
 
 COMPONENTS = 4
 THINNING = 7

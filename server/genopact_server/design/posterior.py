@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genopact_server.design.panel import Panel
 from genopact_shared.compiled import compiled
-from genopact_shared.recipes.protocol import Floats
+from genopact_shared.recipes.table import Floats
 
 SWEEPS, BURN_IN, THIN = 700, 100, 2
 SLABS = (15.0, 75.0, 375.0)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from genopact_server.design.panel import Indices, Panel
 from genopact_shared import wire
-from genopact_shared.recipes.protocol import Floats
 from genopact_shared.recipes.risk_net import projected
+from genopact_shared.recipes.table import Floats
 
 WEIGHT_GRID, MEAN_GRID = 1 << 20, 1 << 10
 SMALLEST = 1e-3

@@ -9,9 +9,10 @@ import numpy as np
 
 from genopact_shared.errors import GenopactError, replacing
 from genopact_shared.recipes.network import NetPlan, columns
-from genopact_shared.recipes.protocol import PEOPLE, Floats, Model, Table, of_kind
+from genopact_shared.recipes.protocol import Model, of_kind
 from genopact_shared.recipes.risk_net import RiskNetParameters
 from genopact_shared.recipes.sequence import LETTERS, SequenceParameters
+from genopact_shared.recipes.table import PEOPLE, Floats, Table
 
 STEPS = 64
 """Points of the path, by Gauss and Legendre."""

@@ -15,9 +15,10 @@ from genopact_shared import durable
 from genopact_shared.alleles import contig
 from genopact_shared.errors import GenopactError, require
 from genopact_shared.manifest import VariantManifest
-from genopact_shared.recipes.protocol import Floats, Model
+from genopact_shared.recipes.protocol import Model
 from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.recipes.risk_design import CENTRE_UNIT
+from genopact_shared.recipes.table import Floats
 
 NEAR = 500_000
 """Letters from a variant to the gene that it is named after, at most."""

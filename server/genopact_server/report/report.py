@@ -15,7 +15,7 @@ from genopact_server.report.risk import Quality, quality
 from genopact_shared import __version__, durable
 from genopact_shared.page import template
 from genopact_shared.recipes.dose import ERROR_BOUND_MG
-from genopact_shared.recipes.protocol import Table
+from genopact_shared.recipes.table import Table
 from genopact_shared.study import Study
 
 UNIT = {"dose": "mg/week", "dose-net": "mg/week"}

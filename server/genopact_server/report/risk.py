@@ -9,9 +9,10 @@ from genopact_server.report.facts import RunFacts
 from genopact_shared.recipes.evaluation import Evaluation
 from genopact_shared.recipes.head import probability
 from genopact_shared.recipes.judges import ByOdds, nominal
-from genopact_shared.recipes.protocol import Floats, Metrics
+from genopact_shared.recipes.protocol import Metrics
 from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.recipes.risk_metrics import BINS, MEASURES, middles
+from genopact_shared.recipes.table import Floats
 
 DRAWS, SURE, VAGUE = 200, 3.0, 0.1
 

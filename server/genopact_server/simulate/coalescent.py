@@ -12,7 +12,7 @@ from numpy.random import Generator
 
 from genopact_server.simulate.haplotypes import ANCESTRIES, COMMON, START, Advance, Drawn
 from genopact_shared.errors import GenopactError, replacing
-from genopact_shared.recipes.protocol import Codes
+from genopact_shared.recipes.table import Codes
 
 DEMOGRAPHY = Path(__file__).with_name("gutenkunst.yaml")
 RECOMBINATION, MUTATION = 1.1e-8, 1.2e-8

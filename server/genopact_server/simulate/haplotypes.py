@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from genopact_shared.recipes.protocol import Codes, Floats
+from genopact_shared.recipes.table import Codes, Floats
 
 Ints = NDArray[np.int64]
 Advance = Callable[[int], object]

@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from genopact_server.simulate.coalescent import coalescent
 from genopact_server.simulate.haplotypes import CHROMOSOME, MOST_MEGABASES, Advance, Ints, bundled
-from genopact_shared.recipes.protocol import Codes, Floats
+from genopact_shared.recipes.table import Codes, Floats
 
 Mask = NDArray[np.bool_]
 TYPED, CAUSAL = 0.85, 20

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genopact_server.demo.cohort import write_table
 from genopact_shared.recipes.dose_features import RACES, SCHEMA
-from genopact_shared.recipes.protocol import Choice, Codes, Dosage, Flag, Floats, Number, Table
+from genopact_shared.recipes.table import Choice, Codes, Dosage, Flag, Floats, Number, Table
 
 TABLE, SPLITS, SOURCE = "iwpc_dev_16sites.csv", "splits.csv", "SOURCE.txt"
 _COLUMNS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))

@@ -16,13 +16,14 @@ from genopact_shared.recipes.gwas import GWAS
 from genopact_shared.recipes.multiomics import MULTIOMICS
 from genopact_shared.recipes.network import NetParameters
 from genopact_shared.recipes.pca import PCA
-from genopact_shared.recipes.protocol import GenotypeParameters, MatrixParameters, NetRecipe, SumRecipe
+from genopact_shared.recipes.protocol import NetRecipe, SumRecipe
 from genopact_shared.recipes.rare_variant_autoencoder import RARE_VARIANT_AUTOENCODER
 from genopact_shared.recipes.risk import RISK
 from genopact_shared.recipes.risk_net import RISK_NET
 from genopact_shared.recipes.sequence import SEQUENCE_CNN, SEQUENCE_RNN, SEQUENCE_TRANSFORMER
 from genopact_shared.recipes.survival import SURVIVAL
 from genopact_shared.recipes.synthetic_genomes import SYNTHETIC_GENOMES
+from genopact_shared.recipes.table import GenotypeParameters, MatrixParameters
 from genopact_shared.recipes.trait import TRAIT
 from genopact_shared.study import Frozen, RecipeChoice, Study, explain
 

@@ -16,7 +16,8 @@ from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParam
 from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.judges import ByClass
 from genopact_shared.recipes.pca import scores
-from genopact_shared.recipes.protocol import Floats, GenotypeParameters, Model, Table, of_kind
+from genopact_shared.recipes.protocol import Model, of_kind
+from genopact_shared.recipes.table import Floats, GenotypeParameters, Table
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from genopact_shared.published import Published
 from genopact_shared.recipes.facts import GROUP, Facts
 from genopact_shared.recipes.judges import ByError
 from genopact_shared.recipes.network import NetParameters, columns
-from genopact_shared.recipes.protocol import Column, Flag, Floats, MatrixParameters, Model, Prediction, Table, of_kind
+from genopact_shared.recipes.protocol import Model, Prediction, of_kind
+from genopact_shared.recipes.table import Column, Flag, Floats, MatrixParameters, Table
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:

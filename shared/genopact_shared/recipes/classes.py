@@ -7,7 +7,8 @@ from pydantic import Field
 
 from genopact_shared.recipes.facts import GROUP
 from genopact_shared.recipes.network import NetParameters
-from genopact_shared.recipes.protocol import Choice, Column, Flag, Floats, Model, Prediction, Table
+from genopact_shared.recipes.protocol import Model, Prediction
+from genopact_shared.recipes.table import Choice, Column, Flag, Floats, Table
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,18 +13,8 @@ import numpy as np
 
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.facts import Facts, planned
-from genopact_shared.recipes.protocol import (
-    Choice,
-    Column,
-    Flag,
-    Floats,
-    Metrics,
-    Model,
-    Number,
-    Prediction,
-    SumStep,
-    Table,
-)
+from genopact_shared.recipes.protocol import Metrics, Model, Prediction, SumStep
+from genopact_shared.recipes.table import Choice, Column, Flag, Floats, Number, Table
 from genopact_shared.study import Frozen
 
 OUTCOME = "call_rate"

@@ -20,7 +20,8 @@ from genopact_shared.recipes.dose_features import FEATURES, OUTCOME, RACES, SCHE
 from genopact_shared.recipes.dose_public import second_moments
 from genopact_shared.recipes.facts import Facts, planned
 from genopact_shared.recipes.linear import Matrix, cholesky, rowwise, solve, solve_lower, solve_upper
-from genopact_shared.recipes.protocol import Floats, Metrics, Model, Prediction, SumStep, Table
+from genopact_shared.recipes.protocol import Metrics, Model, Prediction, SumStep
+from genopact_shared.recipes.table import Floats, Table
 from genopact_shared.study import Frozen
 
 SIZE = len(FEATURES)

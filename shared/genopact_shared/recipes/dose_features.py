@@ -7,7 +7,7 @@ row's own enters a row, and a site that lacks a column takes part.
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_shared.recipes.protocol import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
+from genopact_shared.recipes.table import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
 
 OUTCOME = "weekly_dose_mg"
 RACES = ("White", "Asian", "Black or African American", "other or unknown")

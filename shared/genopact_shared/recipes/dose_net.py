@@ -12,7 +12,8 @@ from genopact_shared.recipes.dose_features import FEATURES, NET_SCHEMA, OUTCOME,
 from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.judges import ByError
 from genopact_shared.recipes.network import NetParameters
-from genopact_shared.recipes.protocol import Floats, Model, Prediction, Table, of_kind
+from genopact_shared.recipes.protocol import Model, Prediction, of_kind
+from genopact_shared.recipes.table import Floats, Table
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:

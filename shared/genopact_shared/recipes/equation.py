@@ -3,7 +3,7 @@
 import numpy as np
 
 from genopact_shared.recipes.dose_features import RACES, vkorc1
-from genopact_shared.recipes.protocol import Floats, Table
+from genopact_shared.recipes.table import Floats, Table
 
 _RACE = {"Asian": -0.1092, "Black or African American": -0.2760, "other or unknown": -0.1032}
 _VKORC1 = (0.0, -0.8677, -1.6974)

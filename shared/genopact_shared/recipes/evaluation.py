@@ -7,7 +7,7 @@ The network is a published file, so anybody's: of a study in any mode, or traine
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, cast
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -15,19 +15,8 @@ from pydantic import Field, model_validator
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.facts import planned
 from genopact_shared.recipes.network import NetParameters, Network, known
-from genopact_shared.recipes.protocol import (
-    Choice,
-    Column,
-    Floats,
-    Judge,
-    Metrics,
-    Model,
-    NetRecipe,
-    Prediction,
-    SumStep,
-    Table,
-    finest_scale,
-)
+from genopact_shared.recipes.protocol import Judge, Metrics, Model, NetRecipe, Prediction, SumStep, finest_scale
+from genopact_shared.recipes.table import Choice, Column, Floats, Table
 from genopact_shared.study import Frozen
 
 ALL, UNKNOWN = "all", "unknown"
@@ -167,7 +156,8 @@ def evaluations(networks: tuple[NetRecipe, ...]) -> list[EvaluationRecipe]:
         name, choices = f"{of.name}-evaluation", [each for each in of.schema if isinstance(each, Choice)]
         columns = {each.name: each.levels for each in choices if each.role != "outcome"}
         space = {"levels": columns, "__module__": __name__, "__doc__": EvaluationParameters.__doc__}
-        parameters = type(name, (of.parameters, EvaluationParameters), space)
+        bases = cast("tuple[type[Frozen], ...]", (of.parameters, EvaluationParameters))
+        parameters = type(name, bases, space)
         facts = name, of.version, of.outcome, judge.measures, of.schema, parameters
         found.append(EvaluationRecipe(of, judge, *facts))
     return found

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from genopact_shared.recipes.protocol import Choice, Column, Judge, P, of_kind
+from genopact_shared.recipes.protocol import Judge, P, of_kind
+from genopact_shared.recipes.table import Choice, Column
 from genopact_shared.study import Frozen
 
 GROUP = Choice("group", tuple("0123456789"), "group")

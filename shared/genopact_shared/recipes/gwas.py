@@ -28,21 +28,9 @@ from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.facts import Facts, planned
 from genopact_shared.recipes.head import probability
 from genopact_shared.recipes.linear import rowwise
-from genopact_shared.recipes.protocol import (
-    Choice,
-    Codes,
-    Column,
-    Floats,
-    GenotypeParameters,
-    Metrics,
-    Model,
-    Number,
-    Prediction,
-    SumPlan,
-    SumStep,
-    Table,
-)
+from genopact_shared.recipes.protocol import Metrics, Model, Prediction, SumPlan, SumStep
 from genopact_shared.recipes.regression import TOLERANCE, swept
+from genopact_shared.recipes.table import Choice, Codes, Column, Floats, GenotypeParameters, Number, Table
 from genopact_shared.study import Frozen
 
 Covariate = Literal["age", "sex", "pc1", "pc2", "pc3", "pc4", "pc5", "pc6", "pc7", "pc8", "pc9", "pc10"]

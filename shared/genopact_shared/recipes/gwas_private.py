@@ -17,7 +17,8 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.published import Published
 from genopact_shared.recipes.gwas import GwasParameters, require_count
 from genopact_shared.recipes.head import Head
-from genopact_shared.recipes.protocol import Codes, Floats, Metrics, Model, SumStep, Table, finest_scale
+from genopact_shared.recipes.protocol import Metrics, Model, SumStep, finest_scale
+from genopact_shared.recipes.table import Codes, Floats, Table
 
 NULL, COUNTS = 0.05, 0.15
 """Shares of the budget; scores get the rest."""

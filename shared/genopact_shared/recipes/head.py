@@ -16,7 +16,8 @@ from functools import cached_property
 import numpy as np
 
 from genopact_shared.recipes.linear import Matrix, cholesky, rowwise, solve_lower, solve_upper
-from genopact_shared.recipes.protocol import Floats, Model, SumStep
+from genopact_shared.recipes.protocol import Model, SumStep
+from genopact_shared.recipes.table import Floats
 
 SHARES_MILLI = (20, 30, 46, 69, 103, 155, 231, 346)
 """Of the head's budget, a step each: half as much again every time, because a step wipes out most earlier noise."""

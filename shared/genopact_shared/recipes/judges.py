@@ -6,12 +6,12 @@ A row is short and bounded, so that a sum over patients can be noised; groups ar
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from genopact_shared.recipes.protocol import Floats
 from genopact_shared.recipes.risk_metrics import CELLS, MEASURES, cells, measured
+from genopact_shared.recipes.table import Floats
 
 RISKS = 8
 """Bins of the predicted chance to have had the event at the end."""
@@ -112,8 +112,8 @@ class ByError:
     tolerance: float
     relative: bool = False
     of_unit: Callable[[Floats], Floats] = np.asarray
-    measures: ClassVar[tuple[str, ...]] = ("patients", "within", "mean_absolute_error", "bias")
-    norm: ClassVar[float] = 2.0
+    measures: tuple[str, ...] = ("patients", "within", "mean_absolute_error", "bias")
+    norm: float = 2.0
 
     def size(self, of: Any) -> int:  # noqa: ARG002
         """Four sums."""

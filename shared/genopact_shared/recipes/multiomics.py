@@ -15,7 +15,8 @@ from genopact_shared.published import Published
 from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
 from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.judges import ByClass
-from genopact_shared.recipes.protocol import MatrixParameters, Table, Values, of_kind
+from genopact_shared.recipes.protocol import of_kind
+from genopact_shared.recipes.table import MatrixParameters, Table, Values
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:

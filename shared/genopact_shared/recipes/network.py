@@ -18,17 +18,8 @@ from pydantic import Field
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import NOTHING, Published
-from genopact_shared.recipes.protocol import (
-    PEOPLE,
-    Floats,
-    Metrics,
-    Model,
-    NetRecipe,
-    Prediction,
-    SumStep,
-    Table,
-    finest_scale,
-)
+from genopact_shared.recipes.protocol import Metrics, Model, NetRecipe, Prediction, SumStep, finest_scale
+from genopact_shared.recipes.table import PEOPLE, Floats, Table
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:

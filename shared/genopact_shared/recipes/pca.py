@@ -17,17 +17,9 @@ from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.facts import planned
 from genopact_shared.recipes.gwas import OUTCOME, SCHEMA, GwasRecipe, exact_scale
 from genopact_shared.recipes.gwas_private import read_frequencies, spreads, standardised
-from genopact_shared.recipes.protocol import (
-    Codes,
-    Floats,
-    GenotypeParameters,
-    Metrics,
-    Model,
-    SumStep,
-    Table,
-    finest_scale,
-)
+from genopact_shared.recipes.protocol import Metrics, Model, SumStep, finest_scale
 from genopact_shared.recipes.regression import folded, orthonormal
+from genopact_shared.recipes.table import Codes, Floats, GenotypeParameters, Table
 from genopact_shared.study import Frozen
 
 

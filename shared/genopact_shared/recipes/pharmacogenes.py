@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.dose_features import SCHEMA
-from genopact_shared.recipes.protocol import Codes, Dosage
+from genopact_shared.recipes.table import Codes, Dosage
 from genopact_shared.recipes.variants import Build
 
 INDETERMINATE = "Indeterminate"

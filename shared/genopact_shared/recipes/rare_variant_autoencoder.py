@@ -18,11 +18,11 @@ from pydantic import Field
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import Arrays, Published
-from genopact_shared.recipes import protocol
 from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.linear import over_copies
 from genopact_shared.recipes.network import NetParameters
-from genopact_shared.recipes.protocol import Floats, Model, Prediction, Table, of_kind
+from genopact_shared.recipes.protocol import Model, Prediction, of_kind
+from genopact_shared.recipes.table import GENOTYPES, Flag, Floats, GenotypeParameters, Table
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ GRID, LARGEST = 1 << 20, 1024
 """Weights are multiples of 1 / GRID and at most LARGEST, so that sums over a gene are exact in float64."""
 
 
-class RareVariantParameters(NetParameters, protocol.GenotypeParameters):
+class RareVariantParameters(NetParameters, GenotypeParameters):
     """Training settings; `design`: digest of the published file, which has `genes` genes; `middle`: of the network.
 
     A gene's part of a gradient is small where there are many, so that a small clip and an adaptive step belong to it:
@@ -132,7 +132,5 @@ def _checked(file: Arrays, genes: int) -> Arrays:
     return file
 
 
-_SCHEMA = (protocol.Flag("held_out"),)
-RARE_VARIANT_AUTOENCODER = RareVariantRecipe(
-    "rare-variant-autoencoder", protocol.GENOTYPES, _SCHEMA, RareVariantParameters
-)
+_SCHEMA = (Flag("held_out"),)
+RARE_VARIANT_AUTOENCODER = RareVariantRecipe("rare-variant-autoencoder", GENOTYPES, _SCHEMA, RareVariantParameters)

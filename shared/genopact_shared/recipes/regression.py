@@ -6,7 +6,7 @@ element, in an order that is written down. BLAS and `sum` order their additions 
 
 import numpy as np
 
-from genopact_shared.recipes.protocol import Floats
+from genopact_shared.recipes.table import Floats
 
 TOLERANCE = 1e-9
 """Of its own square, what has to be left of a column; a column with less is a combination of those before it."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from genopact_shared.errors import GenopactError, require
 from genopact_shared.published import Arrays
 from genopact_shared.recipes.linear import over_copies, positive_solution
-from genopact_shared.recipes.protocol import Codes, Floats, Table
+from genopact_shared.recipes.table import Codes, Floats, Table
 
 CENTRE_UNIT, WEIGHT_UNIT = 2.0**-16, 2.0**-20
 """Of centres (copies of the effect allele) and of published weights for a copy."""

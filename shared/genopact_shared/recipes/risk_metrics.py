@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from genopact_shared.recipes.head import probability
-from genopact_shared.recipes.protocol import Floats, Metrics
+from genopact_shared.recipes.protocol import Metrics
 from genopact_shared.recipes.risk_design import Indices
+from genopact_shared.recipes.table import Floats
 
 WIDTH, BINS = 0.4, 16
 """Of a bin in log odds, and how many; the middle edge is the nominal prevalence, the outer bins are open."""

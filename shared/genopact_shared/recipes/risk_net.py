@@ -19,8 +19,9 @@ from genopact_shared.recipes.facts import GROUP, Facts
 from genopact_shared.recipes.head import probability, site_term
 from genopact_shared.recipes.judges import ByOdds
 from genopact_shared.recipes.network import NetParameters
-from genopact_shared.recipes.protocol import Floats, GenotypeParameters, Model, Prediction, Table, of_kind
+from genopact_shared.recipes.protocol import Model, Prediction, of_kind
 from genopact_shared.recipes.risk import OUTCOME, SCHEMA
+from genopact_shared.recipes.table import Floats, GenotypeParameters, Table
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:

@@ -20,21 +20,10 @@ from genopact_shared.errors import GenopactError
 from genopact_shared.published import Published
 from genopact_shared.recipes.head import Head, site_term
 from genopact_shared.recipes.linear import rowwise
-from genopact_shared.recipes.protocol import (
-    Choice,
-    Column,
-    Flag,
-    Floats,
-    GenotypeParameters,
-    Metrics,
-    Model,
-    Number,
-    Prediction,
-    SumStep,
-    Table,
-)
+from genopact_shared.recipes.protocol import Metrics, Model, Prediction, SumStep
 from genopact_shared.recipes.risk_design import Answer, Indices, RiskDesign
 from genopact_shared.recipes.risk_metrics import ALL
+from genopact_shared.recipes.table import Choice, Column, Flag, Floats, GenotypeParameters, Number, Table
 from genopact_shared.study import Name
 
 COVARIATES: tuple[Column, ...] = (Number("age", "years", 0, 120), Choice("sex", ("female", "male")), Flag("held_out"))

@@ -14,7 +14,8 @@ from pydantic import Field
 from genopact_shared.published import Published
 from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
 from genopact_shared.recipes.judges import ByClass
-from genopact_shared.recipes.protocol import Column, Judge, MatrixParameters, Table, of_kind
+from genopact_shared.recipes.protocol import Judge, of_kind
+from genopact_shared.recipes.table import Column, MatrixParameters, Table
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:

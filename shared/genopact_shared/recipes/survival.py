@@ -16,17 +16,8 @@ from genopact_shared.published import Published
 from genopact_shared.recipes.facts import GROUP, Facts
 from genopact_shared.recipes.judges import ByTime
 from genopact_shared.recipes.network import NetParameters, columns
-from genopact_shared.recipes.protocol import (
-    Column,
-    Flag,
-    Floats,
-    MatrixParameters,
-    Model,
-    Number,
-    Prediction,
-    Table,
-    of_kind,
-)
+from genopact_shared.recipes.protocol import Model, Prediction, of_kind
+from genopact_shared.recipes.table import Column, Flag, Floats, MatrixParameters, Number, Table
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:

@@ -24,12 +24,12 @@ from pydantic import Field
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import NOTHING, Published
-from genopact_shared.recipes import protocol
 from genopact_shared.recipes.classes import SCHEMA, Classes, ClassParameters, class_of
 from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.gwas_private import read_frequencies, spreads, standardised
 from genopact_shared.recipes.network import load
-from genopact_shared.recipes.protocol import Codes, Floats, Model, Prediction, Table, of_kind
+from genopact_shared.recipes.protocol import Model, Prediction, of_kind
+from genopact_shared.recipes.table import GENOTYPES, Codes, Floats, GenotypeParameters, Table
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ RAREST = 0.005
 """Below it, a public frequency counts as so much: a variant's input and first odds stay bounded."""
 
 
-class SyntheticParameters(ClassParameters, protocol.GenotypeParameters):
+class SyntheticParameters(ClassParameters, GenotypeParameters):
     """Training settings, and the network's.
 
     `count`: variants. `design`: digest of public allele frequencies (see `gwas_private.design`), from which the first
@@ -123,4 +123,4 @@ def _public(of: SyntheticParameters, published: Published) -> tuple[Floats, Floa
 
 
 _SCHEMA = (SCHEMA[0], replace(SCHEMA[1], role="feature"))
-SYNTHETIC_GENOMES = SyntheticRecipe("synthetic-genomes", protocol.GENOTYPES, _SCHEMA, SyntheticParameters)
+SYNTHETIC_GENOMES = SyntheticRecipe("synthetic-genomes", GENOTYPES, _SCHEMA, SyntheticParameters)

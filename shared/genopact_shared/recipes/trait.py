@@ -8,9 +8,10 @@ from pydantic import Field
 
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.facts import Facts, planned
-from genopact_shared.recipes.protocol import Column, Floats, Metrics, Model, Number
+from genopact_shared.recipes.protocol import Metrics, Model
 from genopact_shared.recipes.risk_design import Indices
 from genopact_shared.recipes.score import COVARIATES, ScoreParameters, ScorePlan
+from genopact_shared.recipes.table import Column, Floats, Number
 from genopact_shared.study import Frozen
 
 OUTCOME, BOUND = "trait", 4.0

@@ -24,7 +24,7 @@ from genopact_server.validation import iwpc
 from genopact_shared.recipes.adverse_reaction import LOW_DOSE_MG
 from genopact_shared.recipes.dose import DOSE
 from genopact_shared.recipes.dose_features import OUTCOME, RACES, abstains, features, vkorc1
-from genopact_shared.recipes.protocol import Floats, Table
+from genopact_shared.recipes.table import Floats, Table
 from tests.benchmarks.federation import Mode, planned, trained
 from tests.benchmarks.record import markdown
 

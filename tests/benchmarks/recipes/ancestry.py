@@ -24,7 +24,8 @@ from genopact_shared.published import Published
 from genopact_shared.recipes.ancestry import PARTS
 from genopact_shared.recipes.gwas_private import design
 from genopact_shared.recipes.pca import PCA, PcaParameters
-from genopact_shared.recipes.protocol import Copies, Floats, Model, Table
+from genopact_shared.recipes.protocol import Model
+from genopact_shared.recipes.table import Copies, Floats, Table
 from tests.benchmarks.federation import Mode, planned, predicted, trained
 
 FOLDER = Path(__file__).resolve().parents[4] / "shared" / "data" / "kg1000_peddy_23k"

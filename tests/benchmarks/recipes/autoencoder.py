@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom, rankdata
 
 from genopact_shared.published import Published
-from genopact_shared.recipes.protocol import Codes, Copies, Floats, Table
 from genopact_shared.recipes.rare_variant_autoencoder import RARE_VARIANT_AUTOENCODER, RareVariantParameters, design
+from genopact_shared.recipes.table import Codes, Copies, Floats, Table
 from tests.benchmarks.federation import Mode, planned, predicted, trained
 
 FOLDER = Path(__file__).resolve().parents[4] / "shared" / "data" / "kg1000_peddy_23k"

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from genopact_shared.plan import Plan
 from genopact_shared.recipes.cell_response import CELL_RESPONSE
 from genopact_shared.recipes.network import Network, weights_of
-from genopact_shared.recipes.protocol import Floats, Model, Table
+from genopact_shared.recipes.protocol import Model
+from genopact_shared.recipes.table import Floats, Table
 from tests.benchmarks.federation import Mode, matrix, planned, predicted, trained, with_matrices
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "gdsc_v17"

@@ -17,7 +17,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from genopact_shared.recipes.protocol import Table, Values
+from genopact_shared.recipes.table import Table, Values
 from tests.benchmarks.federation import Mode, matrix, planned, predicted, trained, with_matrices
 
 FOLDER = Path(__file__).resolve().parents[4] / "shared" / "data" / "breast_tcga_mixomics"

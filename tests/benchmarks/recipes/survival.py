@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genopact_shared.recipes.protocol import Floats, Table
+from genopact_shared.recipes.table import Floats, Table
 from tests.benchmarks.federation import Mode, matrix, planned, predicted, trained, with_matrices
 
 FOLDER = Path(__file__).resolve().parents[4] / "shared" / "data" / "fed_tcga_brca_flamby"

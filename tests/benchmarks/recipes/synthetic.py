@@ -36,8 +36,9 @@ from genopact_shared.privacy.noise import skellam
 from genopact_shared.published import Published
 from genopact_shared.recipes.gwas_private import design
 from genopact_shared.recipes.network import NetSums, Network, load
-from genopact_shared.recipes.protocol import Codes, Copies, Floats, Model, Table
+from genopact_shared.recipes.protocol import Model
 from genopact_shared.recipes.synthetic_genomes import SyntheticParameters, sample
+from genopact_shared.recipes.table import Codes, Copies, Floats, Table
 from tests.benchmarks.federation import DELTA, Mode, planned, trained
 
 FOLDER = Path(__file__).resolve().parents[4] / "shared" / "data" / "kg1000_peddy_23k"
