@@ -1,19 +1,18 @@
 """The reference's letters, from a local FASTA file."""
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from genopact_ingest.findings import Fault, require
-from genopact_shared.alleles import CONTIGS, contig
+from genopact_shared.alleles import contig
 from genopact_shared.errors import replacing
 
-_CHUNK, _MEGABASE = 1 << 18, 1 << 20
+_CHUNK = 1 << 18
 
 
 class Reference:
@@ -46,25 +45,11 @@ class Reference:
         whole = b"".join(self._chunk(chrom, at) for at in range(first, last + 1))
         return whole[start - first * _CHUNK : stop - first * _CHUNK]
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of `>NAME`, a line end and the letters of each contig, in the order of CONTIGS."""
-        digest = hashlib.sha256()
-        for each in CONTIGS:
-            if each in self._names:
-                digest.update(b">%b\n" % each.encode())
-                for at in range(0, self.lengths[each], _MEGABASE):
-                    digest.update(self._fetch(each, at, at + _MEGABASE))
-        return digest.hexdigest()
-
     def _read(self, chrom: str, at: int) -> bytes:
         if chrom not in self._names or at * _CHUNK >= self.lengths[chrom]:
             return b""
-        return self._fetch(chrom, at * _CHUNK, (at + 1) * _CHUNK)
-
-    def _fetch(self, chrom: str, start: int, stop: int) -> bytes:
         with _silent(), replacing((ValueError, OSError), Fault("REFERENCE_UNREADABLE")):
-            text = self._file.fetch(self._names[chrom], start, stop)
+            text = self._file.fetch(self._names[chrom], at * _CHUNK, (at + 1) * _CHUNK)
         return bytes(text.upper(), "ascii")
 
 

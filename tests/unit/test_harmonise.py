@@ -469,9 +469,6 @@ def test_a_reference_by_its_contigs_names(tmp_path: Path) -> None:
     assert here.bases("1", 159_999, 160_100) == b"YK"
     assert here.bases("MT", 0, 3) == b"AC"
     assert here.bases("X", 1, 2) == here.bases("9", 1, 2) == here.bases("1", 300_000, 300_001) == b""
-    same = fasta(tmp_path / "b.fa", other="ACGT", MT="acgt", **{"1": letters.upper()})
-    assert same.digest == here.digest
-    assert fasta(tmp_path / "c.fa", **{"1": letters[1:], "MT": "ACGT"}).digest != here.digest
 
 
 def test_indexes_are_made_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

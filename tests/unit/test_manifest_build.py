@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from genopact_ingest.reference import Reference
 from genopact_server import scoring
 from genopact_server.cli import app
 from genopact_server.folder import Folder
@@ -232,16 +231,6 @@ def test_classes_of_places() -> None:
         "autosome",
     ]
     assert kind("made", "X", 100_000) == "x"
-
-
-def test_references_of_both_rooms_have_one_digest(tmp_path: Path, fasta: Fasta) -> None:
-    assert fasta.digest == Reference(tmp_path / "made.fa").digest
-    assert fasta.bases("7", 1, 4) == b"GAT"
-    assert fasta.bases("7", 42, 90) == b"C"
-    assert fasta.bases("1", 1, 4) == b""
-    for wrong in ("absent", "."):
-        with pytest.raises(GenopactError, match="REFERENCE_UNREADABLE"):
-            Fasta(tmp_path / wrong)
 
 
 def test_pooled_counts_give_frequencies() -> None:

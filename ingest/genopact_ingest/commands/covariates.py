@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genopact_client.commands.opening import schemas
 from genopact_client.site import Site
@@ -107,7 +106,7 @@ def _seal(covariates: Covariates, calls: Sequence[Calls], table: Table, site: Si
     generation = None if dry_run else site.store.manifest()["generation"]
     strangers = len({sample for source in calls for sample in source.samples} - set(covariates.people))
     data = {"people": table.n, "new": int((known < 0).sum()), "erased": int(erased.sum()), "strangers": strangers}
-    observed = {name: _known(values) for name, values in table.columns.items()}
+    observed = {name: int(table.known(name).sum()) for name in table.columns}
     notes = sum((source.notes for source in calls), Counter(covariates.notes))
     text = [f"{table.n} people: {data['new']} new, {data['erased']} left out because they were erased"]
     text += [f"{strangers} samples of the VCF are not in the table and were left out"] * bool(strangers)
@@ -116,10 +115,6 @@ def _seal(covariates: Covariates, calls: Sequence[Calls], table: Table, site: Si
     text += ["dry run: nothing was changed" if dry_run else f"sealed as version {generation}"]
     follow = "" if dry_run else f"genopact-site consent import --home {site.home} consent.csv"
     return Answer(data | {"generation": generation, "observed": observed, "notes": notes}, text, follow)
-
-
-def _known(values: NDArray[np.generic]) -> int:
-    return int(np.isfinite(values).sum() if values.dtype == np.float64 else (values.astype(np.int8) >= 0).sum())
 
 
 def schema_of(site: Site) -> tuple[Column, ...]:

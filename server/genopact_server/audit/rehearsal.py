@@ -22,20 +22,11 @@ from genopact_shared.plan import MODEL_SCALE, Plan, PlannedStep, plan_of
 from genopact_shared.privacy.mechanisms import NoisedSum, Unprotected
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes import chosen, dose_features
+from genopact_shared.recipes import table as tables
 from genopact_shared.recipes.network import NetPlan, Network
 from genopact_shared.recipes.protocol import Model, SumPlan
 from genopact_shared.recipes.risk import RiskPlan
-from genopact_shared.recipes.table import (
-    Choice,
-    Column,
-    Copies,
-    Dosage,
-    Floats,
-    GenotypeParameters,
-    MatrixParameters,
-    Number,
-    Table,
-)
+from genopact_shared.recipes.table import Copies, Floats, Table
 from genopact_shared.study import Frozen, Study
 
 POOL = 40
@@ -173,7 +164,7 @@ def _variants(course: SumPlan | NetPlan) -> int:
     """How many variants a plan reads: a network's published file has a row for each. Raises PUBLISHED_MISSING."""
     if isinstance(course, RiskPlan):
         return course.design.variants
-    if not isinstance(course, Network) or not isinstance(course.parameters, GenotypeParameters):
+    if not isinstance(course, Network) or not isinstance(course.parameters, tables.GenotypeParameters):
         return 0
     given = course.parameters.model_dump()
     return int(given.get("count") or max(map(len, course.published.read(given["design"]).values())))
@@ -185,21 +176,27 @@ def _patients(n: int, rng: np.random.Generator, draw: Callable[[int], Table], ou
     return draw(n)
 
 
-def _drawn(schema: tuple[Column, ...], of: Frozen, variants: int, rng: np.random.Generator, n: int) -> Table:
+def _drawn(schema: tuple[tables.Column, ...], of: Frozen, variants: int, rng: np.random.Generator, n: int) -> Table:
     """Uniform over the schema, with genotypes of so many variants; a number that is the outcome is one of its ends.
 
     Matrices hold 0 to 4: letters, or numbers near those that recipes expect.
     """
     columns: dict[str, Any] = {}
     for column in schema:
-        if isinstance(column, Number):
+        if isinstance(column, tables.Number):
             ends = rng.choice([float(column.low), float(column.high)], n)
             columns[column.name] = ends if column.role == "outcome" else rng.uniform(column.low, column.high, n)
         else:
-            levels = len(column.levels) if isinstance(column, Choice) else 3 if isinstance(column, Dosage) else 2
+            levels = (
+                len(column.levels)
+                if isinstance(column, tables.Choice)
+                else 3
+                if isinstance(column, tables.Dosage)
+                else 2
+            )
             columns[column.name] = rng.integers(levels, size=n).astype(np.int8)
     genotypes = Copies(rng.integers(3, size=(n, variants), dtype=np.int8)) if variants else None
-    wanted = of.matrices if isinstance(of, MatrixParameters) else ()
+    wanted = of.matrices if isinstance(of, tables.MatrixParameters) else ()
     matrices = {each.name: rng.integers(5, size=(n, each.features)).astype(np.float32) for each in wanted}
     return Table(columns, n, genotypes, matrices=matrices)
 

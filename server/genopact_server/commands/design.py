@@ -163,8 +163,8 @@ def genes(
                 if weight[slice(*place)].any():
                     spans, listed = [*spans, (int(place[0]), int(place[1]))], [*listed, name]
     require(len(spans) > 1, "SITES_INVALID", f"{gff}: rare variants of the manifest in fewer than two genes")
-    starts, ends = np.array(spans).T
     Path(f"{out}.genes").write_text("".join(f"{name}\n" for name in listed), "utf-8")
+    starts, ends = np.array(spans).T
     data = design(starts, ends, weight, frequency)
     said = f"{np.count_nonzero(weight)} rare variants of {len(variants)}, in {len(spans)} genes"
     return _written(

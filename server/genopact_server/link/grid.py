@@ -59,8 +59,8 @@ class GridCourier:
                 away, again = away - set(waiting.values()), now + AGAIN
             for message in self._pull(list(waiting)):
                 site, last = waiting.pop(message.metadata.reply_to_message_id, None), time.monotonic()
-                if site is not None and _offline(message):
-                    away.add(site)
+                if site is not None and message.has_error() and message.error.code == ErrorCode.NODE_UNAVAILABLE:
+                    away.add(site)  # the SuperLink's own answer for a node that has not been heard of
                 elif site is not None and (reply := _reply(message, nodes[site])) is not None:
                     replies[site] = reply
             if waiting or away:
@@ -90,11 +90,6 @@ class GridCourier:
         with suppressing("LINK_UNREACHABLE"):
             return list(self._grid.pull_messages(ids))
         return []
-
-
-def _offline(message: Message) -> bool:
-    """Whether this is the SuperLink's own answer for a node that has not been heard of."""
-    return message.has_error() and message.error.code == ErrorCode.NODE_UNAVAILABLE
 
 
 def _reply(message: Message, node: int) -> bytes | None:

@@ -13,10 +13,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from genopact_shared.published import NOTHING, Published
-from genopact_shared.recipes.facts import planned
+from genopact_shared.recipes.facts import Facts, planned
 from genopact_shared.recipes.network import NetParameters, Network, known
 from genopact_shared.recipes.protocol import Judge, Metrics, Model, NetRecipe, Prediction, SumStep, finest_scale
-from genopact_shared.recipes.table import Choice, Column, Floats, Table
+from genopact_shared.recipes.table import Choice, Floats, Table
 from genopact_shared.study import Frozen
 
 ALL, UNKNOWN = "all", "unknown"
@@ -29,6 +29,7 @@ class EvaluationParameters(NetParameters):
     on. `evaluated`: whom. `floor_milli`: what the judge's first measure has to reach in every group.
     """
 
+    network: ClassVar[NetRecipe]
     levels: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     model: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -126,25 +127,15 @@ class Evaluation:
         return self.network.predict(self.finished, personal, table)
 
 
-@dataclass(frozen=True)
-class EvaluationRecipe:
+class EvaluationRecipe(Facts):
     """See `protocol.SumRecipe`."""
-
-    network: NetRecipe
-    judge: Judge
-    name: str
-    version: int
-    outcome: str
-    measures: tuple[str, ...]
-    schema: tuple[Column, ...]
-    parameters: type[Frozen]
 
     def plan(
         self, parameters: Frozen, planned_total: int, epsilon_milli: int | None, published: Published = NOTHING
     ) -> Evaluation:
         """The plan; raises ValueError for parameters of another recipe or an empty cohort."""
         of = planned(parameters, EvaluationParameters, planned_total)
-        return Evaluation(Network(self.network, of, {}, published), self.judge, of, epsilon_milli)
+        return Evaluation(Network(of.network, of, {}, published), cast("Judge", self.judge), of, epsilon_milli)
 
 
 def evaluations(networks: tuple[NetRecipe, ...]) -> list[EvaluationRecipe]:
@@ -155,9 +146,7 @@ def evaluations(networks: tuple[NetRecipe, ...]) -> list[EvaluationRecipe]:
             continue
         name, choices = f"{of.name}-evaluation", [each for each in of.schema if isinstance(each, Choice)]
         columns = {each.name: each.levels for each in choices if each.role != "outcome"}
-        space = {"levels": columns, "__module__": __name__, "__doc__": EvaluationParameters.__doc__}
-        bases = cast("tuple[type[Frozen], ...]", (of.parameters, EvaluationParameters))
-        parameters = type(name, bases, space)
-        facts = name, of.version, of.outcome, judge.measures, of.schema, parameters
-        found.append(EvaluationRecipe(of, judge, *facts))
+        space = {"network": of, "levels": columns, "__module__": __name__, "__doc__": EvaluationParameters.__doc__}
+        parameters = type(name, cast("tuple[type[Frozen], ...]", (of.parameters, EvaluationParameters)), space)
+        found.append(EvaluationRecipe(name, of.outcome, of.schema, parameters, judge.measures, of.version, judge))
     return found

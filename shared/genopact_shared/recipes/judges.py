@@ -131,12 +131,11 @@ class ByError:
     def measured(self, total: Floats, of: Any) -> Measured:  # noqa: ARG002
         """bias: mean of predicted less observed."""
         patients, within, size, signed = total.tolist()
-        if patients < 1:
-            return {"patients": patients}
-        found = {"patients": patients, "within": within / patients}
-        return found | {
-            "mean_absolute_error": self.bound * size / patients, "bias": self.bound * (2 * signed / patients - 1)
-        }  # fmt: skip
+        found = {"patients": patients}
+        if patients >= 1:
+            found |= {"within": within / patients, "mean_absolute_error": self.bound * size / patients}
+            found |= {"bias": self.bound * (2 * signed / patients - 1)}
+        return found
 
 
 def nominal(of: Any) -> float:

@@ -5,17 +5,17 @@ window of a haplotype. All three networks keep where in the window a letter stan
 explain` shows what each letter, and each change of one, does to a prediction.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
 from genopact_shared.published import Published
 from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
+from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.judges import ByClass
-from genopact_shared.recipes.protocol import Judge, of_kind
-from genopact_shared.recipes.table import Column, MatrixParameters, Table
+from genopact_shared.recipes.protocol import of_kind
+from genopact_shared.recipes.table import MatrixParameters, Table
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -36,24 +36,14 @@ class SequenceParameters(ClassParameters, MatrixParameters):
     depth: int = Field(default=1, ge=1, le=4)
 
 
-@dataclass(frozen=True)
-class SequenceRecipe(Classes):
-    """See `protocol.NetRecipe`."""
-
-    name: str
-    architecture: Literal["cnn", "rnn", "transformer"]
-    version: int = 1
-    outcome: str = OUTCOME
-    measures: tuple[str, ...] = ()
-    schema: tuple[Column, ...] = SCHEMA
-    parameters: type[Frozen] = SequenceParameters
-    judge: Judge | None = ByClass()  # noqa: RUF009 - it has no state
+class SequenceRecipe(Classes, Facts):
+    """See `protocol.NetRecipe`; the name says which network."""
 
     def module(self, parameters: Frozen) -> "nn.Module":
         """(n, length, 4) -> (n, classes)."""
         from genopact_shared.recipes.sequence_module import SequenceModule
 
-        return SequenceModule(self.architecture, of_kind(parameters, SequenceParameters))
+        return SequenceModule(self.name, of_kind(parameters, SequenceParameters))
 
     def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
         """Inputs (n, length, 4) float32, one letter in four, zeros for none of them; classes (n,) int64."""
@@ -65,6 +55,7 @@ class SequenceRecipe(Classes):
         return torch.from_numpy(known.astype(np.float32)), class_of(table, of.classes)
 
 
-SEQUENCE_CNN = SequenceRecipe("sequence-cnn", "cnn")
-SEQUENCE_RNN = SequenceRecipe("sequence-rnn", "rnn")
-SEQUENCE_TRANSFORMER = SequenceRecipe("sequence-transformer", "transformer")
+SEQUENCE_CNN, SEQUENCE_RNN, SEQUENCE_TRANSFORMER = (
+    SequenceRecipe(f"sequence-{network}", OUTCOME, SCHEMA, SequenceParameters, judge=ByClass())
+    for network in ("cnn", "rnn", "transformer")
+)

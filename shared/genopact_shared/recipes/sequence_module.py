@@ -2,7 +2,6 @@
 
 import math
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +16,15 @@ POSITIONS = 8
 class SequenceModule(nn.Module):
     """(n, length, 4) -> (n, classes): features of each place, and a linear layer over all places."""
 
-    def __init__(self, architecture: Literal["cnn", "rnn", "transformer"], of: SequenceParameters) -> None:
+    def __init__(self, recipe: str, of: SequenceParameters) -> None:
         super().__init__()
         length, width = of.matrices[0].features, of.width
-        self.architecture = architecture
-        if architecture == "cnn":
+        self.recipe = recipe
+        if recipe == "sequence-cnn":
             widths = [LETTERS, *[width] * of.depth]
             pairs = [(nn.Conv1d(a, b, of.kernel, padding=of.kernel // 2), nn.ReLU()) for a, b in pairwise(widths)]
             self.body: nn.Module = nn.Sequential(*(layer for pair in pairs for layer in pair))
-        elif architecture == "rnn":
+        elif recipe == "sequence-rnn":
             self.body = nn.GRU(LETTERS, width, batch_first=True)
         else:
             layers = [Attention(width, 1) for _ in range(of.depth)]
@@ -35,9 +34,9 @@ class SequenceModule(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, classes) logits."""
-        if self.architecture == "cnn":
+        if self.recipe == "sequence-cnn":
             found = self.body(inputs.transpose(1, 2))
-        elif self.architecture == "rnn":
+        elif self.recipe == "sequence-rnn":
             found = self.body(inputs)[0]
         else:
             found = self.body(torch.cat([inputs, _places(inputs)], 2))
