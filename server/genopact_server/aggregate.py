@@ -82,8 +82,8 @@ def shares(plan: Plan, record: bytes, updates: Bodies) -> dict[str, float]:
         return {}
     step, total = _flat(_model(record)), sum(plan.planned[site] for site in updates)
     square = max(float(step @ step), 1e-300)
-    weights = {site: plan.planned[site] / total for site in updates}
-    return {site: weights[site] * float(_flat(_model(body)) @ step) / square for site, body in updates.items()}
+    along = {site: float(_flat(_model(body)) @ step) / square for site, body in updates.items()}
+    return {site: plan.planned[site] / total * part for site, part in along.items()}
 
 
 def _flat(change: Model) -> Floats:

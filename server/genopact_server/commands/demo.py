@@ -1,13 +1,16 @@
 """`genopact demo` and `genopact warfarin`: the whole chain on this machine; `simulate`: a cohort of made-up people."""
 
+import io
 import shutil
 import sys
 import webbrowser
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
+from rich.console import Console
 
 from genopact_shared.errors import GenopactError, require
 from genopact_shared.terminal import Answer, bar, command, human
@@ -40,12 +43,18 @@ def demo(out: Out = Path("demo"), show: Show = True) -> Answer:  # noqa: FBT002 
     from genopact_server.demo.stage import Stage
 
     out = _fresh(out)
-    with Stage(out) as stage:
-        play = Play(stage, generated(out / "files"), human())
-        result = play.perform()
     (out / "risk").mkdir()
-    with Stage(out / "risk") as stage:
-        result["risk"] = RiskRehearsal(stage, risk_cast(), human(), began=play.began).perform()
+    told = io.StringIO()
+    with Stage(out) as stage, Stage(out / "risk") as second, ThreadPoolExecutor(1) as pool:
+        play = Play(stage, generated(out / "files"), human())
+        risk = RiskRehearsal(second, risk_cast(), Console(file=told, soft_wrap=True), began=play.began)
+        # The second study is prepared while the first one's processes come up and wait for one another.
+        prepared = pool.submit(risk.perform, risk.scenes[:5])
+        result = play.perform()
+        prepared.result()
+        risk.console = human()
+        risk.console.print(told.getvalue(), end="")
+        result["risk"] = risk.perform(risk.scenes[5:])
     result["seconds"] = result["risk"]["seconds"]
     return _answer(result, out, show=show)
 

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
@@ -63,9 +64,9 @@ class Play:
         """Where everything happens."""
         return self.stage.folder
 
-    def perform(self) -> dict[str, Any]:
-        """All scenes in order; returns what the command line reports."""
-        for scene in self.scenes:
+    def perform(self, scenes: Iterable[str] = ()) -> dict[str, Any]:
+        """All scenes, or some, in order; returns what the command line reports."""
+        for scene in scenes or self.scenes:
             getattr(self, scene)()
         self.result["seconds"] = round(time.monotonic() - self.began, 1)
         return self.result
@@ -81,14 +82,15 @@ class Play:
     def hospitals(self) -> None:
         """Each hospital makes its folder, imports its files, records its consents, writes its policy."""
         durable.replace(self.folder / "passphrase", b"only for the demo\n")
-        with bar("hospitals import", len(self.cast.players)) as step:
+        # A play that is told aside shows no bar.
+        with bar("hospitals import", len(self.cast.players)) if self.console.is_terminal else nullcontext(bool) as step:
             for imported, consented in self._each(self._found):
                 self.result.setdefault("people", []).append(imported["people"])
                 self.result.setdefault("consents", []).append(consented["changed"])
                 step(1)
-        people, consents = sum(self.result["people"]), sum(self.result["consents"])
-        count = len(self.cast.players)
-        self._say("hospitals", f"{count}, {people} people from VCF and CSV, {consents} consents, all sealed")
+        people, consents = (sum(self.result[each]) for each in ("people", "consents"))
+        text = f"{people} people from VCF and CSV, {consents} consents, all sealed"
+        self._say("hospitals", f"{len(self.cast.players)}, {text}")
 
     def approvals(self) -> None:
         """One study file with everybody's keys; each hospital reads it and approves, or its policy refuses."""

@@ -47,7 +47,7 @@ def quality(facts: RunFacts) -> Quality | None:
     """Of a run of recipe `risk`, or of an evaluation, whose metrics have been released; None for another."""
     course = facts.plan.course
     if isinstance(course, Evaluation):
-        return _evaluated(course, facts)
+        return _evaluated(course, facts) if facts.models[-1]["cells"].any() else None
     if not isinstance(course, RiskPlan) or not facts.models[-1]["metrics"].any():
         return None
     nominal, table, size = course.parameters.nominal, facts.models[-1]["metrics"], course.parameters.ancestries
@@ -57,15 +57,12 @@ def quality(facts: RunFacts) -> Quality | None:
     return Quality(metrics, error, calibration(table.reshape(-1, BINS, 2)[:size], nominal, spread))
 
 
-def _evaluated(course: Evaluation, facts: RunFacts) -> Quality | None:
+def _evaluated(course: Evaluation, facts: RunFacts) -> Quality:
     metrics, cells = course.metrics(facts.models[-1]), facts.models[-1]["cells"]
-    if not metrics:
-        return None
     spread, of, measures = facts.noise(facts.plan.steps[-1]) or 0.0, course.parameters, course.judge.measures
     error = errors(lambda again: course.metrics({"cells": again}), cells, spread)
     metrics = {name: row if _shown(row, error[name]) else {} for name, row in metrics.items()}
-    odds = isinstance(course.judge, ByOdds)
-    points = calibration(cells.reshape(-1, BINS, 2), nominal(of), spread) if odds else []
+    points = calibration(cells.reshape(-1, BINS, 2), nominal(of), spread) if isinstance(course.judge, ByOdds) else []
     return Quality(metrics, error, points, of.by, measures, measures[1], of.floor_milli / 1000)
 
 

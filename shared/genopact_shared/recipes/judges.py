@@ -15,7 +15,6 @@ from genopact_shared.recipes.table import Floats
 
 RISKS = 8
 """Bins of the predicted chance to have had the event at the end."""
-Measured = dict[str, float]
 
 
 class ByClass:
@@ -37,7 +36,7 @@ class ByClass:
         table = pairs[:, None] == np.arange(of.classes**2)
         return np.column_stack([table, (wrong**2).sum(axis=1) / 2, chances.max(axis=1)]).astype(np.float64)
 
-    def measured(self, total: Floats, of: Any) -> Measured:
+    def measured(self, total: Floats, of: Any) -> dict[str, float]:
         """brier: half the squared distance of chances and truth. overconfidence: chance given, less accuracy."""
         table = total[:-2].reshape(of.classes, of.classes)
         found = {"patients": float(table.sum())}
@@ -65,7 +64,7 @@ class ByOdds:
         """outputs: (n,) log odds; targets: (n,) 0 or 1."""
         return cells(outputs, targets, np.zeros(len(targets), np.intp), 1, nominal(of))
 
-    def measured(self, total: Floats, of: Any) -> Measured:
+    def measured(self, total: Floats, of: Any) -> dict[str, float]:
         """As of recipe `risk`."""
         return measured(total.reshape(-1, 2), nominal(of))
 
@@ -87,7 +86,7 @@ class ByTime:
         place = np.minimum(np.floor(risk * RISKS), RISKS - 1) * (len(of.ends_days) + 1) + outlived
         return np.asarray((2 * place + event)[:, None] == np.arange(self.size(of)), dtype=np.float64)
 
-    def measured(self, total: Floats, of: Any) -> Measured:
+    def measured(self, total: Floats, of: Any) -> dict[str, float]:
         """c_index: pairs in order, of pairs in which one has the event in an interval that the other outlives.
 
         Ties within a bin of risk count half. Source: Harrell et al., "Evaluating the yield of medical tests", 1982.
@@ -128,7 +127,7 @@ class ByError:
         shares = (size <= allowed, np.minimum(size / self.bound, 1), (np.clip(error / self.bound, -1, 1) + 1) / 2)
         return np.column_stack([np.ones(len(truth)), *shares])
 
-    def measured(self, total: Floats, of: Any) -> Measured:  # noqa: ARG002
+    def measured(self, total: Floats, of: Any) -> dict[str, float]:  # noqa: ARG002
         """bias: mean of predicted less observed."""
         patients, within, size, signed = total.tolist()
         found = {"patients": patients}
