@@ -82,7 +82,7 @@ def test_a_network_of_one_study_is_put_to_the_test_in_another(consortium: Make, 
     write_report(one.folder.home / "runs" / again.state.run, study, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "put one model to the test" in page
-    assert "Below the study's floor of 0.99 for within" in page
+    assert "Below the study's floor of 0.99 for within: White" in page
     assert "mean absolute error" in page
 
 

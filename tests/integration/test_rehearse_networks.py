@@ -1,19 +1,23 @@
 """The empirical audit on networks: letters, matrices and genotypes are made up, and what is broken is found."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from safetensors.numpy import load
 
 from genopact_client.release import kernel
 from genopact_server.audit import rehearsal
 from genopact_server.audit.canaries import Evidence, Showing, show
 from genopact_server.folder import Folder
+from genopact_shared import canonical, wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.keys import SigningKey
 from genopact_shared.plan import plan_of
 from genopact_shared.published import Published
+from genopact_shared.recipes import RECIPES
+from genopact_shared.recipes.network import weights_of
 from genopact_shared.study import Study
 from tests.integration.hospital import study_of
 from tests.unit import risk_people
@@ -35,17 +39,19 @@ EVERYTHING = ["genotype", "genome", "expression", "drug", "ehr"]
 
 def study(home: Path, name: str, mode: str) -> Study:
     recipe, outcome, given = KINDS[name]
+    metrics = RECIPES[recipe].measures if recipe in RECIPES else ()
     sites, honest = (3, 2) if mode == "distributed" else (1, 1)
     parties = [
         {"name": f"site-{at}"} | {key: SigningKey.generate().public.hex for key in ("identity", "log", "approver")}
         for at in range(sites)
     ]
     purpose = {
-        "permission": "HMB", "uses": ["train"], "organisations": ["public"], "commercial": False, "regions": ["DE"],
-        "data": EVERYTHING,
+        "permission": "HMB", "uses": ["train", "validate"], "organisations": ["public"], "commercial": False,
+        "regions": ["DE"], "data": EVERYTHING,
     }  # fmt: skip
     return study_of(
         Folder.create(home / "hub", "hub", "127.0.0.1:8000"), parties, purpose=purpose, outcome=outcome,
+        metrics=metrics,
         privacy={"mode": mode, "epsilon_milli": 4000, "delta": "0.0000000001", "honest_minimum": honest},
         recipe={"name": recipe, "version": 1, "parameters": given | ROUND}, schedule={"quorum": sites},
     )  # fmt: skip
@@ -73,6 +79,25 @@ def test_a_network_on_blocks_is_rehearsed(tmp_path: Path, monkeypatch: pytest.Mo
     of = study(tmp_path, "blocks", "local")
     shown = rehearsal.rehearse(of, planned(of), 2, 4, published=published)
     assert shown.one_run < 1 < shown.certified
+
+
+@pytest.mark.parametrize("name", ["letters", "time", "drugs", "reaction", "copies"])
+def test_evaluations_are_rehearsed(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, outcome, given = KINDS[name]
+    network = plan_of(study(tmp_path / "a", name, "local"), {"site-0": 40}, deep.PUBLISHED).course
+    data = wire.pack(weights_of(network.initial()))
+    files = deep.FILES | {canonical.digest(data): load(data)}
+
+    class Known:
+        def read(self, digest: str) -> Any:
+            return files[digest]
+
+    about = given | {"model": canonical.digest(data), "by": "race" if name == "reaction" else "group"}
+    monkeypatch.setitem(KINDS, name, (f"{recipe}-evaluation", outcome, about | {"evaluated": "all"}))
+    of = study(tmp_path / "b", name, "distributed")
+    shown = rehearsal.rehearse(of, planned(of), 2, 4, published=cast("Published", Known()))
+    assert shown.one_run < 1 < shown.certified
+    assert 0 <= shown.auc <= 1
 
 
 def test_a_network_of_classes_without_noise_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

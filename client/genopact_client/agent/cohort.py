@@ -22,6 +22,7 @@ from genopact_shared.errors import GenopactError, require
 from genopact_shared.plan import PlannedStep
 from genopact_shared.privacy.mechanisms import Unprotected
 from genopact_shared.recipes import chosen
+from genopact_shared.recipes.evaluation import EvaluationParameters
 from genopact_shared.recipes.table import Codes, GenotypeParameters, MatrixParameters, Table
 from genopact_shared.study import Study
 
@@ -85,6 +86,8 @@ def eligible(site: Site, study: Study, step: PlannedStep | None, now: int) -> It
         if isinstance(parameters, MatrixParameters):
             table = replace(table, matrices={each.name: site.matrix(each, rows) for each in parameters.matrices})
         complete = table.known(study.outcome)
+        if isinstance(parameters, EvaluationParameters) and parameters.evaluated == "held-out":
+            complete &= table.codes("held_out") == 1  # nobody else is asked, or pays
         # An empty cohort releases noise alone: a refusal would tell, for nothing, that the last patient is gone.
         require(step is not None or complete.any(), "COHORT_EMPTY")
         rows, table = rows[complete], replace(table.take(complete), site=site.name)

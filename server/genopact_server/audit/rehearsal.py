@@ -23,6 +23,7 @@ from genopact_shared.privacy.mechanisms import NoisedSum, Unprotected
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes import chosen, dose_features
 from genopact_shared.recipes import table as tables
+from genopact_shared.recipes.evaluation import Evaluation
 from genopact_shared.recipes.network import NetPlan, Network
 from genopact_shared.recipes.protocol import Model, SumPlan
 from genopact_shared.recipes.risk import RiskPlan
@@ -99,6 +100,8 @@ class Observer(NamedTuple):
     def _errors(self, model: Model) -> Floats:
         if isinstance(course := self.plan.course, Network):
             return course.losses(model, self.canaries)
+        if isinstance(course, Evaluation):
+            return np.zeros(self.canaries.n)  # it learns nothing
         predicted = self.plan.recipe.predict(model, None, self.canaries).value
         return np.asarray(np.abs(predicted - self.canaries.number(self.outcome)), dtype=np.float64)
 
@@ -164,10 +167,11 @@ def _variants(course: SumPlan | NetPlan) -> int:
     """How many variants a plan reads: a network's published file has a row for each. Raises PUBLISHED_MISSING."""
     if isinstance(course, RiskPlan):
         return course.design.variants
-    if not isinstance(course, Network) or not isinstance(course.parameters, tables.GenotypeParameters):
+    network = course.network if isinstance(course, Evaluation) else course
+    if not isinstance(network, Network) or not isinstance(network.parameters, tables.GenotypeParameters):
         return 0
-    given = course.parameters.model_dump()
-    return int(given.get("count") or max(map(len, course.published.read(given["design"]).values())))
+    given = network.parameters.model_dump()
+    return int(given.get("count") or max(map(len, network.published.read(given["design"]).values())))
 
 
 def _patients(n: int, rng: np.random.Generator, draw: Callable[[int], Table], outcome: str) -> Table:

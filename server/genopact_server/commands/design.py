@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from genopact_shared.manifest import VariantManifest
     from genopact_shared.recipes.protocol import SumRecipe
 
-app = typer.Typer(help="Make the public design of a risk study.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Make the public files that studies name: designs, tokens, genes, networks.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 EXAMPLE = (
     "genopact design build risk.yaml --manifest cad.variants --panel panel --gwas eur=gwas-eur.tsv --patients 20000 "
     "--sites 8 --out cad.design --study cad.yaml"
@@ -47,8 +51,8 @@ Template = Annotated[Path, typer.Argument(help="A study, without what this comma
 PanelFiles = Annotated[
     Path, typer.Option("--panel", help="Prefix of PLINK 1 files of reference people; column 1 of .fam is the ancestry.")
 ]
-Out = Annotated[Path, typer.Option(help="The design; every site takes it in.", show_default=False)]
-StudyOut = Annotated[Path, typer.Option(help="The template with the design's parameters.", show_default=False)]
+Out = Annotated[Path, typer.Option(help="The public file; every site takes it in.", show_default=False)]
+StudyOut = Annotated[Path, typer.Option(help="The template with the parameters that were found.", show_default=False)]
 Gwas = Annotated[
     list[str] | None, typer.Option(help="ANCESTRY=FILE: association results, columns as regenie's; repeatable.")
 ]

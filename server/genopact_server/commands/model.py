@@ -8,6 +8,7 @@ import typer
 
 from genopact_server.commands.options import HOME, Home, RunName, opened, read_manifest
 from genopact_server.report.facts import EXPLAINED
+from genopact_server.rounds import read_state
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.recipes import NETWORKS, chosen
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Explain and export a network.", no_args_is_help=True, rich_markup_mode=None)
 SHOWN, OUTPUTS, TOLERANCE = 20, 10, 1e-4
+EXPLAINED_GENOTYPES = {"ancestry", "risk-net"}
 EXAMPLE = "genopact model explain RUN --matrix sequence=reference.fa --out splice"
 
 
@@ -50,7 +52,7 @@ def explain(
     from genopact_shared.recipes.network import columns
 
     plan, model, path = network_of(home, run)
-    table, features = _genotyped(panel, manifest) if panel and manifest else _people(plan, matrix or [])
+    table, features = _genotyped(plan, panel, manifest) if panel and manifest else _people(plan, matrix or [])
     with working("Explaining"):
         count = min(OUTPUTS, columns(plan.outputs(model, table)).shape[1])
         parts = [contributions(plan, model, table, output) for output in range(count)]
@@ -126,16 +128,25 @@ def network_of(home: Path, run: str) -> "tuple[NetPlan, Model, Path]":
     if study.recipe.name not in NETWORKS or not isinstance(of, NetParameters):
         raise GenopactError("USAGE", f"the run is of recipe {study.recipe.name}, which is no network")
     plan = NetPlan(NETWORKS[study.recipe.name], of, {}, folder.published)
+    require(read_state(path).stage == "done", "USAGE", f"run {run} has not finished")
     last = max(path.glob("model-*.safetensors"))
     return plan, read_model(last), last
 
 
-def _genotyped(panel: Path, manifest: Path) -> "tuple[Table, list[str]]":
-    """Public people's genotypes, without covariates; what the network makes of them has no names of its own."""
+def _genotyped(plan: "NetPlan", panel: Path, manifest: Path) -> "tuple[Table, list[str]]":
+    """Public people's genotypes, without covariates; what the network makes of them has no names of its own.
+
+    Raises:
+        GenopactError: USAGE for a recipe of other data, MANIFEST_INVALID for other variants; PANEL_INVALID.
+    """
     from genopact_server.design.sources import panel_of
     from genopact_shared.recipes.table import Copies, Table
 
-    copies = panel_of(panel, read_manifest(manifest)).dosages
+    require(plan.name in EXPLAINED_GENOTYPES, "USAGE", f"recipe {plan.name} has no explanation by genotypes")
+    variants = read_manifest(manifest)
+    same = variants.digest == plan.parameters.model_dump()["variants"]
+    require(same, "MANIFEST_INVALID", "the study is of other variants")
+    copies = panel_of(panel, variants).dosages
     return Table({}, len(copies), Copies(copies)), []
 
 
@@ -159,6 +170,7 @@ def _people(plan: "NetPlan", given: list[str]) -> "tuple[Table, list[str]]":
     known = {each.name for each in wanted}
     require(set(files) <= known, "USAGE", f"--matrix NAME=FILE: the study's are {', '.join(sorted(known))}")
     read = {each.name: _read(files[each.name], each) for each in wanted if each.name in files}
+    require(bool(read), "USAGE", "--matrix NAME=FILE, or --panel with --manifest: public people to explain with")
     n = min(len(values) for _, values in read.values())
     matrices: dict[str, Values] = {}
     names: list[str] = []

@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from genopact_shared.supervise import end
 
 COORDINATOR, SITE, LOOPBACK = "genopact_server.cli", "genopact_client.cli", "127.0.0.1"
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
-_forks = multiprocessing.get_context("forkserver")
+_children, _forks = threading.Lock(), multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload([COORDINATOR, SITE])
 """Commands are processes of their own, forked from one that has loaded what all of them begin with."""
 
@@ -45,8 +47,12 @@ class Stage(AbstractContextManager["Stage"]):
             paths = [Path(folder) / name for name in ("stdout", "stderr")]
             line = [program, *arguments, "--format", "json"]
             done = _forks.Process(target=_command, args=(line, self.folder, self._environment, paths))
-            done.start()
-            done.join()
+            # Two threads that look after one another's processes would read an exit code twice, and lose it.
+            with _children:
+                done.start()
+            wait([done.sentinel])
+            with _children:
+                done.join()
             stdout, stderr = (path.read_text("utf-8") if path.exists() else "" for path in paths)
         if done.exitcode != expect:
             last = (stdout.strip() or stderr.strip() or "no output").splitlines()[-1]

@@ -8,7 +8,7 @@ import numpy as np
 from genopact_server.report.facts import RunFacts
 from genopact_shared.recipes.evaluation import Evaluation
 from genopact_shared.recipes.head import probability
-from genopact_shared.recipes.judges import ByOdds, nominal
+from genopact_shared.recipes.judges import ByOdds, ByTime, nominal
 from genopact_shared.recipes.protocol import Metrics
 from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.recipes.risk_metrics import BINS, MEASURES, middles
@@ -20,7 +20,8 @@ DRAWS, SURE, VAGUE = 200, 3.0, 0.1
 class Quality(NamedTuple):
     """Released `metrics`, the `errors` (group, measure: standard deviation), and `points` of calibration.
 
-    `by`: what the groups are. `measures`: in the order of a table. `floor`: what `main` has to reach, or 0.
+    `by`: what the groups are. `measures`: in the order of a table. `floor`: what `main` has to reach, or 0. `sampled`:
+    whether errors hold those of sampling; else they are of privacy noise alone, because only sums were released.
     """
 
     metrics: Metrics
@@ -30,6 +31,7 @@ class Quality(NamedTuple):
     measures: tuple[str, ...] = MEASURES
     main: str = "auc"
     floor: float = 0.0
+    sampled: bool = True
 
     @property
     def shown(self) -> dict[str, tuple[float, float]]:
@@ -39,8 +41,8 @@ class Quality(NamedTuple):
 
     @property
     def below(self) -> list[str]:
-        """The groups that do not reach the floor, or of which too little is known."""
-        return [name for name, row in self.metrics.items() if row.get(self.main, 0.0) < self.floor]
+        """The groups that do not reach the floor; not those that the noise drowns."""
+        return [name for name, row in self.metrics.items() if row.get(self.main, self.floor) < self.floor]
 
 
 def quality(facts: RunFacts) -> Quality | None:
@@ -60,10 +62,11 @@ def quality(facts: RunFacts) -> Quality | None:
 def _evaluated(course: Evaluation, facts: RunFacts) -> Quality:
     metrics, cells = course.metrics(facts.models[-1]), facts.models[-1]["cells"]
     spread, of, measures = facts.noise(facts.plan.steps[-1]) or 0.0, course.parameters, course.judge.measures
-    error = errors(lambda again: course.metrics({"cells": again}), cells, spread)
+    sampled = isinstance(course.judge, ByOdds | ByTime)
+    error = errors(course.measured, cells, spread, sampled=sampled)
     metrics = {name: row if _shown(row, error[name]) else {} for name, row in metrics.items()}
     points = calibration(cells.reshape(-1, BINS, 2), nominal(of), spread) if isinstance(course.judge, ByOdds) else []
-    return Quality(metrics, error, points, of.by, measures, measures[1], of.floor_milli / 1000)
+    return Quality(metrics, error, points, of.by, measures, measures[1], of.floor_milli / 1000, sampled)
 
 
 def _shown(row: dict[str, float], error: dict[str, float]) -> bool:
@@ -72,13 +75,16 @@ def _shown(row: dict[str, float], error: dict[str, float]) -> bool:
     return all(row.get(name, 0.0) > SURE * error.get(name, 0.0) for name in counted)
 
 
-def errors(measure: Callable[[Floats], Metrics], table: Floats, spread: float) -> dict[str, dict[str, float]]:
-    """Standard deviation of each released measure: tables redrawn with patients and privacy noise.
+def errors(
+    measure: Callable[[Floats], Metrics], table: Floats, spread: float, *, sampled: bool = True
+) -> dict[str, dict[str, float]]:
+    """Standard deviation of each released measure: tables redrawn with privacy noise, and patients if `sampled`.
 
-    table: flat counts as released; spread: standard deviation of the noise in a cell.
+    table: counts as released, sums otherwise; spread: standard deviation of the noise in a cell.
     """
     rng, counts = np.random.default_rng(0), np.maximum(table, 0.0)
-    redrawn = [measure(rng.poisson(counts) + rng.normal(0.0, spread, table.shape)) for _ in range(DRAWS)]
+    drawn = ((rng.poisson(counts) if sampled else table) for _ in range(DRAWS))
+    redrawn = [measure(each + rng.normal(0.0, spread, table.shape)) for each in drawn]
     found: dict[str, dict[str, float]] = {}
     for group in redrawn[0]:
         measures = set.intersection(*(set(each[group]) for each in redrawn))

@@ -12,6 +12,7 @@ from typing import ClassVar, Literal, Self, cast
 import numpy as np
 from pydantic import Field, model_validator
 
+from genopact_shared.errors import require
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.facts import Facts, planned
 from genopact_shared.recipes.network import NetParameters, Network, known
@@ -66,8 +67,11 @@ class Evaluation:
 
     @cached_property
     def finished(self) -> Model:
-        """The network's weights. Raises PUBLISHED_MISSING, PUBLISHED_INVALID."""
-        return {name: np.array(each) for name, each in self.network.published.read(self.parameters.model).items()}
+        """The network's weights. Raises PUBLISHED_MISSING; PUBLISHED_INVALID, FRAME_INVALID for another's."""
+        found = {name: np.array(each) for name, each in self.network.published.read(self.parameters.model).items()}
+        require(all(np.isfinite(each).all() for each in found.values()), "PUBLISHED_INVALID", self.parameters.model)
+        self.network.module(found)
+        return found
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -76,13 +80,14 @@ class Evaluation:
 
     @property
     def steps(self) -> tuple[SumStep, ...]:
-        """One; the clip is at least the norm of every row, so that it never moves one."""
-        clip, dims = math.ceil(self.judge.norm * 1e4) / 1e4, self.shape[0] * self.shape[1]
+        """One; the clip is above the norm of every row, so that it moves none by more than a unit."""
+        clip, dims = math.ceil(self.judge.norm * 1e4 + 1) / 1e4, self.shape[0] * self.shape[1]
         scale = 1 << 12 if self.epsilon_milli is None else finest_scale(clip, 1.0, self.epsilon_milli)
         return (SumStep("metrics", dims, clip, 1.0, scale),)
 
     def initial(self) -> Model:
-        """Nothing counted."""
+        """Nothing counted. Raises as `finished`, before anybody is charged."""
+        require(bool(self.finished), "PUBLISHED_INVALID", self.parameters.model)
         return {"cells": np.zeros(self.shape)}
 
     def contribution(self, index: int, model: Model, table: Table) -> Floats:  # noqa: ARG002 - there is one step
@@ -95,36 +100,35 @@ class Evaluation:
         free = replace(table, columns={name: each for name, each in table.columns.items() if name != "held_out"})
         targets = self.network.recipe.tensors(free, of, self.network.published)[1]
         some = np.flatnonzero(judged & known(targets))
+        if not len(some):  # which nobody must be able to tell
+            return rows.reshape(table.n, math.prod(self.shape))
         outputs = self.network.outputs(self.finished, free.take(some), 1)
         code = table.codes(of.by)[some].astype(np.intp)
         group = np.where((code >= 0) & (code < self.shape[0] - 1), code, self.shape[0] - 1)
         rows[some, group] = self.judge.rows(outputs, targets.numpy()[some].astype(np.float64), of)
-        return rows.reshape(table.n, -1)
+        return rows.reshape(table.n, math.prod(self.shape))
 
     def advance(self, index: int, model: Model, total: Floats) -> Model:  # noqa: ARG002
         """The sums as released."""
         return {"cells": np.array(total, dtype=np.float64).reshape(self.shape)}
 
     def metrics(self, model: Model) -> Metrics:
-        """Group and "all" -> the judge's measures, with the release's noise; 1 or 0 whether the floor is reached."""
-        cells, of = model["cells"].reshape(self.shape), self.parameters
-        if not cells.any():
-            return {}
+        """Group and "all" -> the judge's measures, with the release's noise."""
+        return self.measured(model["cells"]) if model["cells"].any() else {}
+
+    def measured(self, total: Floats) -> Metrics:
+        """As `metrics`, of any sum."""
+        cells, of = total.reshape(self.shape), self.parameters
         found = {name: self.judge.measured(row, of) for name, row in zip(of.names, cells, strict=True)}
-        found[ALL] = self.judge.measured(cells.sum(axis=0), of)
-        kind = self.judge.measures[1]
-        for row in found.values():
-            if of.floor_milli and kind in row:
-                row["above_floor"] = float(row[kind] >= of.floor_milli / 1000)
-        return found
+        return found | {ALL: self.judge.measured(cells.sum(axis=0), of)}
 
     def fit_personal(self, model: Model, table: Table) -> Model:  # noqa: ARG002
-        """The site's own term on the network; it never leaves the site."""
-        return self.network.fit_personal(self.finished, table)
+        """Nothing: that would be training."""
+        return {}
 
     def predict(self, model: Model, personal: Model | None, table: Table) -> Prediction:  # noqa: ARG002
-        """The network's."""
-        return self.network.predict(self.finished, personal, table)
+        """The network's, without a site's term."""
+        return self.network.predict(self.finished, None, table)
 
 
 class EvaluationRecipe(Facts):

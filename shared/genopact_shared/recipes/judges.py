@@ -20,7 +20,7 @@ RISKS = 8
 class ByClass:
     """A table of true by predicted classes, squared errors of the chances, the chance of the predicted class."""
 
-    measures = ("patients", "accuracy", "balanced_accuracy", "brier", "overconfidence")
+    measures = ("patients", "accuracy", "brier", "overconfidence")
     norm = 3**0.5
 
     def size(self, of: Any) -> int:
@@ -42,12 +42,9 @@ class ByClass:
         found = {"patients": float(table.sum())}
         if found["patients"] < 1:
             return found
-        right, each = np.diag(table), table.sum(axis=1)
-        accuracy = float(right.sum()) / found["patients"]
-        recalls = (right / np.maximum(each, 1))[each >= 1]
-        found |= {"accuracy": accuracy, "balanced_accuracy": float(recalls.mean()) if len(recalls) else 0.0}
+        accuracy = float(np.trace(table)) / found["patients"]
         brier, given = (total[-2:] / found["patients"]).tolist()
-        return found | {"brier": brier, "overconfidence": given - accuracy}
+        return found | {"accuracy": accuracy, "brier": brier, "overconfidence": given - accuracy}
 
 
 class ByOdds:

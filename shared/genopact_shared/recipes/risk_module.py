@@ -54,7 +54,7 @@ class RiskModule(nn.Module):
         own = score * covariates[:, covariates.shape[1] + 1 - self.ancestries :]
         straight = self.linear(torch.cat([tokens * self.gain, covariates, score, own], 1))
         # Tokens have a spread of 1 / sqrt(blocks), which is too narrow for a layer to bend.
-        blocks = nn.functional.pad(tokens.reshape(n, self.blocks, -1) * self.blocks**0.5, (0, 1), value=1.0)
+        blocks = nn.functional.pad(tokens.reshape(n, self.blocks, self.columns) * self.blocks**0.5, (0, 1), value=1.0)
         hidden = torch.bmm(blocks.transpose(0, 1), self.embed).transpose(0, 1)
         hidden = self.body(hidden).mean(1) if self.attends else self.body(hidden.flatten(1)) * self.blocks**-0.5
         return torch.squeeze(straight + self.last(hidden), 1)
