@@ -25,7 +25,7 @@ from genopact_server.rounds import Run
 from genopact_shared import canonical, statements, wire
 from genopact_shared.decision import Opening, verify_opening
 from genopact_shared.errors import GenopactError
-from genopact_shared.recipes import protocol
+from genopact_shared.recipes import table as tables
 from genopact_shared.recipes.protocol import Model
 from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.wire import Request
@@ -186,7 +186,7 @@ def test_a_withdrawal_in_mid_step_closes_the_rows_and_nothing_is_released(made: 
         return batch(self, indices, out)
 
     vars(one.courier).update(round=1, act=lambda: leaving.append(True))
-    with patch.object(protocol, "PEOPLE", 16), patch.object(Opened, "dosages", dosages):
+    with patch.object(tables, "PEOPLE", 16), patch.object(Opened, "dosages", dosages):
         run = start(one)
         run.go(until=2)
     failed = [reply for name, frame, reply in one.courier.carried if name == "site-0" and at(frame) == ("step", 1, 0)]

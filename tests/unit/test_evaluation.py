@@ -92,7 +92,7 @@ def naive(kind: str, name: str, outputs: Floats, targets: Floats) -> dict[str, f
     if kind == "ByClass":
         p = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
         right = accuracy_score(targets, p.argmax(axis=1))
-        brier = np.mean([((p[i] - np.eye(p.shape[1])[int(targets[i])]) ** 2).sum() / 2 for i in range(n)])
+        brier = float(np.mean([((p[i] - np.eye(p.shape[1])[int(targets[i])]) ** 2).sum() / 2 for i in range(n)]))
         return {"accuracy": right, "patients": n, "brier": brier, "overconfidence": p.max(axis=1).mean() - right}
     if kind == "ByOdds":
         edges = [-math.inf, *(round(math.log(0.25), 6) + 0.4 * np.arange(-7, 8)), math.inf]

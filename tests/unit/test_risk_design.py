@@ -19,7 +19,7 @@ from genopact_server.design.measure import design
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import NOTHING, Arrays, Published
-from genopact_shared.recipes import protocol
+from genopact_shared.recipes import table as tables
 from genopact_shared.recipes.linear import positive_solution
 from genopact_shared.recipes.risk_design import Answer, RiskDesign
 from genopact_shared.recipes.table import Copies, Floats, Table
@@ -113,7 +113,7 @@ def test_a_person_has_the_same_bits_in_any_company_order_and_batch(
     copies = COPIES[:40].astype(np.int8)
     copies[change] = np.random.default_rng(change).integers(-1, 3, VARIANTS)
     others = chosen[chosen != change]
-    with patch.object(protocol, "PEOPLE", batch):
+    with patch.object(tables, "PEOPLE", batch):
         rows, ancestry = DESIGN.features(PEOPLE.take(chosen))
         numbers = DESIGN.measured(PEOPLE.take(chosen), ancestry)
         beside = DESIGN.measured(Table({}, 40, Copies(copies)), ANCESTRY[few])
