@@ -14,7 +14,7 @@ from genopact_client import kek
 from genopact_ingest.commands.predict import NOTICE, UNITS
 from genopact_server.demo.cohort import generate, write_table, write_vcf
 from genopact_server.rounds import Run
-from genopact_shared import wire
+from genopact_shared import canonical, wire
 from genopact_shared.recipes import EXACT, NETWORKS, RECIPES
 from genopact_shared.recipes.dose_features import OUTCOME, SCHEMA, abstains
 from genopact_shared.recipes.protocol import Prediction
@@ -361,6 +361,26 @@ def test_matrices_of_others_or_unasked_for(answered: Finished) -> None:
         words = [word for each in wrong for word in ("--matrix", each)]
         assert answered.predict(run, "--table", given, *words).code == "USAGE"
     assert answered.predict(run, "--table", given, "--matrix", "mutations=").code == "IMPORT_REFUSED"
+
+
+def test_an_evaluated_network_predicts_in_its_own_unit_and_by_its_own_rule(tmp_path: Path) -> None:
+    of = NETWORKS["dose-net"]
+    named = of.module(of.parameters()).named_parameters()
+    data = wire.pack({name: weights.detach().numpy().astype(np.float64) for name, weights in named})
+    parameters = {"model": canonical.digest(data), "by": "race", "evaluated": "all"}
+    recipe = {"name": "dose-net-evaluation", "version": 1, "parameters": parameters}
+    one = hospital.consortium(
+        tmp_path / "parties", privacy={"mode": "none", "honest_minimum": 1}, recipe=recipe,
+        metrics=RECIPES["dose-net-evaluation"].measures,
+    )  # fmt: skip
+    for published in (one.folder.published, *(each.site.published for each in one.hospitals.values())):
+        published.add(data)
+    done = finished(one, tmp_path)
+    found = done.predict(done.id, "--table", table(tmp_path / "people.csv", newcomers().columns))
+    one.close()
+    assert found.data["unit"] == "mg/week"
+    assert numbers(found, "value")[GIVEN] == pytest.approx(35, abs=0.1)
+    assert np.isnan(numbers(found, "value")[2]), "without VKORC1 there is no advice"
 
 
 def test_every_recipe_has_a_unit_or_makes_no_model_of_a_person() -> None:

@@ -121,11 +121,8 @@ def predict(
         wanted = of.matrices if isinstance(of, tables.MatrixParameters) else ()
         rows = replace(rows, matrices=_matrices(site, wanted, matrix or (), read.people, people))
         found = plan.recipe.predict(model or {}, own, rows)
-    unit, listed, text = (
-        UNITS.get(recipe.name.removesuffix("-evaluation"), "probability"),
-        list[dict[str, Any]](),
-        list[str](),
-    )
+    unit = UNITS.get(recipe.name.removesuffix("-evaluation"), "probability")
+    listed, text = list[dict[str, Any]](), list[str]()
     ends = {} if found.low is found.value else {"low": found.low, "high": found.high}
     for at, (person, why) in enumerate(zip(read.people, _reasons(recipe, rows, found), strict=True)):
         told = {} if why else {name: each[at].tolist() for name, each in {"value": found.value, **ends}.items()}
