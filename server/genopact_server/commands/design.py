@@ -169,11 +169,9 @@ def genes(
     require(len(spans) > 1, "SITES_INVALID", f"{gff}: rare variants of the manifest in fewer than two genes")
     Path(f"{out}.genes").write_text("".join(f"{name}\n" for name in listed), "utf-8")
     starts, ends = np.array(spans).T
-    data = design(starts, ends, weight, frequency)
+    data, found = design(starts, ends, weight, frequency), {"variants": variants.digest, "genes": len(spans)}
     said = f"{np.count_nonzero(weight)} rare variants of {len(variants)}, in {len(spans)} genes"
-    return _written(
-        body, {"variants": variants.digest, "genes": len(spans)}, ("design", data), (home, out, study), said
-    )
+    return _written(body, found, ("design", data), (home, out, study), said)
 
 
 @command(app, "evaluation", example=EXAMPLE_EVALUATION)
@@ -263,8 +261,7 @@ def _choice(body: Any) -> RecipeChoice:
 
 def _pair(text: str) -> tuple[str, str]:
     name, found, value = text.partition("=")
-    if not found:
-        raise GenopactError("USAGE", f"{text}: expected ANCESTRY=...")
+    require(found, "USAGE", f"{text}: expected ANCESTRY=...")
     return name, value
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genopact_server.commands.options import HOME, Home, RunName, opened, read_manifest
-from genopact_server.report.facts import EXPLAINED
 from genopact_server.rounds import read_state
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError, replacing, require
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Explain and export a network.", no_args_is_help=True, rich_markup_mode=None)
 SHOWN, OUTPUTS, TOLERANCE = 20, 10, 1e-4
-EXPLAINED_GENOTYPES = {"ancestry", "risk-net"}
 EXAMPLE = "genopact model explain RUN --matrix sequence=reference.fa --out splice"
 
 
@@ -31,12 +29,9 @@ def explain(
     *,
     out: Annotated[Path, typer.Option(help="Prefix of the files.", show_default=False)],
     matrix: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=FILE: public people, a TSV with the study's features, or FASTA; repeatable."),
+        list[str] | None, typer.Option(help="NAME=FILE of public people, TSV or FASTA; repeatable.")
     ] = None,
-    panel: Annotated[
-        Path | None, typer.Option(help="For genotypes, with --manifest: prefix of PLINK 1 files of public people.")
-    ] = None,
+    panel: Annotated[Path | None, typer.Option(help="Public people's genotypes: prefix of PLINK 1 files.")] = None,
     manifest: Annotated[Path | None, typer.Option(help="The study's variant manifest.")] = None,
     home: Home = HOME,
 ) -> Answer:
@@ -48,6 +43,7 @@ def explain(
     import numpy as np
 
     from genopact_server.report.attribution import contributions, mutations
+    from genopact_server.report.facts import EXPLAINED
     from genopact_server.report.plots import standalone
     from genopact_shared.recipes.network import columns
 
@@ -57,7 +53,8 @@ def explain(
         count = min(OUTPUTS, columns(plan.outputs(model, table)).shape[1])
         parts = [contributions(plan, model, table, output) for output in range(count)]
         letters = mutations(plan, model, table) if plan.name.startswith("sequence-") else None
-    features += [f"{'block' if plan.name == 'risk-net' else 'input'} {at + 1}" for at in range(parts[0].shape[1])]
+    kind = "block" if plan.name == "risk-net" else "input"
+    features = features or [f"{kind} {at + 1}" for at in range(parts[0].shape[1])]
     rows = [(k, features[at], part[:, at]) for k, part in enumerate(parts) for at in range(part.shape[1])]
     listed = [f"{k}\t{name}\t{each.mean():.6g}\t{np.abs(each).mean():.6g}" for k, name, each in rows]
     sizes = np.mean([np.abs(part).mean(axis=0) for part in parts], axis=0)
@@ -101,10 +98,8 @@ def export(
     module = plan.module(model).eval()
     matrices = {each.name: np.zeros((1, each.features), np.float32) for each in _matrices(plan)}
     one = plan.recipe.tensors(Table({}, 1, matrices=matrices), plan.parameters, plan.published)[0]
-    with (
-        TemporaryDirectory() as folder,
-        warnings.catch_warnings(action="ignore"),
-    ):  # that torch will replace the exporter
+    # torch warns that it will replace this exporter.
+    with TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
         path = str(Path(folder) / "network.onnx")
         torch.onnx.export(module, (one,), path, dynamo=False, input_names=["person"], output_names=["outputs"])
         data = Path(path).read_bytes()
@@ -140,12 +135,12 @@ def _genotyped(plan: "NetPlan", panel: Path, manifest: Path) -> "tuple[Table, li
         GenopactError: USAGE for a recipe of other data, MANIFEST_INVALID for other variants; PANEL_INVALID.
     """
     from genopact_server.design.sources import panel_of
-    from genopact_shared.recipes.table import Copies, Table
+    from genopact_shared.recipes.protocol import of_kind
+    from genopact_shared.recipes.table import Copies, GenotypeParameters, Table
 
-    require(plan.name in EXPLAINED_GENOTYPES, "USAGE", f"recipe {plan.name} has no explanation by genotypes")
-    variants = read_manifest(manifest)
-    same = variants.digest == plan.parameters.model_dump()["variants"]
-    require(same, "MANIFEST_INVALID", "the study is of other variants")
+    require(plan.name in {"ancestry", "risk-net"}, "USAGE", f"recipe {plan.name} has no explanation by genotypes")
+    variants, wanted = read_manifest(manifest), of_kind(plan.parameters, GenotypeParameters).variants
+    require(variants.digest == wanted, "MANIFEST_INVALID", "the study is of other variants")
     copies = panel_of(panel, variants).dosages
     return Table({}, len(copies), Copies(copies)), []
 

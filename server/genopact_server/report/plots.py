@@ -51,9 +51,7 @@ def coefficients(axes: "Axes", *, values: Mapping[str, float]) -> None:
     _name_rows(axes, names, "coefficient in the shared model")
 
 
-def trajectories(
-    axes: "Axes", *, values: Mapping[str, Sequence[float]], unit: str = "coefficient", first: int = 0
-) -> None:
+def trajectories(axes: "Axes", *, values: Mapping[str, Sequence[float]], unit: str, first: int) -> None:
     """Each line over the rounds from `first` on; the four that end largest are named."""
     largest = sorted(values, key=lambda name: -abs(values[name][-1]))[:4]
     ends: list[float] = []

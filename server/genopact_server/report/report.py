@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def _plots(facts: RunFacts, extra: Mapping[str, Any], risk: Quality | None) -> d
     if coefficients:
         last = {name: values[-1] for name, values in coefficients.items()}
         show("coefficients", "Coefficients", 0.6 + 0.24 * len(last), values=last)
-        show("trajectories", "Coefficients by round", 2.9, values=coefficients)
+        show("trajectories", "Coefficients by round", 2.9, values=coefficients, unit="coefficient", first=0)
     elif facts.explained:
         show("coefficients", "What moves the network most", 0.6 + 0.24 * len(facts.explained), values=facts.explained)
     parts = [event["shares"] for event in facts.rounds if event.get("shares")]
@@ -156,6 +156,5 @@ def _unknown_patient(facts: RunFacts) -> dict[str, float]:
     """The prediction and its 80 % interval for a patient about whom nothing is known; none if more is needed."""
     if facts.plan.recipe.name not in UNIT:
         return {}
-    prediction = facts.plan.recipe.predict(facts.models[-1], None, Table({}, 1))
-    values: Sequence[Any] = (prediction.value, prediction.low, prediction.high)
-    return dict(zip(("value", "low", "high"), (float(each[0]) for each in values), strict=True))
+    found = facts.plan.recipe.predict(facts.models[-1], None, Table({}, 1))
+    return {name: float(getattr(found, name)[0]) for name in ("value", "low", "high")}

@@ -25,7 +25,7 @@ class Quality(NamedTuple):
     """
 
     metrics: Metrics
-    errors: dict[str, dict[str, float]]
+    errors: Metrics
     points: list[dict[str, float]]
     by: str = "ancestry"
     measures: tuple[str, ...] = MEASURES
@@ -75,9 +75,7 @@ def _shown(row: dict[str, float], error: dict[str, float]) -> bool:
     return all(row.get(name, 0.0) > SURE * error.get(name, 0.0) for name in counted)
 
 
-def errors(
-    measure: Callable[[Floats], Metrics], table: Floats, spread: float, *, sampled: bool = True
-) -> dict[str, dict[str, float]]:
+def errors(measure: Callable[[Floats], Metrics], table: Floats, spread: float, *, sampled: bool = True) -> Metrics:
     """Standard deviation of each released measure: tables redrawn with privacy noise, and patients if `sampled`.
 
     table: counts as released, sums otherwise; spread: standard deviation of the noise in a cell.
@@ -85,7 +83,7 @@ def errors(
     rng, counts = np.random.default_rng(0), np.maximum(table, 0.0)
     drawn = ((rng.poisson(counts) if sampled else table) for _ in range(DRAWS))
     redrawn = [measure(each + rng.normal(0.0, spread, table.shape)) for each in drawn]
-    found: dict[str, dict[str, float]] = {}
+    found: Metrics = {}
     for group in redrawn[0]:
         measures = set.intersection(*(set(each[group]) for each in redrawn))
         found[group] = {name: float(np.std([each[group][name] for each in redrawn])) for name in sorted(measures)}

@@ -72,7 +72,8 @@ class AdverseReactionRecipe(Facts):
         """The site's own intercept on the log odds, and its variance, shrunk to none."""
         dose = table.number(OUTCOME)
         y, odds = (dose <= LOW_DOSE_MG)[np.isfinite(dose)], outputs[np.isfinite(dose)]
-        own, covariance = site_term(odds, np.ones((len(odds), 1)), y.astype(np.float64), np.array([PRIOR_SD**-2]))
+        rows, precision = np.ones((len(odds), 1)), np.array([PRIOR_SD**-2])
+        own, covariance = site_term(odds, rows, y.astype(np.float64), precision, linear=False)
         return {"intercept": own, "variance": covariance[0]}
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from genopact_shared.recipes.facts import GROUP
+from genopact_shared.recipes.facts import GROUP, NoSiteTerm
 from genopact_shared.recipes.network import NetParameters
 from genopact_shared.recipes.protocol import Model, Prediction
 from genopact_shared.recipes.table import Choice, Column, Flag, Floats, Table
@@ -25,7 +25,7 @@ class ClassParameters(NetParameters):
     seed: int = Field(default=0, ge=0)
 
 
-class Classes:
+class Classes(NoSiteTerm):
     """Loss and predictions of `protocol.NetRecipe`; no site term, because a class is the same everywhere."""
 
     def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
@@ -33,10 +33,6 @@ class Classes:
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(module(inputs), targets, reduction="none")
-
-    def fit_personal(self, outputs: Floats, table: Table) -> Model:  # noqa: ARG002
-        """Nothing."""
-        return {}
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:  # noqa: ARG002
         """(n, classes) probabilities, without an interval."""

@@ -7,10 +7,10 @@ The network is a published file, so anybody's: of a study in any mode, or traine
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from genopact_shared.errors import require
 from genopact_shared.published import NOTHING, Published
@@ -38,12 +38,6 @@ class EvaluationParameters(NetParameters):
     groups: int = Field(default=32, ge=1, le=32)
     evaluated: Literal["held-out", "all"] = "held-out"
     floor_milli: int = Field(default=0, ge=0, le=1000)
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        if self.by not in self.levels:
-            raise ValueError(f"by: one of {', '.join(self.levels)}")
-        return self
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,11 +92,11 @@ class Evaluation:
         of, rows = self.parameters, np.zeros((table.n, *self.shape))
         judged = table.codes("held_out") == 1 if of.evaluated == "held-out" else np.ones(table.n, dtype=np.bool_)
         free = replace(table, columns={name: each for name, each in table.columns.items() if name != "held_out"})
-        targets = self.network.recipe.tensors(free, of, self.network.published)[1]
+        inputs, targets = self.network.recipe.tensors(free, of, self.network.published)
         some = np.flatnonzero(judged & known(targets))
         if not len(some):  # which nobody must be able to tell
             return rows.reshape(table.n, math.prod(self.shape))
-        outputs = self.network.outputs(self.finished, free.take(some), 1)
+        outputs = self.network.forward(self.finished, inputs[some], 1)
         code = table.codes(of.by)[some].astype(np.intp)
         group = np.where((code >= 0) & (code < self.shape[0] - 1), code, self.shape[0] - 1)
         rows[some, group] = self.judge.rows(outputs, targets.numpy()[some].astype(np.float64), of)
@@ -150,7 +144,8 @@ def evaluations(networks: tuple[NetRecipe, ...]) -> list[EvaluationRecipe]:
             continue
         name, choices = f"{of.name}-evaluation", [each for each in of.schema if isinstance(each, Choice)]
         columns = {each.name: each.levels for each in choices if each.role != "outcome"}
-        space = {"network": of, "levels": columns, "__module__": __name__, "__doc__": EvaluationParameters.__doc__}
+        space: dict[str, Any] = {"network": of, "levels": columns, "__module__": __name__}
+        space |= {"__doc__": EvaluationParameters.__doc__, "__annotations__": {"by": Literal[tuple(columns)]}}
         parameters = type(name, cast("tuple[type[Frozen], ...]", (of.parameters, EvaluationParameters)), space)
         found.append(EvaluationRecipe(name, of.outcome, of.schema, parameters, judge.measures, of.version, judge))
     return found

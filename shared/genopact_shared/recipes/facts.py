@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from genopact_shared.recipes.protocol import Judge, P, of_kind
-from genopact_shared.recipes.table import Choice, Column
+from genopact_shared.recipes.protocol import Judge, Model, P, of_kind
+from genopact_shared.recipes.table import Choice, Column, Floats, Table
 from genopact_shared.study import Frozen
 
 GROUP = Choice("group", tuple("0123456789"), "group")
@@ -20,6 +20,14 @@ class Facts(NamedTuple):
     measures: tuple[str, ...] = ()
     version: int = 1
     judge: Judge | None = None
+
+
+class NoSiteTerm:
+    """Of a network that is the same at every site."""
+
+    def fit_personal(self, outputs: Floats, table: Table) -> Model:  # noqa: ARG002
+        """Nothing."""
+        return {}
 
 
 def planned(parameters: Frozen, kind: type[P], planned_total: int) -> P:

@@ -64,9 +64,7 @@ class Head:
 
     def initial(self) -> Model:
         """The nominal prevalence for everybody; 0 of a linear head."""
-        p = 0.5 if self.prevalence is None else self.prevalence
-        # Rounded, because the logarithms of two C libraries may differ in the last bit.
-        intercept = round(math.log(p / (1 - p)), 6)
+        intercept = log_odds(0.5 if self.prevalence is None else self.prevalence)
         return {"coefficients": np.array([intercept] + [0.0] * (len(self.moments) - 1))}
 
     def whitened(self, rows: Floats) -> Floats:
@@ -99,9 +97,7 @@ class Head:
         return {"coefficients": model["coefficients"] + rate * np.array(solve_upper(self._factor, total.tolist()))}
 
 
-def site_term(
-    offset: Floats, rows: Floats, y: Floats, precision: Floats, *, linear: bool = False
-) -> tuple[Floats, Floats]:
+def site_term(offset: Floats, rows: Floats, y: Floats, precision: Floats, *, linear: bool) -> tuple[Floats, Floats]:
     """A site's own coefficients (k,) of `rows` (n, k) beside what is predicted, and their covariance (k, k).
 
     The mode of the posterior under a Gaussian prior about 0 and its curvature, by steps that cannot overshoot: the
@@ -121,6 +117,11 @@ def site_term(
     return own, np.asarray(np.linalg.inv(prior + (rows * steepness[:, None]).T @ rows), dtype=np.float64)
 
 
-def probability(log_odds: Floats) -> Floats:
+def log_odds(p: float) -> float:
+    """Rounded: the logarithms of two C libraries may differ in the last bit."""
+    return round(math.log(p / (1 - p)), 6)
+
+
+def probability(odds: Floats) -> Floats:
     """The logistic function, without overflow."""
-    return 0.5 * (1.0 + np.tanh(0.5 * log_odds))
+    return 0.5 * (1.0 + np.tanh(0.5 * odds))

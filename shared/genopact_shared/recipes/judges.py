@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from genopact_shared.recipes.head import log_odds
 from genopact_shared.recipes.risk_metrics import CELLS, MEASURES, cells, measured
 from genopact_shared.recipes.table import Floats
 
@@ -136,6 +137,4 @@ class ByError:
 
 def nominal(of: Any) -> float:
     """Log odds about which predictions are binned: of a nominal prevalence, or of one in five."""
-    p = getattr(of, "prevalence_milli", 200) / 1000
-    # Rounded, because the logarithms of two C libraries may differ in the last bit.
-    return round(float(np.log(p / (1 - p))), 6)
+    return log_odds(getattr(of, "prevalence_milli", 200) / 1000)

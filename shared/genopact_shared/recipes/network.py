@@ -145,11 +145,15 @@ class Network:
             found = self.recipe.loss(self.module(model).eval(), inputs, asked)
         return np.where(known(targets), found.numpy(), 0.0).astype(np.float64)
 
-    def outputs(self, model: Model, table: Table, at_once: int = PEOPLE) -> Floats:
+    def outputs(self, model: Model, table: Table) -> Floats:
         """(n, ...) what the network gives for every row, (n,) for one number; the outcome is not read."""
+        return self.forward(model, self.recipe.tensors(table, self.parameters, self.published)[0], PEOPLE)
+
+    def forward(self, model: Model, inputs: "Tensor", at_once: int) -> Floats:
+        """As `outputs`, so many patients at a time; one at a time, a row has the same bits in any company."""
         import torch
 
-        module, (inputs, _) = self.module(model).eval(), self.recipe.tensors(table, self.parameters, self.published)
+        module = self.module(model).eval()
         with torch.no_grad():
             found = [cast("Tensor", module(some)) for some in torch.split(inputs, at_once)]
         outputs = torch.cat(found).numpy().astype(np.float64)

@@ -18,7 +18,7 @@ from pydantic import Field
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.published import Arrays, Published
-from genopact_shared.recipes.facts import Facts
+from genopact_shared.recipes.facts import Facts, NoSiteTerm
 from genopact_shared.recipes.linear import over_copies
 from genopact_shared.recipes.network import NetParameters
 from genopact_shared.recipes.protocol import Model, Prediction, of_kind
@@ -47,7 +47,7 @@ class RareVariantParameters(NetParameters, GenotypeParameters):
     seed: int = Field(default=0, ge=0)
 
 
-class RareVariantRecipe(Facts):
+class RareVariantRecipe(NoSiteTerm, Facts):
     """See `protocol.NetRecipe`."""
 
     def module(self, parameters: Frozen) -> "nn.Module":
@@ -71,9 +71,7 @@ class RareVariantRecipe(Facts):
         of = of_kind(parameters, RareVariantParameters)
         file = _checked(published.read(of.design), of.genes)
         out, spans = np.empty((table.n, of.genes)), np.column_stack([file["starts"], file["ends"]]).tolist()
-        for some, copies in table.dosages():
-            if copies.shape[1] != len(file["weight"]):
-                raise GenopactError("PUBLISHED_INVALID", "for other variants")
+        for some, copies in table.dosages(len(file["weight"])):
             for at, (first, end) in enumerate(spans):
                 weight, missing = file["weight"][first:end], file["missing"][first:end]
                 out[some, at] = over_copies(copies[:, first:end], weight, missing)
@@ -87,10 +85,6 @@ class RareVariantRecipe(Facts):
         """
         outputs: Tensor = module(inputs)
         return (outputs[:, 0] ** 2 / 2 + outputs[:, 1]).mean(1)
-
-    def fit_personal(self, outputs: Floats, table: Table) -> Model:
-        """Nothing."""
-        return {}
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         """(n, genes) outlier scores: excess burden in the spreads that the network expects of this patient."""

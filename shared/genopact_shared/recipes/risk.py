@@ -1,6 +1,5 @@
 """Recipe `risk`: the risk of a disease by a polygenic score. See `score`."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +8,7 @@ from pydantic import Field
 
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.facts import Facts, planned
+from genopact_shared.recipes.head import log_odds
 from genopact_shared.recipes.protocol import Metrics, Model
 from genopact_shared.recipes.risk_design import Indices
 from genopact_shared.recipes.risk_metrics import CELLS, MEASURES, cells, released
@@ -28,8 +28,8 @@ class RiskParameters(ScoreParameters):
 
     @property
     def nominal(self) -> float:
-        """Log odds of the nominal prevalence, rounded: the logarithms of two C libraries may differ in the last bit."""
-        return round(math.log(self.prevalence_milli / (1000 - self.prevalence_milli)), 6)
+        """Log odds of the nominal prevalence."""
+        return log_odds(self.prevalence_milli / 1000)
 
 
 @dataclass(frozen=True, eq=False)

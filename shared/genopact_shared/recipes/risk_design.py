@@ -3,7 +3,6 @@
 All projections are exact sums of integers in float64, so that a patient's numbers have the same bits in any batch.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_shared.errors import GenopactError, require
+from genopact_shared.errors import GenopactError
 from genopact_shared.published import Arrays
 from genopact_shared.recipes.linear import over_copies, positive_solution
 from genopact_shared.recipes.table import Codes, Floats, Table
@@ -114,7 +113,7 @@ class RiskDesign:
         """
         components = np.empty((table.n, len(self.arrays["component_sd"])))
         score, ancestry = np.empty(table.n), np.empty(table.n, np.intp)
-        for some, copies in self._copies(table):
+        for some, copies in table.dosages(self.variants):
             place = self._projected(copies[:, self._placing], self._loadings, self.arrays["mean"][self._placing])
             place = (place - self.arrays["component_mean"]) / self.arrays["component_sd"]
             away = (place[:, None, :2] - self.arrays["centroids"]) ** 2
@@ -130,7 +129,7 @@ class RiskDesign:
     def scores(self, table: Table, ancestry: Indices, weights: Floats) -> Floats:
         """(n,) of weights (K, V) for a copy, multiples of SCORE_UNIT, centred at the patient's ancestry."""
         found = np.empty(table.n)
-        for some, copies in self._copies(table):
+        for some, copies in table.dosages(self.variants):
             found[some] = self._by_ancestry(copies, ancestry[some], weights)
         return found
 
@@ -138,7 +137,7 @@ class RiskDesign:
         """(n, D): a patient's number in every direction; of norm 1 on average."""
         found = np.empty((table.n, self.directions))
         ends = self._ends
-        for some, copies in self._copies(table):
+        for some, copies in table.dosages(self.variants):
             for k in np.unique(ancestry[some]).tolist():
                 own = np.flatnonzero(ancestry[some] == k)
                 rows = np.empty((len(own), self.directions))
@@ -224,11 +223,6 @@ class RiskDesign:
         first = int(sizes[:place].sum())
         part: NDArray[Any] = self.arrays[name][first : first + int(sizes[place])]
         return part.reshape(shapes[name])
-
-    def _copies(self, table: Table) -> Iterator[tuple[slice, Codes]]:
-        for some, copies in table.dosages():
-            require(copies.shape[1] == self.variants, "PUBLISHED_INVALID", "a design for other variants")
-            yield some, copies
 
     def _by_ancestry(self, copies: Codes, ancestry: Indices, weights: Floats) -> Floats:
         found = np.empty(len(copies))

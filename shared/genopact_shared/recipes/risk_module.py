@@ -1,11 +1,11 @@
 """The networks of `risk-net`; importing them imports torch."""
 
-import math
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from genopact_shared.recipes.head import log_odds
 from genopact_shared.recipes.layers import Attention, begun
 from genopact_shared.recipes.risk_net import RiskNetParameters
 
@@ -43,8 +43,7 @@ class RiskModule(nn.Module):
             self.embed.mul_(of.width**0.5)[:, -1] = 0
             self.linear.weight.zero_()
             self.linear.weight[0, -of.ancestries] = of.score_milli / 1000
-            # Rounded, because the logarithms of two C libraries may differ in the last bit.
-            self.linear.bias.fill_(round(math.log(share / (1 - share)), 6))
+            self.linear.bias.fill_(log_odds(share))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n,) log odds."""

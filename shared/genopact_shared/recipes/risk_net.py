@@ -107,7 +107,7 @@ class RiskNetRecipe(Facts):
         known = np.isfinite(table.number(OUTCOME))
         odds, y = outputs[known], table.number(OUTCOME)[known]
         rows = np.column_stack([np.ones(len(odds)), odds])
-        change, covariance = site_term(odds, rows, y, np.power(CALIBRATION_SD, -2.0))
+        change, covariance = site_term(odds, rows, y, np.power(CALIBRATION_SD, -2.0), linear=False)
         return {"calibration": NONE + change, "covariance": covariance}
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from genopact_shared.published import Published
-from genopact_shared.recipes.facts import GROUP, Facts
+from genopact_shared.recipes.facts import GROUP, Facts, NoSiteTerm
 from genopact_shared.recipes.judges import ByTime
 from genopact_shared.recipes.network import NetParameters, columns
 from genopact_shared.recipes.protocol import Model, Prediction, of_kind
@@ -49,7 +49,7 @@ class SurvivalParameters(NetParameters, MatrixParameters):
         return self
 
 
-class SurvivalRecipe(Facts):
+class SurvivalRecipe(NoSiteTerm, Facts):
     """See `protocol.NetRecipe`."""
 
     def module(self, parameters: Frozen) -> "nn.Module":
@@ -78,10 +78,6 @@ class SurvivalRecipe(Facts):
         seen = ~targets.isnan()
         found = binary_cross_entropy_with_logits(module(inputs), targets.nan_to_num(), reduction="none")
         return (found * seen).sum(1)
-
-    def fit_personal(self, outputs: Floats, table: Table) -> Model:
-        """Nothing."""
-        return {}
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         """(n, intervals) probability to outlive the end of each interval."""

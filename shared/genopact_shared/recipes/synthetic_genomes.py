@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import Field
 
-from genopact_shared.errors import GenopactError
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.classes import SCHEMA, Classes, ClassParameters, class_of
 from genopact_shared.recipes.facts import Facts
@@ -77,9 +76,7 @@ class SyntheticRecipe(Classes, Facts):
         frequency, odds = _public(of, published)
         inputs = np.empty((table.n, 2, of.count), np.float32)
         targets = np.column_stack([np.empty((table.n, of.count)), class_of(table, of.classes).numpy()])
-        for some, copies in table.dosages():
-            if copies.shape[1] != of.count:
-                raise GenopactError("PUBLISHED_INVALID", "for other variants")
+        for some, copies in table.dosages(of.count):
             inputs[some, 0], inputs[some, 1] = standardised(copies, frequency, spreads(frequency)), odds
             targets[some, :-1] = copies
         targets[(targets < 0) | (targets[:, :-1] < 0).all(axis=1, keepdims=True)] = np.nan

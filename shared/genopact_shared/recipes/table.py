@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.study import Frozen, Modality
 
 Role = Literal["feature", "outcome", "group"]
@@ -176,10 +176,16 @@ class Table:
         genotypes = self.genotypes and self.genotypes.take(rows)
         return Table(columns, int(np.arange(self.n)[rows].size), genotypes, self.site, matrices)
 
-    def dosages(self) -> Iterator[tuple[slice, Codes]]:
-        """Genotypes, PEOPLE patients at a time: which, and their (b, V) int8. Raises GENOTYPES_MISSING."""
+    def dosages(self, variants: int | None = None) -> Iterator[tuple[slice, Codes]]:
+        """Genotypes, PEOPLE patients at a time: which, and their (b, V) int8.
+
+        Raises:
+            GenopactError: GENOTYPES_MISSING; PUBLISHED_INVALID for another number of variants than a file was made for.
+        """
         if self.genotypes is None:
             raise GenopactError("GENOTYPES_MISSING")
         for first in range(0, self.n, PEOPLE):
             some = slice(first, min(first + PEOPLE, self.n))
-            yield some, self.genotypes.dosages(some)
+            copies = self.genotypes.dosages(some)
+            require(variants in {None, copies.shape[1]}, "PUBLISHED_INVALID", "for other variants")
+            yield some, copies
