@@ -51,7 +51,7 @@ def facts(mode: str = "none", stage: str = "done", **changes: Any) -> RunFacts:
     } | changes
     approvals = {"state": "x"}
     state = RunState(study=of.hash, run="1" * 32, approvals=approvals, model="0" * 64, stage=stage)  # type: ignore[arg-type]
-    return RunFacts(of, state, (), (), plan_of(of, PLANNED), (model,), {}, "", None, {})
+    return RunFacts(of, state, (), (), plan_of(of, PLANNED), (model,), {}, "", None, {}, {})
 
 
 def test_the_table_is_frozen() -> None:

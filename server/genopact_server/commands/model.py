@@ -1,8 +1,9 @@
 """`genopact model`: what moves a finished network, and the network as a file that others can use."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,16 +12,20 @@ from genopact_server.rounds import read_state
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.recipes import NETWORKS, chosen
-from genopact_shared.terminal import Answer, command, working
+from genopact_shared.terminal import Answer, bar, command, working
 
 if TYPE_CHECKING:
     from genopact_shared.recipes.network import NetPlan
     from genopact_shared.recipes.protocol import Model
     from genopact_shared.recipes.table import Matrix, Table, Values
 
-app = typer.Typer(help="Explain and export a network.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Explain and export a network; how it learned.", no_args_is_help=True, rich_markup_mode=None)
 SHOWN, OUTPUTS, TOLERANCE = 20, 10, 1e-4
 EXAMPLE = "genopact model explain RUN --matrix sequence=reference.fa --out splice"
+EXAMPLE_CURVE = "genopact model curve RUN --matrix sequence=reference.fa --table classes.tsv"
+Matrices = Annotated[list[str] | None, typer.Option(help="NAME=FILE of public people, TSV or FASTA; repeatable.")]
+PanelFiles = Annotated[Path | None, typer.Option(help="Public people's genotypes: prefix of PLINK 1 files.")]
+StudyManifest = Annotated[Path | None, typer.Option(help="The study's variant manifest.")]
 
 
 @command(app, "explain", example=EXAMPLE)
@@ -28,11 +33,9 @@ def explain(
     run: RunName,
     *,
     out: Annotated[Path, typer.Option(help="Prefix of the files.", show_default=False)],
-    matrix: Annotated[
-        list[str] | None, typer.Option(help="NAME=FILE of public people, TSV or FASTA; repeatable.")
-    ] = None,
-    panel: Annotated[Path | None, typer.Option(help="Public people's genotypes: prefix of PLINK 1 files.")] = None,
-    manifest: Annotated[Path | None, typer.Option(help="The study's variant manifest.")] = None,
+    matrix: Matrices = None,
+    panel: PanelFiles = None,
+    manifest: StudyManifest = None,
     home: Home = HOME,
 ) -> Answer:
     """Write OUT-features.tsv and .svg; for sequences OUT-letters.tsv and .svg, what a change of each letter does.
@@ -48,7 +51,7 @@ def explain(
     from genopact_shared.recipes.network import columns
 
     plan, model, path = network_of(home, run)
-    table, features = _genotyped(plan, panel, manifest) if panel and manifest else _people(plan, matrix or [])
+    _, table, features = _public(plan, matrix, panel, manifest)
     with working("Explaining"):
         count = min(OUTPUTS, columns(plan.outputs(model, table)).shape[1])
         parts = [contributions(plan, model, table, output) for output in range(count)]
@@ -73,6 +76,49 @@ def explain(
         Path(name).write_text(text, "utf-8")
     shown = [f"  {name}: {size:.3g}" for name, size in [*most.items()][: SHOWN // 2]]
     return Answer({"files": [*texts], "most": most, "people": table.n}, [*shown, *(f"Wrote {name}" for name in texts)])
+
+
+@command(app, "curve", example=EXAMPLE_CURVE)
+def curve(
+    run: RunName,
+    *,
+    table: Annotated[Path, typer.Option(help="TSV: person, and the recipe's columns of public people.")],
+    matrix: Matrices = None,
+    panel: PanelFiles = None,
+    manifest: StudyManifest = None,
+    home: Home = HOME,
+) -> Answer:
+    """Tell how well the model after each round fits people who are public, with their outcomes.
+
+    A loss of patients after each round would be one more release a round; this costs nothing. The run's next report
+    draws the curve.
+    """
+    import numpy as np
+
+    from genopact_server.report.facts import LEARNED, read_model
+    from genopact_shared.recipes.network import known
+    from genopact_shared.recipes.table import PEOPLE
+
+    plan, _, path = network_of(home, run)
+    people = _with_outcomes(plan, table, *_public(plan, matrix, panel, manifest)[:2])
+    inputs, targets = plan.recipe.tensors(people, plan.parameters, plan.published)
+    some, judge = known(targets), plan.recipe.judge
+    require(some.any(), "USAGE", f"{table}: nobody of the given people with an outcome")
+    told: dict[str, list[float | None]] = {name: [] for name in ("loss", *(judge.measures[1:2] if judge else ()))}
+    models = sorted(path.parent.glob("model-*.safetensors"))
+    with bar("Rounds", len(models)) as done:
+        for each in map(read_model, models):
+            told["loss"].append(float(plan.losses(each, people)[some].mean()))
+            if judge:
+                outputs = plan.forward(each, inputs[some], PEOPLE)
+                rows = judge.rows(outputs, targets.numpy()[some].astype(np.float64), plan.parameters)
+                measures = judge.measured(rows.sum(axis=0), plan.parameters)
+                told[judge.measures[1]].append(measures.get(judge.measures[1]))
+            done(1)
+    found = {"people": int(some.sum()), "rounds": told}
+    durable.replace(path.with_name(LEARNED), json.dumps(found).encode())
+    last = [f"{name} {values[0]:.3g} at first, {values[-1]:.3g} at last" for name, values in told.items() if values[-1]]
+    return Answer(found, [f"{len(models) - 1} rounds, {found['people']} people: {'; '.join(last)}"])
 
 
 @command(app, "export", example="genopact model export RUN --out splice.onnx")
@@ -128,8 +174,15 @@ def network_of(home: Path, run: str) -> "tuple[NetPlan, Model, Path]":
     return plan, read_model(last), last
 
 
-def _genotyped(plan: "NetPlan", panel: Path, manifest: Path) -> "tuple[Table, list[str]]":
-    """Public people's genotypes, without covariates; what the network makes of them has no names of its own.
+def _public(
+    plan: "NetPlan", matrix: list[str] | None, panel: Path | None, manifest: Path | None
+) -> "tuple[list[str], Table, list[str]]":
+    """Public people, what is known of them, and the names of the network's inputs, if they have any."""
+    return _genotyped(plan, panel, manifest) if panel and manifest else _measured(plan, matrix or [])
+
+
+def _genotyped(plan: "NetPlan", panel: Path, manifest: Path) -> "tuple[list[str], Table, list[str]]":
+    """People of a panel, without covariates; what the network makes of genotypes has no names of its own.
 
     Raises:
         GenopactError: USAGE for a recipe of other data, MANIFEST_INVALID for other variants; PANEL_INVALID.
@@ -141,8 +194,8 @@ def _genotyped(plan: "NetPlan", panel: Path, manifest: Path) -> "tuple[Table, li
     require(plan.name in {"ancestry", "risk-net"}, "USAGE", f"recipe {plan.name} has no explanation by genotypes")
     variants, wanted = read_manifest(manifest), of_kind(plan.parameters, GenotypeParameters).variants
     require(variants.digest == wanted, "MANIFEST_INVALID", "the study is of other variants")
-    copies = panel_of(panel, variants).dosages
-    return Table({}, len(copies), Copies(copies)), []
+    people = panel_of(panel, variants)
+    return [*people.identifiers], Table({}, len(people.dosages), Copies(people.dosages)), []
 
 
 def _matrices(plan: "NetPlan") -> "tuple[Matrix, ...]":
@@ -155,8 +208,8 @@ def _matrices(plan: "NetPlan") -> "tuple[Matrix, ...]":
     return of.matrices
 
 
-def _people(plan: "NetPlan", given: list[str]) -> "tuple[Table, list[str]]":
-    """Public people, and the names of the network's inputs; matrices that are not given are missing. USAGE."""
+def _measured(plan: "NetPlan", given: list[str]) -> "tuple[list[str], Table, list[str]]":
+    """People of any of the given matrices; what nobody gave is missing. USAGE."""
     import numpy as np
 
     from genopact_shared.recipes.table import Table
@@ -165,20 +218,20 @@ def _people(plan: "NetPlan", given: list[str]) -> "tuple[Table, list[str]]":
     known = {each.name for each in wanted}
     require(set(files) <= known, "USAGE", f"--matrix NAME=FILE: the study's are {', '.join(sorted(known))}")
     read = {each.name: _read(files[each.name], each) for each in wanted if each.name in files}
-    require(bool(read), "USAGE", "--matrix NAME=FILE, or --panel with --manifest: public people to explain with")
-    n = min(len(values) for _, values in read.values())
+    require(bool(read), "USAGE", "--matrix NAME=FILE, or --panel with --manifest: public people")
+    people = list(dict.fromkeys(person for rows, _ in read.values() for person in rows))
     matrices: dict[str, Values] = {}
     names: list[str] = []
     for each in wanted:
-        unnamed = [f"{each.name} {at + 1}" for at in range(each.features)]
-        listed, values = read.get(each.name, (unnamed, np.full((n, each.features), np.nan, np.float32)))
-        matrices[each.name], names = values[:n], [*names, *listed]
+        rows, listed = read.get(each.name, ({}, [f"{each.name} {at + 1}" for at in range(each.features)]))
+        nothing = np.full(each.features, np.nan, np.float32)
+        matrices[each.name], names = np.array([rows.get(person, nothing) for person in people]), [*names, *listed]
     # Some recipes have one more input a matrix: whether it is there.
-    return Table({}, n, matrices=matrices), [*names, *(f"{each.name} is there" for each in wanted)]
+    return people, Table({}, len(people), matrices=matrices), [*names, *(f"{each.name} is there" for each in wanted)]
 
 
-def _read(path: Path, wanted: "Matrix") -> "tuple[list[str], Values]":
-    """Features and values (n, F) of FASTA, or of a TSV whose first column names people. MATRIX_FEATURES."""
+def _read(path: Path, wanted: "Matrix") -> "tuple[dict[str, Values], list[str]]":
+    """Person -> (F,) values, and features, of FASTA, or of a TSV whose first column names people. MATRIX_FEATURES."""
     import numpy as np
 
     from genopact_shared.recipes.table import digest_of_features
@@ -186,13 +239,38 @@ def _read(path: Path, wanted: "Matrix") -> "tuple[list[str], Values]":
     text = durable.read(path, "MATRIX_MISSING").decode("utf-8", "replace")
     with replacing(ValueError, GenopactError("MATRIX_FEATURES", f"{wanted.name}: not a table of numbers")):
         if text.startswith(">"):
-            letters = ["".join(record.splitlines()[1:]).upper() for record in text.split(">")[1:]]
             names = [str(at + 1) for at in range(wanted.features)]
-            rows: list[list[float]] = [[*map("ACGT".find, each)] for each in letters]
+            found = [record.splitlines() or [""] for record in text.split(">")[1:]]
+            people = [head.partition(" ")[0] for head, *_ in found]
+            rows: list[list[float]] = [[*map("ACGT".find, "".join(letters).upper())] for _, *letters in found]
         else:
             (_, *names), *cells = [line.split("\t") for line in text.splitlines()]
             require(digest_of_features(names) == wanted.digest, "MATRIX_FEATURES", wanted.name)
-            rows = [[float(cell or "nan") for cell in row[1:]] for row in cells]
+            people, rows = [row[0] for row in cells], [[float(cell or "nan") for cell in row[1:]] for row in cells]
         values = np.array(rows, np.float32)
     require(values.shape == (max(1, len(rows)), wanted.features), "MATRIX_FEATURES", wanted.name)
-    return names, values
+    require(len({*people}) == len(people), "MATRIX_FEATURES", f"{wanted.name}: somebody has two rows")
+    return dict(zip(people, values, strict=True)), names
+
+
+def _with_outcomes(plan: "NetPlan", path: Path, people: list[str], known: "Table") -> "Table":
+    """The table with the columns of a TSV; missing for people whom it lacks. USAGE for a cell that does not fit."""
+    import numpy as np
+
+    from genopact_shared.recipes.table import Choice, Number
+
+    lines = [line.split("\t") for line in durable.read(path, "USAGE").decode("utf-8", "replace").splitlines()]
+    header, rows = lines[0] if lines else [""], {line[0]: line for line in lines[1:]}
+    columns: dict[str, Any] = {}
+    for column in plan.recipe.schema:
+        if column.name not in header[1:]:
+            continue
+        at, number = header.index(column.name), isinstance(column, Number)
+        levels = column.levels if isinstance(column, Choice) else ("0", "1", "2")
+        values = np.full(len(people), np.nan if number else -1, np.float64 if number else np.int8)
+        with replacing((ValueError, IndexError), GenopactError("USAGE", f"{path}: column {column.name}")):
+            for row, person in enumerate(people):
+                if cell := rows[person][at] if person in rows else "":
+                    values[row] = float(cell) if number else levels.index(cell)
+        columns[column.name] = values
+    return replace(known, columns=columns)

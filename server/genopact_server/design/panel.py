@@ -38,12 +38,14 @@ class Panel:
         dosages: (n, V) int8 copies of the effect allele, -1 missing.
         ancestry: (n,) index of `names`.
         blocks: variants of each linkage block, ascending.
+        identifiers: of the people, where they are known.
     """
 
     dosages: Codes
     ancestry: Indices
     names: tuple[str, ...]
     blocks: tuple[Indices, ...]
+    identifiers: tuple[str, ...] = ()
 
     @cached_property
     def frequency(self) -> Floats:

@@ -43,7 +43,7 @@ def panel_of(prefix: Path, variants: VariantManifest) -> Panel:
     ancestry = np.array([names.index(row[0]) for row in people], np.intp)
     if min(np.bincount(ancestry)) < 2:
         raise GenopactError("PANEL_INVALID", "an ancestry of one person: column 1 of .fam names ancestries")
-    return Panel(dosages, ancestry, tuple(names), _contiguous(variants))
+    return Panel(dosages, ancestry, tuple(names), _contiguous(variants), tuple(row[1] for row in people))
 
 
 def evidence_of(panel: Panel, variants: VariantManifest, tables: Mapping[str, Path]) -> Evidence:

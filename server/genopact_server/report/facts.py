@@ -26,8 +26,8 @@ from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.statements import Approval
 from genopact_shared.study import Study
 
-EXPLAINED = "explained.json"
-"""Of a run's folder; written by `genopact model explain`."""
+EXPLAINED, LEARNED = "explained.json", "learned.json"
+"""Of a run's folder; written by `genopact model explain` and `genopact model curve`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,8 @@ class RunFacts:
     """One run. `models`: the shared model before the first round and after each, as far as they are kept.
 
     `rehearsal`: what the newest rehearsal of the study showed; None without one. `explained`: feature -> how much it
-    moves the network, by the newest explanation; empty without one.
+    moves the network, by the newest explanation; empty without one. `learned`: how well the model after each round fits
+    public people: how many `people`, and `rounds`, measure -> a value a round; empty without that.
     """
 
     study: Study
@@ -48,6 +49,7 @@ class RunFacts:
     checkpoint: str
     rehearsal: Showing | None
     explained: Mapping[str, float]
+    learned: Mapping[str, Any]
 
     @property
     def rounds(self) -> list[dict[str, Any]]:
@@ -108,7 +110,7 @@ def read(run_folder: Path, study: Study) -> RunFacts:
     state = read_state(run_folder)
     with replacing(ValueError, GenopactError("RUN_STATE_BROKEN", str(run_folder))):
         # Every line that was finished; a kill may leave half of one at the end.
-        explained = json.loads(_text(run_folder / EXPLAINED) or "{}")
+        explained, learned = (json.loads(_text(run_folder / name) or "{}") for name in (EXPLAINED, LEARNED))
         events = tuple(map(json.loads, _text(run_folder / "events.jsonl").split("\n")[:-1]))
     require(state.study == study.hash, "RUN_STATE_BROKEN", "the run of another study")
     approvals = tuple(check_approval(text.encode(), study) for text in state.approvals.values())
@@ -120,7 +122,7 @@ def read(run_folder: Path, study: Study) -> RunFacts:
     checkpoint = _text(run_folder.parent.parent / "log" / "checkpoint")
     rehearsal = _rehearsal(run_folder.parent.parent / "studies" / study.hash / "rehearsal.json", study)
     models = models or (plan.course.initial(),)
-    return RunFacts(study, state, events, approvals, plan, models, logs, checkpoint, rehearsal, explained)
+    return RunFacts(study, state, events, approvals, plan, models, logs, checkpoint, rehearsal, explained, learned)
 
 
 def _rehearsal(path: Path, study: Study) -> Showing | None:

@@ -1,6 +1,7 @@
 """Plots as inline SVG that follow the page's light or dark colours. Matplotlib is imported when a plot is drawn."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genopact_shared.page import ACCENT, INK, MUTED, OTHER, RULE, svg
@@ -119,7 +120,7 @@ def comparison(axes: "Axes", *, rows: Mapping[str, Mapping[str, float]], unit: s
             axes.plot(*zip(*points, strict=True), mark, color=colour, label=kind, zorder=2, **style)
     axes.set_ylim(-0.5, len(names) - 0.5)
     _name_rows(axes, [short(name) for name in names], short(unit, 70))
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderpad=0, labelcolor=INK)
+    _legend(axes)
 
 
 def calibration(axes: "Axes", *, points: Sequence[Mapping[str, float]], unit: str) -> None:
@@ -163,17 +164,54 @@ def qq(axes: "Axes", *, log10p: "NDArray[Any]") -> None:
     axes.set(xlabel="expected -log10 p", ylabel="observed -log10 p")
 
 
+def roc(axes: "Axes", *, counts: Mapping[str, "NDArray[Any]"]) -> None:
+    """Of each group's (bins, 2) others and cases, by rising risk: cases found against others taken for cases."""
+    for (name, table), style in zip(counts.items(), _styles(), strict=False):
+        above = table[::-1].cumsum(axis=0)
+        axes.plot(*([0, *column] for column in (above / above[-1]).T), label=name, **style)
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (3, 3)))
+    axes.set(xlabel="share of others above the threshold", ylabel="share of cases above it")
+    _legend(axes)
+
+
+def precision(axes: "Axes", *, counts: Mapping[str, "NDArray[Any]"]) -> None:
+    """As `roc`: how many above a threshold are cases, against the cases found."""
+    for (name, table), style in zip(counts.items(), _styles(), strict=False):
+        above = table[::-1].cumsum(axis=0)
+        some = above.sum(axis=1) > 0
+        axes.plot((above / above[-1])[some, 1], above[some, 1] / above[some].sum(axis=1), label=name, **style)
+    axes.set(xlabel="share of cases above the threshold", ylabel="share of cases among those above it", ylim=(0, 1.05))
+    _legend(axes)
+
+
+def survival(axes: "Axes", *, curves: Mapping[str, Sequence[float]], days: Sequence[int]) -> None:
+    """The share of patients who outlive the end of each interval."""
+    for (name, shares), style in zip(curves.items(), _styles(), strict=False):
+        axes.step([0, *days], [1, *shares], where="post", label=name, **style)
+    axes.set(xlabel="days", ylabel="share without the event", ylim=(0, 1.05))
+    _legend(axes)
+
+
 def letters(axes: "Axes", *, values: "NDArray[Any]") -> None:
     """(classes, places, 4) changes of an output: the largest that another letter makes at each place, by class."""
     import numpy as np
 
-    for k, rows in enumerate(values):
+    for k, (rows, style) in enumerate(zip(values, _styles(), strict=False)):
         largest = np.abs(rows).max(axis=1)
         if np.isfinite(largest).all():
-            colour, dash = (ACCENT, SECOND, INK, MUTED)[k % 4], (0, (4, 2)) if k > 3 else "solid"
-            axes.step(np.arange(len(rows)) + 1, largest, where="mid", color=colour, linestyle=dash, label=f"class {k}")
+            axes.step(np.arange(len(rows)) + 1, largest, where="mid", label=f"class {k}", **style)
     axes.set(xlabel="place", ylabel="largest change of the class's output")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, frameon=False, borderpad=0, labelcolor=INK)
+    _legend(axes)
+
+
+def _styles() -> Iterator[dict[str, Any]]:
+    """Of lines that can be told apart, also in print."""
+    for dash in itertools.chain(["solid"], itertools.repeat((0, (4, 2)))):
+        yield from ({"color": colour, "linestyle": dash} for colour in (ACCENT, SECOND, INK, MUTED))
+
+
+def _legend(axes: "Axes") -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderpad=0, labelcolor=INK)
 
 
 def _thinned(x: "NDArray[Any]", y: "NDArray[Any]", width: float, height: float) -> "tuple[NDArray[Any], NDArray[Any]]":
@@ -190,7 +228,10 @@ def short(text: str, most: int = 24) -> str:
     return text if len(text) <= most else text[: most - 1] + "\u2026"
 
 
-_PLOTS = (coefficients, trajectories, burn_down, shown, groups, comparison, calibration, manhattan, qq, letters)
+_PLOTS = (
+    coefficients, trajectories, burn_down, shown, groups, comparison, calibration, roc, precision, survival, manhattan,
+    qq, letters,
+)  # fmt: skip
 PLOTS = {plot.__name__: plot for plot in _PLOTS}
 
 

@@ -98,8 +98,10 @@ def _plots(facts: RunFacts, extra: Mapping[str, Any], risk: Quality | None) -> d
     """The plots that there is data for; the others are empty."""
     plots, coefficients, unit = dict.fromkeys(PLOTS, ""), facts.coefficients, UNIT.get(facts.plan.recipe.name, "")
 
-    def show(name: str, label: str, height: float, **data: Any) -> None:
-        plots[name] = draw(name, label, (6.4, height), **data)
+    def show(name: str, label: str, height: float, where: str = "", **data: Any) -> None:
+        plots[where or name] = draw(name, label, (6.4, height), **data)
+
+    plots["learned"] = ""
 
     if coefficients:
         last = {name: values[-1] for name, values in coefficients.items()}
@@ -111,8 +113,12 @@ def _plots(facts: RunFacts, extra: Mapping[str, Any], risk: Quality | None) -> d
     if not coefficients and len(parts) > 1:
         sites = {site: [each.get(site, 0.0) for each in parts] for site in facts.plan.planned}
         show("trajectories", "Share of each round's step by hospital", 2.9, values=sites, unit="share", first=1)
+    if learned := facts.learned:
+        lines = {name: values for name, values in learned["rounds"].items() if None not in values}
+        unit_ = f"of {learned['people']} public people"
+        show("trajectories", "Fit to public people by round", 2.6, "learned", values=lines, unit=unit_, first=0)
     if (budget := facts.study.privacy.epsilon_milli) is not None:
-        known = {"spent": facts.spent, "done": facts.state.round, "budget": budget / 1000}
+        known: dict[str, Any] = {"spent": facts.spent, "done": facts.state.round, "budget": budget / 1000}
         show("burn_down", "Epsilon used after each round", 2.5, **known)
     if found := facts.rehearsal:
         bounds = {"whatever the noise": found.one_run}
@@ -129,6 +135,11 @@ def _plots(facts: RunFacts, extra: Mapping[str, Any], risk: Quality | None) -> d
     if points := extra.get("calibration") or (risk.points if risk else None):
         what = str(extra.get("calibration_unit", "share of cases" if risk else unit))
         show("calibration", "Predicted and observed", 3.4, points=points, unit=what)
+    if risk and risk.counts:
+        show("roc", "Cases found against false alarms", 3.6, counts=risk.counts)
+        show("precision", "Precision against cases found", 3.2, counts=risk.counts)
+    if risk and risk.curves:
+        show("survival", "Observed survival by predicted risk", 3.2, curves=risk.curves, days=risk.days)
     return plots
 
 

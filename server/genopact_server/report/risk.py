@@ -1,20 +1,22 @@
 """How good a model is in each group, as a report shows it, with the error of noise and sampling."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from genopact_server.report.facts import RunFacts
 from genopact_shared.recipes.evaluation import Evaluation
 from genopact_shared.recipes.head import probability
-from genopact_shared.recipes.judges import ByOdds, ByTime, nominal
+from genopact_shared.recipes.judges import RISKS, ByOdds, ByTime, middle_risks, nominal, outlived
 from genopact_shared.recipes.protocol import Metrics
 from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.recipes.risk_metrics import BINS, MEASURES, middles
 from genopact_shared.recipes.table import Floats
 
 DRAWS, SURE, VAGUE = 200, 3.0, 0.1
+THIRDS = ("lowest third", "middle third", "highest third")
 
 
 class Quality(NamedTuple):
@@ -22,6 +24,8 @@ class Quality(NamedTuple):
 
     `by`: what the groups are. `measures`: in the order of a table. `floor`: what `main` has to reach, or 0. `sampled`:
     whether errors hold those of sampling; else they are of privacy noise alone, because only sums were released.
+    `counts`: group -> (bins, 2) others and cases by rising predicted odds. `curves`: third of the patients by predicted
+    risk -> share who outlived each interval, which end on `days`.
     """
 
     metrics: Metrics
@@ -32,6 +36,9 @@ class Quality(NamedTuple):
     main: str = "auc"
     floor: float = 0.0
     sampled: bool = True
+    counts: Mapping[str, Floats] = MappingProxyType({})
+    curves: Mapping[str, list[float]] = MappingProxyType({})
+    days: tuple[int, ...] = ()
 
     @property
     def shown(self) -> dict[str, tuple[float, float]]:
@@ -55,18 +62,63 @@ def quality(facts: RunFacts) -> Quality | None:
     nominal, table, size = course.parameters.nominal, facts.models[-1]["metrics"], course.parameters.ancestries
     spread = facts.noise(facts.plan.steps[-1]) or 0.0
     error = errors(lambda again: course.metrics({"metrics": again}), table, spread)
-    metrics = {name: row if _shown(row, error[name]) else {} for name, row in course.metrics(facts.models[-1]).items()}
-    return Quality(metrics, error, calibration(table.reshape(-1, BINS, 2)[:size], nominal, spread))
+    metrics, cells = _left(course.metrics(facts.models[-1]), error), table.reshape(-1, BINS, 2)[:size]
+    return Quality(metrics, error, calibration(cells, nominal, spread), counts=_ranked(metrics, cells))
 
 
 def _evaluated(course: Evaluation, facts: RunFacts) -> Quality:
-    metrics, cells = course.metrics(facts.models[-1]), facts.models[-1]["cells"]
-    spread, of, measures = facts.noise(facts.plan.steps[-1]) or 0.0, course.parameters, course.judge.measures
-    sampled = isinstance(course.judge, ByOdds | ByTime)
+    cells, judge = facts.models[-1]["cells"], course.judge
+    of: Any = course.parameters
+    spread, sampled = facts.noise(facts.plan.steps[-1]) or 0.0, isinstance(judge, ByOdds | ByTime)
     error = errors(course.measured, cells, spread, sampled=sampled)
-    metrics = {name: row if _shown(row, error[name]) else {} for name, row in metrics.items()}
-    points = calibration(cells.reshape(-1, BINS, 2), nominal(of), spread) if isinstance(course.judge, ByOdds) else []
-    return Quality(metrics, error, points, of.by, measures, measures[1], of.floor_milli / 1000, sampled)
+    metrics = _left(course.metrics(facts.models[-1]), error)
+    cells, more = cells[: len(of.names)], dict[str, Any]()
+    points = list[dict[str, float]]()
+    if isinstance(judge, ByOdds):
+        cells = cells.reshape(-1, BINS, 2)
+        points, more = calibration(cells, nominal(of), spread), {"counts": _ranked(metrics, cells)}
+    elif isinstance(judge, ByTime):
+        curves, points = thirds(cells, spread)
+        more = {"curves": curves, "days": of.ends_days}
+    main, floor = judge.measures[1], of.floor_milli / 1000
+    return Quality(metrics, error, points, of.by, course.measures, main, floor, sampled, **more)
+
+
+def _left(metrics: Metrics, error: Metrics) -> Metrics:
+    """Without what the noise drowns."""
+    return {name: row if _shown(row, error[name]) else {} for name, row in metrics.items()}
+
+
+def _ranked(metrics: Metrics, cells: Floats) -> dict[str, Floats]:
+    """Group -> counts of (groups, BINS, 2) `cells`, none negative, of groups that are shown, and of all."""
+    counts = zip(metrics, np.maximum(cells, 0.0), strict=False)
+    return {name: table for name, table in counts if "auc" in metrics[name]} | {"all": np.maximum(cells.sum(axis=0), 0)}
+
+
+def thirds(cells: Floats, spread: float) -> tuple[dict[str, list[float]], list[dict[str, float]]]:
+    """Patients of all groups in thirds by predicted risk: who outlived each interval, and points of calibration.
+
+    cells: (groups, n) sums of `ByTime`. A third that the noise drowns is left out.
+    """
+    whole, people = cells.sum(axis=0), np.maximum(cells.sum(axis=0), 0.0).reshape(RISKS, -1).sum(axis=1)
+    third = np.floor(3 * (np.cumsum(people) - people / 2) / max(people.sum(), 1.0))
+
+    def parts(total: Floats) -> dict[str, tuple[Floats, Floats]]:
+        table, risks = np.maximum(total, 0.0).reshape(RISKS, -1, 2), middle_risks()
+        return {name: (table[third == at], risks[third == at]) for at, name in enumerate(THIRDS)}
+
+    def measure(total: Floats) -> Metrics:
+        found = Metrics()
+        for name, (table, risks) in parts(total).items():
+            people = table.sum(axis=(1, 2))
+            row = {"patients": people.sum(), "predicted": people @ risks / max(people.sum(), 1.0)}
+            found[name] = row | {"observed": 1 - outlived(table.sum(axis=0))[-1]}
+        return found
+
+    error = errors(measure, whole, spread * len(cells) ** 0.5)
+    rows = {name: row for name, row in _left(measure(whole), error).items() if row}
+    curves = {name: outlived(parts(whole)[name][0].sum(axis=0)).tolist() for name in rows}
+    return curves, [row | {"error": error[name]["observed"]} for name, row in rows.items()]
 
 
 def _shown(row: dict[str, float], error: dict[str, float]) -> bool:

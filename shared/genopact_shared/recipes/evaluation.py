@@ -1,7 +1,9 @@
 """Recipes `NETWORK-evaluation`: whom a finished network fails, by group, in one noised sum over patients.
 
 The network is a published file, so anybody's: of a study in any mode, or trained elsewhere. A patient adds one row (see
-`judges`) to their group; whoever has no known group is in a last one. Patients are those that sites held out.
+`judges`) to their group; whoever has no known group is in a last one. Patients are those that sites held out, or all,
+or both apart: then the sum also says in which groups the network's mistakes tell who trained it. Source: Yeom et al.,
+"Privacy Risk in Machine Learning", 2018, whose simplest attack takes for a member whom the network is right about.
 """
 
 import math
@@ -21,13 +23,16 @@ from genopact_shared.recipes.table import Choice, Floats, Table
 from genopact_shared.study import Frozen
 
 ALL, UNKNOWN = "all", "unknown"
+GAP = "gap"
+"""By how much the judge's first measure is better for patients who trained than for those held out."""
 
 
 class EvaluationParameters(NetParameters):
     """The network's own parameters (those of its training are idle), and what is asked.
 
     `model`: digest of the published file. `by`: the column whose levels are the groups, `groups` of them from the first
-    on. `evaluated`: whom. `floor_milli`: what the judge's first measure has to reach in every group.
+    on. `evaluated`: whom; of `both`, measures are of those held out, with their `GAP`. `floor_milli`: what the first
+    measure has to reach in every group.
     """
 
     network: ClassVar[NetRecipe]
@@ -36,7 +41,7 @@ class EvaluationParameters(NetParameters):
     model: str = Field(pattern=r"^[0-9a-f]{64}$")
     by: str
     groups: int = Field(default=32, ge=1, le=32)
-    evaluated: Literal["held-out", "all"] = "held-out"
+    evaluated: Literal["held-out", "all", "both"] = "held-out"
     floor_milli: int = Field(default=0, ge=0, le=1000)
 
     @property
@@ -69,8 +74,14 @@ class Evaluation:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Groups, and the size of a row."""
-        return len(self.parameters.names), self.judge.size(self.parameters)
+        """Groups, of `both` those of patients who trained after the others', and the size of a row."""
+        parts = 2 if self.parameters.evaluated == "both" else 1
+        return parts * len(self.parameters.names), self.judge.size(self.parameters)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Of each group."""
+        return self.judge.measures + (GAP,) * (self.parameters.evaluated == "both")
 
     @property
     def steps(self) -> tuple[SumStep, ...]:
@@ -89,16 +100,16 @@ class Evaluation:
 
         Guarantees: row i has the same bits in any table, because the network sees patients one by one.
         """
-        of, rows = self.parameters, np.zeros((table.n, *self.shape))
-        judged = table.codes("held_out") == 1 if of.evaluated == "held-out" else np.ones(table.n, dtype=np.bool_)
+        of, rows, held_out = self.parameters, np.zeros((table.n, *self.shape)), table.codes("held_out") == 1
         free = replace(table, columns={name: each for name, each in table.columns.items() if name != "held_out"})
         inputs, targets = self.network.recipe.tensors(free, of, self.network.published)
-        some = np.flatnonzero(judged & known(targets))
+        some = np.flatnonzero(known(targets) & (held_out | (of.evaluated != "held-out")))
         if not len(some):  # which nobody must be able to tell
             return rows.reshape(table.n, math.prod(self.shape))
         outputs = self.network.forward(self.finished, inputs[some], 1)
-        code = table.codes(of.by)[some].astype(np.intp)
-        group = np.where((code >= 0) & (code < self.shape[0] - 1), code, self.shape[0] - 1)
+        code, last = table.codes(of.by)[some].astype(np.intp), len(of.names) - 1
+        group = np.where((code >= 0) & (code < last), code, last)
+        group += (last + 1) * (~held_out[some] & (of.evaluated == "both"))
         rows[some, group] = self.judge.rows(outputs, targets.numpy()[some].astype(np.float64), of)
         return rows.reshape(table.n, math.prod(self.shape))
 
@@ -112,9 +123,14 @@ class Evaluation:
 
     def measured(self, total: Floats) -> Metrics:
         """As `metrics`, of any sum."""
-        cells, of = total.reshape(self.shape), self.parameters
-        found = {name: self.judge.measured(row, of) for name, row in zip(of.names, cells, strict=True)}
-        return found | {ALL: self.judge.measured(cells.sum(axis=0), of)}
+        of, main = self.parameters, self.judge.measures[1]
+        cells = total.reshape(-1, len(of.names), self.shape[1])
+        parts = [[self.judge.measured(row, of) for row in (*part, part.sum(axis=0))] for part in cells]
+        found = dict(zip((*of.names, ALL), parts[0], strict=True))
+        for row, trained in zip(found.values(), parts[-1], strict=True):
+            if of.evaluated == "both" and main in row and main in trained:
+                row[GAP] = trained[main] - row[main]
+        return found
 
     def fit_personal(self, model: Model, table: Table) -> Model:  # noqa: ARG002
         """Nothing: that would be training."""

@@ -70,7 +70,7 @@ class ByOdds:
 class ByTime:
     """A table of predicted risk by intervals outlived and whether the event came then."""
 
-    measures = ("patients", "c_index", "events")
+    measures = ("patients", "c_index", "events", "calibration")
     norm = 1.0
 
     def size(self, of: Any) -> int:
@@ -88,14 +88,38 @@ class ByTime:
         """c_index: pairs in order, of pairs in which one has the event in an interval that the other outlives.
 
         Ties within a bin of risk count half. Source: Harrell et al., "Evaluating the yield of medical tests", 1982.
+        calibration: who had the event, censored patients aside, over who was expected to.
         """
         table = np.maximum(total, 0).reshape(RISKS, len(of.ends_days) + 1, 2)
-        events, longer = table[:, :, 1], table.sum(axis=2)
-        longer = longer.sum(axis=1, keepdims=True) - np.cumsum(longer, axis=1)
+        events, longer = _entered(table)
         lower = np.cumsum(longer, axis=0) - longer / 2
-        pairs = float((events.sum(axis=0) * longer.sum(axis=0)).sum())
+        pairs, people = float((events.sum(axis=0) * longer.sum(axis=0)).sum()), table.sum(axis=(1, 2))
         found = {"patients": float(total.sum()), "events": float(total.reshape(-1, 2)[:, 1].sum())}
-        return found | ({"c_index": float((events * lower).sum()) / pairs} if pairs >= 1 else {})
+        if pairs < 1:
+            return found
+        expected = float(people @ middle_risks() / people.sum())
+        found["calibration"] = (1 - float(outlived(table.sum(axis=0))[-1])) / expected
+        return found | {"c_index": float((events * lower).sum()) / pairs}
+
+
+def middle_risks() -> Floats:
+    """(RISKS,) chances that stand for the bins of `ByTime`."""
+    return np.asarray((np.arange(RISKS) + 0.5) / RISKS)
+
+
+def _entered(table: Floats) -> tuple[Floats, Floats]:
+    """(..., I) events of each interval, and who outlived it, from (..., I, 2) counts of intervals outlived x event."""
+    longer = table.sum(axis=-1)
+    return table[..., 1], longer.sum(axis=-1, keepdims=True) - np.cumsum(longer, axis=-1)
+
+
+def outlived(table: Floats) -> Floats:
+    """(I,) share who outlive each interval, from (I + 1, 2) counts, none negative; 1 where nobody is left to tell.
+
+    Source: Kaplan and Meier, "Nonparametric Estimation from Incomplete Observations", 1958.
+    """
+    events, longer = _entered(table)
+    return np.asarray(np.cumprod(1 - events / np.maximum(events + longer, 1e-9))[:-1])
 
 
 @dataclass(frozen=True)

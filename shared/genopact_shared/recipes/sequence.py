@@ -8,7 +8,7 @@ explain` shows what each letter, and each change of one, does to a prediction.
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from genopact_shared.published import Published
 from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
@@ -27,13 +27,22 @@ LETTERS = 4
 class SequenceParameters(ClassParameters, MatrixParameters):
     """And the network's sizes; the one matrix is the sequence.
 
-    `width`: channels, hidden units or numbers of a token. `kernel`: letters that a convolution sees. `depth`: of
-    convolutions or layers of attention.
+    `width`: channels, hidden units or numbers of a token. `kernel`: letters that a convolution sees, an odd number.
+    `depth`: of convolutions or layers of attention. `words`: letters of the longest words that the last layer sees
+    beside the network: every word that begins at a place is a feature of its own.
     """
 
     width: int = Field(default=16, ge=1, le=256)
     kernel: int = Field(default=7, ge=1, le=63)
     depth: int = Field(default=1, ge=1, le=4)
+    words: int = Field(default=0, ge=0, le=4)
+
+    @field_validator("kernel")
+    @classmethod
+    def _centred(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError("kernel is odd: as many letters before a place as after it")
+        return kernel
 
 
 class SequenceRecipe(Classes, Facts):
