@@ -1,10 +1,5 @@
 """`genopact`: for researchers, coordinators and auditors."""
 
-import os
-
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-
 import typer
 
 from genopact_server.commands import audit, coordinator, demo, design, gwas, manifest, model, risk, study

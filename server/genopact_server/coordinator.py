@@ -41,13 +41,13 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def host_config(folder: Folder, listen: str | None = None) -> "HostConfig":
+def host_config(folder: Folder) -> "HostConfig":
     """Where the link listens: all interfaces at the address' port, loopback for the executor at the next port."""
     from genopact_server.link.host import HostConfig
 
     (host, port), tls = split_address(folder.card["address"]), folder.home / "tls"
     loopback = host in ("127.0.0.1", "::1", "localhost")
-    own = listen or ("127.0.0.1" if loopback else "0.0.0.0")  # noqa: S104 - hospitals connect from outside
+    own = "127.0.0.1" if loopback else "0.0.0.0"  # noqa: S104 - hospitals connect from outside
     return HostConfig(folder.home / "link", tls / "server.pem", tls / "server.key", own, port, runtime_port=port + 1)
 
 
@@ -133,11 +133,8 @@ def _keep_submitting(folder: Folder, busy: threading.Event) -> None:
     while True:
         time.sleep(1.0)
         wanted = list((folder.home / "studies").glob("*/wanted"))
-        idle = 0 if busy.is_set() or not wanted else idle + 1
-        if idle < RESUBMIT_AFTER_S:
-            continue
-        idle = 0
-        for each in wanted:
+        idle = 0 if busy.is_set() or not wanted else idle % RESUBMIT_AFTER_S + 1
+        for each in wanted if idle == RESUBMIT_AFTER_S else ():
             try:
                 study = folder.study(each.parent.name)
                 with control(folder) as link:

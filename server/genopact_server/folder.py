@@ -77,9 +77,7 @@ class Folder:
 
     def study(self, study_hash: str) -> Study:
         """A registered study. Raises STUDY_UNKNOWN."""
-        path = self.home / "studies" / study_hash / "study.json"
-        require(path.exists(), "STUDY_UNKNOWN", study_hash)
-        return parse_study(path.read_bytes())
+        return parse_study(durable.read(self.home / "studies" / study_hash / "study.json", "STUDY_UNKNOWN"))
 
     def accept(self, study: Study, envelope: bytes) -> Approval:
         """Keep a site's approval.

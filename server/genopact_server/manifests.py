@@ -19,7 +19,6 @@ from genopact_shared.manifest import FIXED, VariantManifest
 MOST_DIFFERING = 0.1
 """Where more of the sites than this share differ from the reference, the list is of another build."""
 BUILDS = {"hg19": "GRCh37", "hg37": "GRCh37", "hg38": "GRCh38"}
-_ORDER = {name: at for at, name in enumerate(CONTIGS)}
 _LETTERS = frozenset("ACGT")
 _PSEUDOAUTOSOMAL = {
     ("GRCh37", "X"): ((60_001, 2_699_520), (154_931_044, 155_260_560)),
@@ -85,14 +84,14 @@ class Draft:
         """A variant on the forward strand; one that comes twice is left out."""
         if not _LETTERS.issuperset(site.ref + site.alt) or not site.ref or not site.alt or site.ref == site.alt:
             return self.leave("no_letters")
-        if site.chrom not in _ORDER or site.pos < 1:
+        if site.chrom not in CONTIGS or site.pos < 1:
             return self.leave("no_place")
         if self.fasta and self.fasta.bases(site.chrom, site.pos, site.pos + len(site.ref)) != site.ref.encode():
             return self.leave("not_on_the_reference")
         try:
-            bases = partial(self.fasta.bases, site.chrom) if self.fasta else _no_reference
-            pos, ref, alt = normalise(bases, site.pos, site.ref, site.alt)
-        except LookupError:
+            known = partial(self.fasta.bases, site.chrom) if self.fasta else lambda *_: b""
+            pos, ref, alt = normalise(known, *site[1:4])
+        except IndexError:  # there is no letter to the left
             return self.leave("needs_a_reference")
         key = site.chrom, pos, ref, alt
         if key in self._sites:
@@ -114,7 +113,7 @@ class Draft:
         differing = self.left_out["not_on_the_reference"]
         if differing > MOST_DIFFERING * (differing + len(found)):
             raise GenopactError("VARIANT_BUILD", f"{differing} of {differing + len(found)} sites have other letters")
-        found.sort(key=lambda site: (_ORDER[site.chrom], *site[1:4]))
+        found.sort(key=lambda site: (CONTIGS.index(site.chrom), *site[1:4]))
         clashes = {a[:2] for a, b in pairwise(found) if a[:2] == b[:2] and not b.ref.startswith(a.ref)}
         self.leave("two_references", sum(site[:2] in clashes for site in found))
         found = [site for site in found if site[:2] not in clashes]
@@ -129,10 +128,6 @@ class Draft:
             kind=tuple(kind(build, site.chrom, site.pos) for site in found),
             extra={column: np.array([each.get(column, math.nan) for each in extra]) for column in columns},
         )  # fmt: skip
-
-
-def _no_reference(start: int, stop: int) -> bytes:
-    raise LookupError(start, stop)
 
 
 def kind(build: str, chrom: str, pos: int) -> str:

@@ -22,13 +22,13 @@ from genopact_server.sitelogs import Proof, log_origin
 from genopact_server.statements import Charge, Release, RunOpened, StudyRegistered
 from genopact_shared import canonical, durable, statements, wire
 from genopact_shared.approval import check_approval
-from genopact_shared.errors import GenopactError, replacing, require
+from genopact_shared.errors import GenopactError, require, suppressing
 from genopact_shared.keys import VerifyKey
 from genopact_shared.plan import Plan, plan_of
 from genopact_shared.privacy import accounting
 from genopact_shared.recipes.protocol import Model
 from genopact_shared.statements import Digest, RunId
-from genopact_shared.study import Frozen, Study
+from genopact_shared.study import Frozen, Study, read
 from genopact_shared.tlog.note import open_checkpoint
 from genopact_shared.wire import Op, Reply, Request
 
@@ -65,9 +65,7 @@ class RunState(Frozen):
 
 def read_state(path: Path) -> RunState:
     """Where the run in that folder stands. Raises RUN_UNKNOWN, RUN_STATE_BROKEN."""
-    data = durable.read(path / "state.json", "RUN_UNKNOWN")
-    with replacing(ValueError, GenopactError("RUN_STATE_BROKEN", str(path))):
-        return RunState.model_validate_json(data)
+    return read(RunState, durable.read(path / "state.json", "RUN_UNKNOWN"), "RUN_STATE_BROKEN", f"{path}: ")
 
 
 class Run:
@@ -76,7 +74,7 @@ class Run:
     def __init__(self, folder: Folder, state: RunState, courier: Courier, watch: Events | None = None) -> None:
         self.path = folder.home / "runs" / state.run
         self.study: Study = folder.study(state.study)
-        self._folder, self._state, self._courier, self._watch = folder, state, courier, watch
+        self._folder, self.state, self._courier, self._watch = folder, state, courier, watch
         approvals = [check_approval(text.encode(), self.study) for text in state.approvals.values()]
         planned = {each.site: each.planned_cohort for each in approvals}
         self.plan: Plan = plan_of(self.study, planned, folder.published)
@@ -108,56 +106,51 @@ class Run:
         resumed.model()
         return resumed
 
-    @property
-    def state(self) -> RunState:
-        """Where the run stands."""
-        return self._state
-
     def model(self) -> Model:
         """The current model. Raises RUN_STATE_BROKEN if the file is not the one that was aggregated."""
-        body = (self.path / f"model-{self._state.round:04d}.safetensors").read_bytes()
-        require(canonical.digest(body) == self._state.model, "RUN_STATE_BROKEN", "the model file was changed")
+        body = (self.path / f"model-{self.state.round:04d}.safetensors").read_bytes()
+        require(canonical.digest(body) == self.state.model, "RUN_STATE_BROKEN", "the model file was changed")
         return wire.unpack(body, np.float64)
 
     def go(self, until: int | None = None) -> Model:
         """Carry the run to its end, or to round `until`; calling it again later goes on. Raises QUORUM_LOST."""
-        while self._state.stage == "training":
-            if until is not None and self._state.round >= until:
-                self._events({"event": "paused", "round": self._state.round})
+        while self.state.stage == "training":
+            if until is not None and self.state.round >= until:
+                self._events({"event": "paused", "round": self.state.round})
                 return self.model()
-            if self._state.round == len(self.plan.steps):
+            if self.state.round == len(self.plan.steps):
                 self._save(stage="finishing", attempt=0)
             else:
                 self._round()
-        if self._state.stage == "finishing":
+        if self.state.stage == "finishing":
             self._finish()
         return self.model()
 
     def _round(self) -> None:
         """One release: attempts until a quorum has answered, and, under masks, has opened its total."""
-        step, started = self.plan.steps[self._state.round], time.monotonic()
+        step, started = self.plan.steps[self.state.round], time.monotonic()
         for _ in range(self.study.schedule.attempts):
-            if not self._state.seats:
+            if not self.state.seats:
                 self._open()
-            if len(self._state.seats) >= self.study.schedule.quorum:
+            if len(self.state.seats) >= self.study.schedule.quorum:
                 if not self._pending("step"):
-                    self._save(asked=(*self._state.asked, step.index))
-                seats = () if step.masked else tuple(self._state.seats.values())
-                answers = self._ask("step", self._state.seats, seats=seats, **self._model_and_total())
+                    self._save(asked=(*self.state.asked, step.index))
+                seats = () if step.masked else tuple(self.state.seats.values())
+                answers = self._ask("step", self.state.seats, seats=seats, **self._model_and_total())
                 if len(answers) >= self.study.schedule.quorum:
                     answers, total = self._unmask(answers) if step.masked else (answers, None)
                     if total is not None or not step.masked:
                         self._aggregate(answers, total, time.monotonic() - started)
                         return
             self._abandon()
-        raise GenopactError("QUORUM_LOST", f"round {self._state.round}")
+        raise GenopactError("QUORUM_LOST", f"round {self.state.round}")
 
     def _open(self) -> None:
         """Collect the seats of an attempt; under masks, let the seated sites deal their secrets to one another."""
-        answers = self._ask("open", self._state.approvals, approvals=tuple(self._state.approvals.values()))
+        answers = self._ask("open", self.state.approvals, approvals=tuple(self.state.approvals.values()))
         seats = {site: envelope.decode() for site, (reply, envelope, _) in answers.items() if reply.mask_key}
         enough = len(seats) >= self.study.schedule.quorum
-        if enough and self.plan.steps[self._state.round].masked:
+        if enough and self.plan.steps[self.state.round].masked:
             deals = self._ask("deal", seats, seats=tuple(seats.values()))
             enough = set(deals) == set(seats)
             if enough:
@@ -179,11 +172,11 @@ class Run:
         if len(active) < max(self.study.schedule.quorum, len(wire.cut(body))):
             return active, None
         reveals = _bodies(self._ask("unmask", active, body=body))
-        keys, texts = self._identities, self._state.seats.items()
+        keys, texts = self._identities, self.state.seats.items()
         seats = {site: wire.parse_envelope(Reply, text.encode(), keys[site]) for site, text in texts}
         dealt = map(wire.split, wire.cut((self.path / "deals").read_bytes()))
         deals = {wire.parse_envelope(Reply, envelope, *keys.values()).site: deal for envelope, deal in dealt}
-        opening, round_ = self.plan.opening(self.study, seats), self._state.round
+        opening, round_ = self.plan.opening(self.study, seats), self.state.round
         try:
             return active, opened_total(opening, self.plan.steps[round_], deals, _bodies(active), reveals)
         except GenopactError as refused:
@@ -192,14 +185,14 @@ class Run:
 
     def _abandon(self) -> None:
         """Void this attempt: what was computed for it stays charged, and nothing of it is used."""
-        void = {"round": self._state.round, "attempt": self._state.attempt, "seated": sorted(self._state.seats)}
+        void = {"round": self.state.round, "attempt": self.state.attempt, "seated": sorted(self.state.seats)}
         self._events({"event": "attempt-failed"} | void)
         self._forget_pending()
-        self._save(seats={}, attempt=self._state.attempt + 1)
+        self._save(seats={}, attempt=self.state.attempt + 1)
 
     def _aggregate(self, answers: Answers, total: bytes | None, seconds: float) -> None:
         """Add up, advance the model, put it on record, and make the checkpoint."""
-        index, before, model = self._state.round, self._state.model, self.model()
+        index, before, model = self.state.round, self.state.model, self.model()
         step, sites = self.plan.steps[index], [site for site in self.plan.planned if site in answers]
         updates = {site: answers[site][2] for site in sites}
         record, model = combine(self.plan, index, model, updates, total)
@@ -211,9 +204,9 @@ class Run:
             at=_now(), **self._position(), step=step.name, model_in=before, sites=tuple(sites), receipts=receipts,
             total=canonical.digest(record), model_out=digest,
         )  # fmt: skip
-        envelope = self._noted(aggregate) or self._note(aggregate)
+        envelope = self._note_once(aggregate)
         # Whoever was missing may have lost its keys, and comes back with the next opening.
-        seats = self._state.seats if set(sites) == set(self._state.seats) else {}
+        seats = self.state.seats if set(sites) == set(self.state.seats) else {}
         self._save(round=index + 1, attempt=0, model=digest, aggregate=envelope.decode(), seats=seats)
         self._forget_pending()
         metrics = self.plan.course.metrics(model)
@@ -223,23 +216,22 @@ class Run:
 
     def _finish(self) -> None:
         """Send the final model, collect the sites' exchanged logs, put the release on record."""
-        answers = self._ask("finish", self._state.approvals, **self._model_and_total())
+        answers = self._ask("finish", self.state.approvals, **self._model_and_total())
         for site, (_, _, body) in answers.items():
             durable.replace(self.path / "sites" / f"{site}.log", body)
         self._forget_pending()
-        facts, privacy = [self.plan.steps[index].fact for index in self._state.asked], self.study.privacy
+        facts, privacy = [self.plan.steps[index].fact for index in self.state.asked], self.study.privacy
         epsilon = None if privacy.epsilon_milli is None else math.ceil(accounting.epsilon(facts, privacy.delta) * 1000)
         charges = tuple(Charge(mechanism=fact, times=times) for fact, times in Counter(facts).items())
-        state = self._state
+        state = self.state
         release = Release(
             at=_now(), study=state.study, run=state.run, model=state.model, epsilon_milli=epsilon, delta=privacy.delta,
             mechanisms=charges,
         )  # fmt: skip
-        if not self._noted(release):
-            self._note(release)
+        self._note_once(release)
         self._folder.log.checkpoint()
         self._save(stage="done")
-        self._events({"event": "done", "sites": sorted(answers), "model": self._state.model})
+        self._events({"event": "done", "sites": sorted(answers), "model": self.state.model})
 
     def _ask(self, op: Op, sites: Iterable[str], body: bytes = b"", **about: Any) -> Answers:
         """Exchange one request with each site; the frames outlive this process until the attempt ends."""
@@ -261,7 +253,7 @@ class Run:
         request = Request(
             **self._position(), op=op, site=site, body=canonical.digest(body), body_size=len(body),
             nonce=secrets.token_hex(16), expires=_now() + 3 * self.study.schedule.deadline_s,
-            aggregate=None if op == "open" else self._state.aggregate, **about,
+            aggregate=None if op == "open" else self.state.aggregate, **about,
         )  # fmt: skip
         return wire.seal(request, body, self._folder.identity)
 
@@ -297,7 +289,7 @@ class Run:
 
     def _position(self) -> dict[str, Any]:
         """Which attempt of which round of which run."""
-        return self._state.model_dump(include={"study", "run", "round", "attempt"})
+        return self.state.model_dump(include={"study", "run", "round", "attempt"})
 
     def _pending(self, op: Op) -> dict[str, bytes]:
         prefix = self._prefix(op)
@@ -306,7 +298,7 @@ class Run:
 
     def _prefix(self, op: Op) -> str:
         """Frames of another position are never sent again."""
-        return f"{op}-{self._state.round}-{self._state.attempt}-"
+        return f"{op}-{self.state.round}-{self.state.attempt}-"
 
     def _forget_pending(self) -> None:
         for path in (self.path / "pending").iterdir():
@@ -314,7 +306,7 @@ class Run:
 
     def _model_and_total(self) -> dict[str, Any]:
         """The body of a request that carries the model, and the masked total that it was made of."""
-        model, total = (self.path / f"{name}-{self._state.round:04d}.safetensors" for name in ("model", "total"))
+        model, total = (self.path / f"{name}-{self.state.round:04d}.safetensors" for name in ("model", "total"))
         last = total.read_bytes() if total.exists() else b""
         return {"body": model.read_bytes() + last, "total_size": len(last)}
 
@@ -328,14 +320,14 @@ class Run:
         self._folder.log.append(envelope)
         return envelope
 
-    def _noted(self, statement: statements.Statement) -> bytes | None:
+    def _note_once(self, statement: statements.Statement) -> bytes:
         """The same statement's record, if a killed loop had made it already; it is the newest entry then."""
         newest = self._folder.log.entry(self._folder.log.size - 1)
-        try:
+        with suppressing("SIGNATURE_INVALID", "STATEMENT_INVALID"):  # an approval, or of another version
             found = statements.parse(newest, [self._folder.identity.public])
-        except GenopactError:  # an approval
-            return None
-        return newest if found.model_copy(update={"at": statement.at}) == statement else None
+            if found.model_copy(update={"at": statement.at}) == statement:
+                return newest
+        return self._note(statement)
 
     def _events(self, event: dict[str, Any]) -> None:
         """Append to events.jsonl, which `study watch` and the report read."""
@@ -345,8 +337,8 @@ class Run:
             self._watch(event)
 
     def _save(self, **changes: Any) -> None:
-        self._state = self._state.model_copy(update=changes)
-        durable.replace(self.path / "state.json", self._state.model_dump_json().encode())
+        self.state = self.state.model_copy(update=changes)
+        durable.replace(self.path / "state.json", self.state.model_dump_json().encode())
 
 
 def _bodies(answers: Answers) -> dict[str, bytes]:

@@ -4,7 +4,9 @@ See docs/masking.md and genopact_shared.secagg.masking.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +41,9 @@ def total_of(
     for gone in set(opening.roster) - set(active):
         key = round_key(secrets[gone], opening.epoch)
         require(stream.public_of(key) == dealt[gone], "UNMASK_FAILED", "another round key than was dealt")
-        off += [
-            (pair_stream(stream.agree(key, dealt[site]), opening.epoch, index, site, gone), -1 if site < gone else 1)
-            for site in active
-        ]
+        for site in active:
+            pair = pair_stream(stream.agree(key, dealt[site]), opening.epoch, index, site, gone)
+            off.append((pair, -1 if site < gone else 1))
     words: stream.Words = np.zeros_like(next(uploads[site]["sum"] for site in active))
     for site in active:
         words += uploads[site]["sum"]
@@ -55,22 +56,17 @@ def _opened(opening: Opening, reveals: Mapping[str, bytes], bound: str) -> dict[
     sites, sealed = opening.sites, len(opening.roster) * SIZE + stream.SEAL
     shares, locks, tokens = dict[str, bytes](), dict[str, list[int]](), dict[str, list[int]]()
     for site, message in reveals.items():
-        try:
+        with suppress(ValueError):
             elements = sharing.decode(message[sealed:])
-        except ValueError:
-            continue
-        if len(elements) == 2 * len(sites):
-            shares[site], locks[site], tokens[site] = message[:sealed], elements[: len(sites)], elements[len(sites) :]
-    parts = {
-        holder: [row[sites.index(holder)] - tokens[holder][sites.index(site)] for site, row in locks.items()]
-        for holder in tokens
-    }
-    opened: dict[str, list[int]] = {}
+            if len(elements) == 2 * len(sites):
+                locks[site], tokens[site] = elements[: len(sites)], elements[len(sites) :]
+                shares[site] = message[:sealed]
+    parts, opened = dict[str, list[int]](), dict[str, list[int]]()
+    for holder, own in tokens.items():
+        parts[holder] = [row[sites.index(holder)] - own[sites.index(site)] for site, row in locks.items()]
     for site, lock in zip(shares, _recovered(opening, parts), strict=True):
-        try:
+        with suppress(ValueError):
             opened[site] = sharing.decode(stream.unseal(lock_key(lock, bound), shares[site]))
-        except ValueError:
-            continue
     return opened
 
 
@@ -85,15 +81,8 @@ def recover(rows: Mapping[int, Sequence[int]]) -> list[int]:
 
     Fewer holders than the threshold give other numbers.
     """
-    weights, columns = _weights(rows), zip(*rows.values(), strict=True)
-    return [sum(w * share for w, share in zip(weights, column, strict=True)) % PRIME for column in columns]
-
-
-def _weights(holders: Iterable[int]) -> list[int]:
-    """Lagrange's coefficients at 0: `sum(weight * share)` over these holders is the secret."""
-    points = [holder + 1 for holder in holders]
-    found = []
-    for own in points:
+    points, weights = [holder + 1 for holder in rows], list[int]()
+    for own in points:  # Lagrange's coefficients at 0
         others = [point for point in points if point != own]
-        found.append(math.prod(others) * pow(math.prod(other - own for other in others), -1, PRIME) % PRIME)
-    return found
+        weights.append(math.prod(others) * pow(math.prod(other - own for other in others), -1, PRIME))
+    return [sum(map(operator.mul, weights, column)) % PRIME for column in zip(*rows.values(), strict=True)]

@@ -87,7 +87,7 @@ def check_aggregates(evidence: Evidence) -> Iterator[Finding]:
         sources = [released.get((aggregate.position, digest)) for digest in aggregate.receipts]
         known = [source for source in sources if source is not None]
         if len(known) < len(sources):
-            lost: Verdict = "violated" if evidence.complete else "unknown"
+            lost: Verdict = "violated" if evidence.needed <= evidence.records.keys() else "unknown"
             what = f"{label} has {len(sources) - len(known)} updates without intent and receipt in the logs"
             faults.append(Finding("aggregate", lost, name, what))
         wrong = _aggregate_faults(evidence, label, aggregate, run.statement, known)
@@ -172,11 +172,9 @@ def check_release(evidence: Evidence) -> Iterator[Finding]:
     for record in evidence.coordinator(Release):
         models.add(record.statement.model)
         source = final.get(record.statement.run)
-        earlier = source is not None and source.index < record.index
-        if source is not None and earlier and source.statement.model_out == record.statement.model:
-            yield Finding("release", "ok", name, "its released model is the last aggregate")
-        else:
-            yield Finding("release", "violated", name, "its released model is not the last aggregate")
+        last = source and source.index < record.index and source.statement.model_out == record.statement.model
+        faults = [] if last else ["its released model is not the last aggregate"]
+        yield from judged("release", name, faults, "its released model is the last aggregate")
     if evidence.released is not None and evidence.released not in models:
         verdict: Verdict = "violated" if models else "unknown"
         yield Finding("release", verdict, name, "no release statement names the model in use")

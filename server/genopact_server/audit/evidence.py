@@ -47,11 +47,6 @@ class Evidence(NamedTuple):
         return {self.study.coordinator.name, *(named if self.coordinated else roster(self.study))}
 
     @property
-    def complete(self) -> bool:
-        """Whether every log that is needed could be read."""
-        return self.needed <= self.records.keys()
-
-    @property
     def sites(self) -> list[str]:
         """Parties of the study whose logs could be read, without the coordinator."""
         return [party.name for party in self.study.parties if party.name in self.records]

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 import yaml
 
@@ -116,8 +117,6 @@ def network(
 
     Without --gwas the manifest's column weight is the published score.
     """
-    import numpy as np
-
     from genopact_server.design.measure import effects
     from genopact_server.design.tokens import Tokens, design
 
@@ -145,8 +144,6 @@ def genes(
     home: Home = HOME,
 ) -> Answer:
     """Make the burdens of recipe rare-variant-autoencoder: rare variants of each gene; OUT.genes lists the genes."""
-    import numpy as np
-
     from genopact_server.design.sources import panel_of
     from genopact_server.report.contributions import genes_in
     from genopact_shared.recipes.rare_variant_autoencoder import RARE_VARIANT_AUTOENCODER, design
@@ -200,7 +197,7 @@ def _public(
     variants = read_manifest(manifest)
     with working("Reading public data"):
         people = panel_of(panel, variants)
-        tables = {name: Path(path) for name, path in (_pair(each) for each in gwas or ())}
+        tables = {name: Path(path) for name, path in map(_pair, gwas or ())}
         return variants, people, evidence_of(people, variants, tables) if tables else known_score(people, variants)
 
 
@@ -228,17 +225,16 @@ def _budget(body: Any, patients: int, sites: int, prevalence: float) -> "tuple[B
     from genopact_shared.recipes.risk import RISK
     from genopact_shared.recipes.trait import TRAIT
 
-    try:
+    choice = _choice(body)
+    broken = KeyError, TypeError, ValueError
+    with replacing(broken, GenopactError("STUDY_INVALID", "the template's privacy or recipe")):
         privacy = Privacy.model_validate_json(json.dumps(body["privacy"]))
-        choice = _choice(body)
         recipes: dict[str, SumRecipe] = {RISK.name: RISK, TRAIT.name: TRAIT}
         recipe = recipes[choice.name]
         blank = UNDESIGNED | ({"prevalence_milli": 1} if recipe is RISK else {})
         parameters = recipe.parameters.model_validate_json(json.dumps(blank | choice.parameters))
         if choice.version != recipe.version:
             raise ValueError("another version")
-    except (KeyError, TypeError, ValueError) as error:
-        raise GenopactError("STUDY_INVALID", "the template's privacy or recipe") from error
     nominal = prevalence if recipe is RISK else None
     if privacy.epsilon_milli is None:
         return Budget.of(patients, EXACT_MU, UNCLIPPED, nominal), 1 / EXACT_MU
@@ -269,10 +265,8 @@ def _mix(text: str | None, names: tuple[str, ...]) -> list[float]:
     """Shares in the order of `names`, adding up to 1; equal ones by default."""
     if text is None:
         return [1 / len(names)] * len(names)
-    try:
-        shares = {name: float(value) for name, value in (_pair(each) for each in text.split(","))}
+    with replacing(ValueError, GenopactError("USAGE", f"--mix: a positive share of each of {', '.join(names)}")):
+        shares = {name: float(value) for name, value in map(_pair, text.split(","))}
         if set(shares) != set(names) or not all(0 < share < math.inf for share in shares.values()):
             raise ValueError
-    except ValueError as error:
-        raise GenopactError("USAGE", f"--mix: a positive share of each of {', '.join(names)}") from error
     return [shares[name] / sum(shares.values()) for name in names]

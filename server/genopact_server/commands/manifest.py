@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from genopact_server import manifests, scoring
 from genopact_server.commands.options import HOME, Home, read_manifest
 from genopact_server.folder import Folder
 from genopact_shared import durable
@@ -40,8 +41,6 @@ def build(
     home: Home = HOME,
 ) -> Answer:
     """Build and sign a manifest: from a score, a list of sites, or pooled counts. What is left out is counted."""
-    from genopact_server import manifests, scoring
-
     if [score, sites, old].count(None) != 2 or (old is None) != (counts is None) or not (name or old):
         raise GenopactError("USAGE", "give --score or --sites with --name, or --old with --counts")
     require(not out.exists() and not _signature(out).exists(), "MANIFEST_EXISTS", str(out))
@@ -90,10 +89,8 @@ def show(
 @command(app, "diff", example="genopact manifest diff breast-1.variants breast-2.variants")
 def diff(old: File, new: File) -> Answer:
     """Say which variants of one manifest were added, removed or changed in another."""
-    from genopact_server.manifests import difference
-
     before, after = read_manifest(old), read_manifest(new)
-    changes = list(difference(before, after))
+    changes = list(manifests.difference(before, after))
     pairs = ((name, before.head[name], value) for name, value in after.head.items())
     heads = [f"{name} {one} -> {two}" for name, one, two in pairs if one != two]
     found = Counter(what for what, _ in changes)

@@ -51,6 +51,8 @@ class Play:
     console: Console
     template: Path | None = None
     recipe: str = "dose"
+    quorum: int = 0
+    """Of sites; 0: as the template has it."""
     began: float = field(default_factory=time.monotonic)
     result: dict[str, Any] = field(default_factory=dict)
 
@@ -109,6 +111,7 @@ class Play:
         """Write template.yaml, the study without parties; returns its name."""
         text = (self.template or files("genopact_server.demo").joinpath(f"{self.recipe}.yaml")).read_text("utf-8")
         body: dict[str, Any] = yaml.safe_load(text) | {"privacy": self.cast.privacy}
+        body["schedule"] |= {"quorum": self.quorum} if self.quorum else {}
         (self.folder / "template.yaml").write_text(yaml.safe_dump(body, sort_keys=False), "utf-8")
         return str(body["name"])
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import yaml
 
 from genopact_server.demo.cast import PRIVACY, Cast, Player
 from genopact_server.demo.compare import trained
@@ -32,7 +31,6 @@ class RiskPlay(Play):
     scenes = ("region", "coordinator", "design", "hospitals", "approvals", "training", "verify", "comparison")
     recipe: str = "risk"
     sites: int = HOSPITALS
-    quorum: int = 3
     made: Cohort | None = None
 
     def training(self) -> None:
@@ -45,16 +43,12 @@ class RiskPlay(Play):
         sites = ("--name", "region", "--sites", "files/public/sites.tsv", "--build", "GRCh38")
         self.signer = str(self._hub("manifest", "build", MANIFEST, *sites)["signer"])
         super()._template()
-        template = self.folder / "template.yaml"
-        body = yaml.safe_load(template.read_text("utf-8"))
-        body["schedule"]["quorum"] = self.quorum
-        template.write_text(yaml.safe_dump(body, sort_keys=False), "utf-8")
         gwas = [each for name in ("afr", "eas", "eur") for each in ("--gwas", f"{name}=files/public/gwas-{name}.tsv")]
         counts = ("--patients", str(self.training_people), "--sites", str(self.sites))
         outputs = ("--out", "risk.design", "--study", "designed.yaml", "--manifest", MANIFEST)
         public = ("--panel", "files/public/panel", *gwas, *(("--mix", self.mix) if self.mix else ()))
         found = self._hub("design", "build", "template.yaml", *public, *counts, *outputs)
-        (self.folder / "designed.yaml").replace(template)
+        (self.folder / "designed.yaml").replace(self.folder / "template.yaml")
         self._say("design", f"{found['directions']} directions of the genotype to measure, from public data alone")
 
     def region(self) -> None:
@@ -89,11 +83,6 @@ class RiskPlay(Play):
 
     def comparison(self) -> None:
         """AUC on the people whom each hospital holds out."""
-        rows = self._rows()
-        self.console.print(grid("AUC on held-out patients", COLUMNS, rows, 3))
-        self._report(rows)
-
-    def _rows(self) -> list[dict[str, Any]]:
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import roc_auc_score
 
@@ -112,14 +101,13 @@ class RiskPlay(Play):
             scores = (score, x @ own.coef_[0], plan.log_odds(shared, table), plan.log_odds(pooled, table))
             found = (float(roc_auc_score(y[held_out], each[held_out])) for each in scores)
             rows.append(dict(zip(COLUMNS, (name, int(held_out.sum()), *found), strict=True)))
-        return rows
+        self.console.print(grid("AUC on held-out patients", COLUMNS, rows, 3))
+        self._report(rows)
 
     @staticmethod
     def _table(made: Cohort, own: Any) -> Table:
-        columns: dict[str, Any] = {
-            "age": made.age[own].astype(np.float64), "sex": made.sex[own].astype(np.int8),
-            "held_out": made.held_out[own].astype(np.int8), "disease": made.disease[own].astype(np.float64),
-        }  # fmt: skip
+        columns: dict[str, Any] = {"age": made.age[own], "sex": made.sex[own]}
+        columns |= {"held_out": made.held_out[own].astype(np.int8), "disease": made.disease[own].astype(np.float64)}
         return Table(columns, int(own.sum()), Copies(made.dosages[own]))
 
 

@@ -20,7 +20,6 @@ from genopact_shared.errors import GenopactError, require
 from genopact_shared.supervise import end
 
 COORDINATOR, SITE, LOOPBACK = "genopact_server.cli", "genopact_client.cli", "127.0.0.1"
-QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1"}
 _children, _forks = threading.Lock(), multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload([COORDINATOR, SITE])
 """Commands are processes of their own, forked from one that has loaded what all of them begin with."""
@@ -32,7 +31,7 @@ class Stage(AbstractContextManager["Stage"]):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._services: list[subprocess.Popen[bytes]] = []
-        self._environment = {**os.environ, **QUIET, "FLWR_HOME": str(folder / "flower")}
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "1", "FLWR_HOME": str(folder / "flower")}
 
     def __exit__(self, *_: object) -> None:
         end(self._services, 15)  # each has children of its own to end first

@@ -106,6 +106,5 @@ def _rows(path: Path) -> list[dict[str, str]]:
     lines = durable.read(path, "SITES_MISSING").decode("utf-8", "replace").splitlines()
     names, *cells = [line.split() for line in lines] or [[]]
     require(set(COLUMNS) <= set(names), "SITES_INVALID", f"{path}: the header names {', '.join(COLUMNS)}")
-    if any(len(row) != len(names) for row in cells):
-        raise GenopactError("SITES_INVALID", f"{path}: a line with another number of cells")
+    require({*map(len, cells)} <= {len(names)}, "SITES_INVALID", f"{path}: a line with another number of cells")
     return [dict(zip(names, row, strict=True)) for row in cells]

@@ -6,24 +6,22 @@ nothing. A site name, its node key and its node number belong together for good;
 another name.
 """
 
-import hashlib
 import hmac
 import json
-import os
 import secrets
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from genopact_shared import canonical, durable
 from genopact_shared.errors import GenopactError, replacing, require
-from genopact_shared.study import Frozen
+from genopact_shared.statements import Digest
+from genopact_shared.study import Frozen, read
 
 Role = Literal["operator", "observer"]
 SiteName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-StudyHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Account(Frozen):
@@ -31,7 +29,7 @@ class Account(Frozen):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")
     role: Role
-    token_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    token_sha256: Digest
 
 
 class _File(Frozen):
@@ -54,7 +52,7 @@ class Accounts:
         require(not any(account.name == name for account in accounts), "ACCOUNT_INVALID", f"{name} exists")
         token = secrets.token_urlsafe(32)
         with replacing(ValidationError, GenopactError("ACCOUNT_INVALID", "name or role")):
-            account = Account(name=name, role=role, token_sha256=_digest(token))
+            account = Account(name=name, role=role, token_sha256=canonical.digest(token.encode()))
         self._write([*accounts, account])
         return token
 
@@ -66,7 +64,7 @@ class Accounts:
 
     def of_token(self, token: str) -> Account | None:
         """The account of a token; compared in constant time against every account."""
-        digest = _digest(token)
+        digest = canonical.digest(token.encode("utf-8", "replace"))
         found = [account for account in self._read() if hmac.compare_digest(account.token_sha256, digest)]
         return found[0] if found else None
 
@@ -77,8 +75,7 @@ class Accounts:
     def _read(self) -> list[Account]:
         if not self._path.exists():
             return []
-        with replacing((OSError, ValidationError), GenopactError("ACCOUNT_INVALID", str(self._path))):
-            return _File.model_validate_json(self._path.read_bytes()).accounts
+        return read(_File, durable.read(self._path, "ACCOUNT_INVALID"), "ACCOUNT_INVALID", f"{self._path}: ").accounts
 
     def _write(self, accounts: list[Account]) -> None:
         write_private(self._path, _File(version=1, accounts=accounts).model_dump())
@@ -96,27 +93,20 @@ class Registry(Frozen):
 
     version: Literal[1] = 1
     sites: dict[SiteName, Site] = Field(default_factory=dict)
-    studies: dict[StudyHash, list[SiteName]] = Field(default_factory=dict)
+    studies: dict[Digest, list[SiteName]] = Field(default_factory=dict)
 
 
 class Membership:
-    """The registry file at `path`, read again whenever it has changed. Methods raise MEMBERSHIP_INVALID."""
+    """The registry file at `path`; read again at every question. Methods raise MEMBERSHIP_INVALID."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: tuple[tuple[int, int, int], Registry] | None = None
 
     def registry(self) -> Registry:
         """What the file says now; a missing file is an empty registry."""
-        try:
-            status = self._path.stat()
-        except FileNotFoundError:
+        if not self._path.exists():
             return Registry()
-        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if self._seen is None or self._seen[0] != stamp:
-            with replacing((OSError, ValidationError), GenopactError("MEMBERSHIP_INVALID", str(self._path))):
-                self._seen = stamp, Registry.model_validate_json(self._path.read_bytes())
-        return self._seen[1]
+        return read(Registry, durable.read(self._path, "MEMBERSHIP_INVALID"), "MEMBERSHIP_INVALID", f"{self._path}: ")
 
     def add_site(self, name: str, public_key: bytes, node_id: int) -> None:
         """Bind a site name to its node; the same binding again is no error, another one is."""
@@ -152,16 +142,9 @@ class Membership:
         write_private(self._path, new.model_dump())
 
 
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
-
-
 def write_private(path: Path, content: object) -> None:
     """Replace the JSON file `path` in one step, readable by its owner alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    durable.create(new, json.dumps(content, indent=1).encode())
+    new.replace(path)

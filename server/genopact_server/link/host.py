@@ -5,15 +5,13 @@ Runtime API for the executor, which needs the secret. Everything else is 404. No
 """
 
 import asyncio
-import contextlib
 import logging
-import os
 import secrets
 import signal
 import socket
-import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
 
@@ -34,6 +32,7 @@ from starlette.types import ASGIApp
 from genopact_server.link.accounts import Accounts, Membership
 from genopact_server.link.gate import CONTROL, FLEET, RUNTIME, Gate
 from genopact_server.link.policy import SignIn, Studies, own_name_only
+from genopact_shared import durable
 from genopact_shared.errors import GenopactError, replacing, require
 
 _creating = threading.Lock()
@@ -74,24 +73,14 @@ class HostConfig(NamedTuple):
         path = self.state / "runtime.secret"
         if not path.exists():
             self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle, name = tempfile.mkstemp(dir=self.state)
-            with os.fdopen(handle, "wb") as file:
-                file.write(secrets.token_bytes(32))
+            new = path.with_name(secrets.token_hex(16))
+            durable.create(new, secrets.token_bytes(32))
             # Host and executor may both come first; only one link succeeds, and it appears whole.
-            with contextlib.suppress(FileExistsError):
-                path.hardlink_to(name)
-            Path(name).unlink()
+            with suppress(FileExistsError):
+                path.hardlink_to(new)
+            new.unlink()
         require(not path.stat().st_mode & 0o077, "KEY_EXPOSED", str(path))
         return path.read_bytes()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without signal handlers: `Host` ends both listeners."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the process's handlers alone."""
-        yield
 
 
 class Host:
@@ -105,7 +94,8 @@ class Host:
             public.load()
         self._sockets = _listen(config.host, config.port), _listen(LOOPBACK, config.runtime_port)
         self.port, self.runtime_port = (one.getsockname()[1] for one in self._sockets)
-        self._servers = _Server(public), _Server(local)
+        # Outside the main thread they leave signals alone.
+        self._servers = uvicorn.Server(public), uvicorn.Server(local)
         self._thread = threading.Thread(target=self._run, name="superlink", daemon=True)
 
     def __enter__(self) -> Self:
@@ -172,14 +162,9 @@ def _superlink(config: HostConfig) -> ASGIApp:
         superexec_auth_secret=config.secret, authn_plugin=SignIn(accounts), enable_supernode_auth=True,
         fleet_api_type=TRANSPORT_TYPE_GRPC_RERE, database=str(config.state / "link.db"),
     )  # fmt: skip
-    with _creating:  # Flower looks the manager up in its own module; there is no parameter for it
-        name = "get_federation_manager"
-        shipped = getattr(superlink, name)
-        setattr(superlink, name, lambda **_: Studies(accounts, membership))
-        try:
-            app = superlink.create_app(settings, SuperLinkLifespan)
-        finally:
-            setattr(superlink, name, shipped)
+    with _creating:  # Flower looks the manager up in its own module; this process has no SuperLink but ours
+        vars(superlink)["get_federation_manager"] = lambda **_: Studies(accounts, membership)
+        app = superlink.create_app(settings, SuperLinkLifespan)
     idle = {f"{name}Middleware" for name in _IDLE}
     app.user_middleware = [one for one in app.user_middleware if getattr(one.cls, "__name__", "") not in idle]
     looks = (get_protobuf_request, get_runtime_state, get_runtime_handlers, get_enable_supernode_auth)

@@ -141,10 +141,9 @@ class RunGrid:
             return None
         about: dict[str, Any] = {"node": _SUPERLINK, "run_id": self.run_id, "message_object_id": arrival.message_id}
         self._client.ConfirmMessageReceived(message_pb2.ConfirmMessageReceivedRequest(**about))
-        try:
+        message: object = None
+        with suppress(ValueError, KeyError, TypeError, RecursionError):  # whatever the site sent, it is no message
             message = inflate_object_from_contents(arrival.message_id, arrival.objects)
-        except (ValueError, KeyError, TypeError, RecursionError):  # whatever the site sent, it is no message
-            message = None
         arrival.objects.clear()
         if not isinstance(message, Message):
             return None
