@@ -43,6 +43,9 @@ def asked(one: Consortium, run: Run, tmp_path: Path, **parameters: Any) -> Study
     words = [str(tmp_path / word) if "." in word else word for word in words]
     done = CliRunner().invoke(app, [*words, "--home", str(one.folder.home), "--format", "json"])
     assert done.exit_code == 0, done.output
+    if one.study.release == "parties":
+        told = CliRunner().invoke(app, [*words, "--home", str(one.folder.home)]).stdout
+        assert f"alone: {', '.join(one.hospitals)}" in " ".join(told.split())
     made = yaml.safe_load((tmp_path / "made.yaml").read_text())
     assert json.loads(done.stdout)["data"]["model"] == made["recipe"]["parameters"]["model"]
     assert "rounds" not in made["recipe"]["parameters"]

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from genopact_server.cli import app
 from genopact_server.commands import model as commands
 from genopact_server.report.attribution import contributions, mutations
+from genopact_shared import wire
+from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.network import NetPlan, columns
 from genopact_shared.recipes.protocol import Model
 from genopact_shared.recipes.table import Floats
@@ -146,6 +148,61 @@ def test_files_that_do_not_fit_are_refused(finished: Any, tmp_path: Path, text: 
 def test_another_matrix_is_refused(finished: Any, tmp_path: Path) -> None:
     answer = told("model", "explain", "run", "--matrix", "rna=public.tsv", "--out", tmp_path / "x")
     assert answer["data"]["code"] == "USAGE"
+
+
+def classes(path: Path, seen: Any, rows: list[int], extra: str = "") -> Path:
+    text = "".join(f"{row}\t{seen.columns['class'][row]}\tx\n" for row in rows)
+    path.write_text("person\tclass\tweather\n" + text + extra)
+    return path
+
+
+def test_the_curve_is_each_round_s_fit_to_the_public(
+    learnt: tuple[NetPlan, Model, Any], finished: Any, tmp_path: Path
+) -> None:
+    plan, last, seen = learnt
+    for number, model in enumerate((plan.initial(), awake(plan), last)):
+        (tmp_path / f"model-{number:04d}.safetensors").write_bytes(wire.pack(model))
+    people = fasta(tmp_path / "public.fa", seen.matrices["letters"][:60])
+    # In another order, with people of whom one file knows nothing.
+    table_ = classes(tmp_path / "classes.tsv", seen, [*range(49, -1, -1)], "nobody\t1\tx\n59\t\tx\n")
+    data = told("model", "curve", "run", "--matrix", f"letters={people}", "--table", table_)["data"]
+    assert data["people"] == 50
+    own = seen.take(np.arange(50))
+    expected = [plan.losses(model, own).mean() for model in (plan.initial(), awake(plan), last)]
+    assert data["rounds"]["loss"] == pytest.approx(expected)
+    right = (plan.outputs(last, own).argmax(axis=1) == own.codes("class")).mean()
+    assert data["rounds"]["accuracy"][-1] == pytest.approx(right)
+    assert expected[-1] < expected[0]
+    assert json.loads((tmp_path / "learned.json").read_text()) == data
+
+
+@pytest.mark.parametrize("text", ["person\tclass\n0\tten\n", "person\tclass\n0\n", "person\tclass\nx\t1\n", "", None])
+def test_outcomes_that_do_not_fit_are_refused(finished: Any, tmp_path: Path, text: str | None) -> None:
+    people, path = fasta(tmp_path / "public.fa", finished.matrices["letters"][:3]), tmp_path / "classes.tsv"
+    if text is not None:
+        path.write_text(text)
+    answer = told("model", "curve", "run", "--matrix", f"letters={people}", "--table", path)
+    assert answer["data"]["code"] == "USAGE"
+    assert not [*tmp_path.glob("*.json")]
+
+
+def test_matrices_are_joined_by_person(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whom one file lacks has nothing there; whoever has two rows is refused."""
+    plan = cast("NetPlan", course("late"))
+    monkeypatch.setattr(commands, "network_of", lambda *_: (plan, awake(plan), tmp_path / "model-1.safetensors"))
+    rows = {"rna": {"a": 1.0, "b": 2.0}, "protein": {"c": 3.0, "b": 4.0}}
+    given = []
+    for name, held in rows.items():
+        lines = [f"{person}" + f"\t{value}" * 5 for person, value in held.items()]
+        (tmp_path / name).write_text("\n".join(["person\ta\tb\tc\td\te", *lines, ""]))
+        given.append(f"{name}={tmp_path / name}")
+    people, found, _ = commands._measured(plan, given)
+    assert people == ["a", "b", "c"]
+    assert found.matrices["rna"][:, 0].tolist() == [1.0, 2.0, pytest.approx(np.nan, nan_ok=True)]
+    assert found.matrices["protein"][:, 0].tolist() == [pytest.approx(np.nan, nan_ok=True), 4.0, 3.0]
+    (tmp_path / "rna").write_text((tmp_path / "rna").read_text() + "a" + "\t1" * 5 + "\n")
+    with pytest.raises(GenopactError, match="somebody has two rows"):
+        commands._measured(plan, given)
 
 
 @pytest.mark.parametrize("name", ["cnn", "rnn", "transformer", "late", "attention", "survival, hidden", "cells"])

@@ -1,6 +1,7 @@
 """The networks of deep genomics: what they read, their losses against naive ones, planted signals, missing data."""
 
 import hashlib
+import itertools
 import math
 from typing import Any, cast
 
@@ -23,6 +24,8 @@ from genopact_shared.recipes.network import Network, weights_of
 from genopact_shared.recipes.pca import scores
 from genopact_shared.recipes.protocol import Prediction
 from genopact_shared.recipes.rare_variant_autoencoder import design
+from genopact_shared.recipes.sequence import SequenceParameters
+from genopact_shared.recipes.sequence_module import _words
 from genopact_shared.recipes.synthetic_genomes import SyntheticParameters, sample
 from genopact_shared.recipes.table import Copies, Table, digest_of_features
 from tests.benchmarks.federation import matrix, planned, predicted, trained, with_matrices
@@ -53,7 +56,7 @@ CELLS: dict[str, Any] = {
 }  # fmt: skip
 STUDIES: dict[str, tuple[str, dict[str, Any]]] = {
     "cnn": ("sequence-cnn", SEQUENCE), "rnn": ("sequence-rnn", SEQUENCE),
-    "transformer": ("sequence-transformer", SEQUENCE),
+    "transformer": ("sequence-transformer", SEQUENCE), "words": ("sequence-cnn", SEQUENCE | {"words": 2}),
     "late": ("multiomics", OMICS), "attention": ("multiomics", OMICS | {"fusion": "attention"}),
     "survival": ("survival", SURVIVAL),
     "survival, hidden": ("survival", SURVIVAL | {"hidden": 4, "proportional": False}),
@@ -82,7 +85,7 @@ def table(name: str, n: int, seed: int = 0) -> Table:
     """Made-up patients of one of STUDIES, some of them with missing data."""
     rng = np.random.default_rng(seed)
     labels = {"class": rng.integers(-1, 2, n).astype(np.int8)}
-    if name in {"cnn", "rnn", "transformer"}:
+    if name in {"cnn", "rnn", "transformer", "words"}:
         return with_matrices(n, labels, {"letters": rng.integers(5, size=(n, LENGTH))})
     if name in {"late", "attention"}:
         values = {kind: rng.normal(size=(n, 5)) for kind in ("rna", "protein")}
@@ -562,3 +565,29 @@ def test_a_matrix_is_named_by_its_list_of_features() -> None:
     assert people.known("protein").tolist() == [False, True, True, False]
     with pytest.raises(GenopactError, match="TABLE_INVALID"):
         Table({}, 3, matrices={"rna": np.zeros((2, 5), np.float32)})
+
+
+@pytest.mark.parametrize("longest", [1, 2, 4])
+def test_the_last_layer_sees_every_word_where_it_begins(longest: int) -> None:
+    """Against a search in the text; a word with an unknown letter is none."""
+    rng = np.random.default_rng(longest)
+    texts = ["".join(rng.choice([*"ACGTN"], 9, p=[0.23, 0.23, 0.23, 0.23, 0.08])) for _ in range(20)]
+    letters = np.array([["ACGTN".index(letter) for letter in text] for text in texts])
+    inputs = torch.from_numpy((letters[:, :, None] == np.arange(4)).astype(np.float32))
+    found = [part.numpy() for part in _words(inputs, longest)]
+    assert len(found) == longest
+    for size, part in enumerate(found, start=1):
+        words = ["".join(each) for each in itertools.product("ACGT", repeat=size)]
+        seen = [[text.startswith(word, at) for at in range(10 - size) for word in words] for text in texts]
+        share = 2 * (longest - size + 1) / (longest * (longest + 1)) / 9
+        assert np.allclose(part, np.sqrt(share) * np.array(seen), atol=1e-7)
+    whole = [at for at, text in enumerate(texts) if "N" not in text]
+    norms = np.linalg.norm(np.concatenate(found, axis=1)[whole], axis=1)
+    assert whole
+    assert (norms <= 1 + 1e-6).all()
+    assert (norms > 0.8).all()
+
+
+def test_a_convolution_is_centred() -> None:
+    with pytest.raises(ValueError, match="kernel is odd"):
+        SequenceParameters.model_validate(SEQUENCE | {"kernel": 6})

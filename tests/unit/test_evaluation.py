@@ -12,7 +12,7 @@ from safetensors.numpy import load
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from genopact_client.release.quantise import clipped_integers
-from genopact_server.report.risk import errors
+from genopact_server.report.risk import THIRDS, errors, thirds
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.privacy.mechanisms import NoisedSum
@@ -20,6 +20,7 @@ from genopact_shared.published import Published
 from genopact_shared.recipes import NETWORKS, RECIPES, chosen
 from genopact_shared.recipes.dose_features import RACES, dose_mg, outcome
 from genopact_shared.recipes.evaluation import Evaluation, EvaluationParameters
+from genopact_shared.recipes.judges import RISKS
 from genopact_shared.recipes.network import NetParameters, Network, weights_of
 from genopact_shared.recipes.protocol import Model
 from genopact_shared.recipes.table import Floats, Table
@@ -86,6 +87,17 @@ def judged(name: str, table: Table, network: Network, model: Model) -> tuple[Flo
     return np.array(outputs), np.array(targets), np.array(groups)
 
 
+def survival(outlived: list[int], event: list[bool], intervals: int) -> list[float]:
+    """Kaplan and Meier's estimate, patient by patient; censored ones leave before their interval counts."""
+    alive, found = 1.0, []
+    for at in range(intervals):
+        asked = [e for t, e in zip(outlived, event, strict=True) if t > at or (t == at and e)]
+        came = sum(t == at and e for t, e in zip(outlived, event, strict=True))
+        alive *= 1 - came / len(asked) if asked else 1
+        found.append(alive)
+    return found
+
+
 def naive(kind: str, name: str, outputs: Floats, targets: Floats) -> dict[str, float]:
     """The measures by their definitions."""
     n = len(targets)
@@ -106,7 +118,12 @@ def naive(kind: str, name: str, outputs: Floats, targets: Floats) -> dict[str, f
             for j in range(n):
                 if 1 in targets[i] and targets[j][list(targets[i]).index(1)] == 0:
                     order, pairs = order + (risk[j] < risk[i]) + 0.5 * (risk[j] == risk[i]), pairs + 1
-        return {"patients": n, "events": sum(1 in row for row in targets), "c_index": order / pairs}
+        times = [int((row == 0).sum()) for row in targets]
+        happened = [bool((row == 1).any()) for row in targets]
+        expected = float(np.mean([(each + 0.5) / 8 for each in risk]))
+        calibration = (1 - survival(times, happened, targets.shape[1])[-1]) / expected
+        found = {"patients": n, "events": sum(1 in row for row in targets), "c_index": order / pairs}
+        return found | {"calibration": calibration}
     if name == "dose":
         error = dose_mg(outputs) - dose_mg(targets)
         size, within = np.minimum(np.abs(error), 50), np.abs(error) <= 0.2 * dose_mg(targets)
@@ -135,6 +152,76 @@ def test_measures_are_those_by_definition_in_every_group(name: str) -> None:
     expected = naive(kind, name, outputs, targets)
     assert {measure: found["all"][measure] for measure in expected} == pytest.approx(expected, abs=1e-5)
     assert set(found["all"]) == set(course.judge.measures) == set(RECIPES[course.name].measures)
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+def test_those_who_trained_beside_those_held_out(name: str) -> None:
+    """Measures are those of patients held out; the gap is the first measure of the others less theirs."""
+    plan, table = made(name, evaluated="both")[0], people(name)
+    apart = plan.course
+    total = apart.contribution(0, apart.initial(), table).sum(axis=0)
+    found = apart.metrics(apart.advance(0, apart.initial(), total))
+    parts = []
+    for held in (1, 0):
+        course, some = made(name)[0].course, table.take(table.codes("held_out") == held)
+        marked = Table(
+            {**some.columns, "held_out": np.ones(some.n, np.int8)}, some.n, some.genotypes, "", some.matrices
+        )
+        rows = course.contribution(0, course.initial(), marked).sum(axis=0)
+        parts.append(course.metrics(course.advance(0, course.initial(), rows)))
+    main = apart.judge.measures[1]
+    for group, row in found.items():
+        gap = row.pop("gap", None)
+        assert row == pytest.approx(parts[0][group])
+        both = main in parts[0][group] and main in parts[1][group]
+        assert gap == (pytest.approx(parts[1][group][main] - parts[0][group][main]) if both else None)
+    assert apart.measures[-1] == "gap" not in made(name)[0].course.measures
+    assert plan.steps[0].fact == made(name, evaluated="both")[0].steps[0].fact
+
+
+def test_a_network_that_knows_its_own_patients_has_a_gap_where_it_does() -> None:
+    """Doses of one race are learned by heart: the sum says so of that race alone."""
+    parameters, n = {"hidden": 1}, 2000
+    table = random_table(n, 3)
+    rng, columns = np.random.default_rng(5), cast("dict[str, Any]", table.columns)
+    columns["race"] = rng.integers(2, size=n).astype(np.int8) * 2
+    columns["held_out"] = rng.integers(2, size=n).astype(np.int8)
+    known = (columns["race"] == 2) & (columns["held_out"] == 0)
+    columns["weekly_dose_mg"] = np.where(known, 35.0, rng.uniform(20, 60, n))
+    model = cast("Network", planned("dose-net", parameters, {"a": table}, "none").course).initial()
+    data = wire.pack(weights_of(model))
+
+    class Known:
+        def read(self, digest: str) -> Any:
+            return load(data)
+
+    given = parameters | {"model": "0" * 64, "by": "race", "evaluated": "both"}
+    course = planned("dose-net-evaluation", given, {"a": table}, "none", 0, cast("Published", Known())).course
+    total = cast("Any", course).contribution(0, course.initial(), table).sum(axis=0)
+    found = cast("Any", course).metrics({"cells": total.reshape(cast("Any", course).shape)})
+    assert found[RACES[2]]["gap"] > 0.4
+    assert abs(found[RACES[0]]["gap"]) < 0.1
+
+
+def test_thirds_of_predicted_risk_have_kaplan_and_meier_s_curves() -> None:
+    """Of 900 patients in two groups, against each third's own patients."""
+    rng, intervals, n = np.random.default_rng(8), 5, 900
+    risk, at, came = rng.integers(RISKS, size=n), rng.integers(intervals + 1, size=n), rng.random(n) < 0.5
+    came &= at < intervals
+    cells = np.zeros((2, RISKS, intervals + 1, 2))
+    np.add.at(cells, (rng.integers(2, size=n), risk, at, came.astype(int)), 1)
+    curves, points = thirds(cells.reshape(2, -1), 0.0)
+    order = np.cumsum(np.bincount(risk, minlength=RISKS)) - np.bincount(risk, minlength=RISKS) / 2
+    for third, (name, curve) in enumerate(curves.items()):
+        own = np.isin(risk, np.flatnonzero(np.floor(3 * order / n) == third))
+        assert 200 < own.sum() < 400
+        expected = survival(at[own].tolist(), came[own].tolist(), intervals)
+        assert curve == pytest.approx(expected), name
+        assert points[third]["observed"] == pytest.approx(1 - expected[-1])
+        assert points[third]["predicted"] == pytest.approx(float(np.mean((risk[own] + 0.5) / RISKS)))
+        assert 0 < points[third]["error"] < 0.1
+    assert list(curves) == [*THIRDS]
+    assert thirds(cells.reshape(2, -1), 100.0) == ({}, [])
 
 
 @pytest.mark.parametrize("name", PEOPLE)

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import precision_recall_curve, roc_curve
 
+from genopact_server.report.plots import precision, roc
 from genopact_server.report.risk import _shown, calibration, errors
 from genopact_shared.recipes.protocol import Metrics
 from genopact_shared.recipes.risk_metrics import BINS, middles, released
@@ -45,6 +47,26 @@ def test_a_group_of_fewer_than_the_noise_makes_up_is_not_shown() -> None:
     assert not _shown({"patients": 500.0, "cases": 50.0}, {"patients": 40.0, "cases": 20.0})
     assert not _shown({"patients": 100.0, "cases": 90.0}, {"patients": 40.0, "cases": 20.0})
     assert not _shown({}, {"patients": 1.0, "cases": 1.0})
+
+
+def test_ranking_curves_are_those_of_the_patients() -> None:
+    """Of counts in bins, against the curves of patients one by one."""
+    from matplotlib.figure import Figure
+
+    counts = table(300)[0]
+    counts[:3] = 0
+    scores = np.repeat(np.repeat(np.arange(BINS), 2), counts.ravel().astype(int))
+    y = np.repeat(np.tile([0, 1], BINS), counts.ravel().astype(int))
+    drawn = Figure().add_subplot()
+    roc(drawn, counts={"one": counts})
+    false, true, _ = roc_curve(y, scores, drop_intermediate=False)
+    line = np.unique(np.asarray(drawn.lines[0].get_xydata()), axis=0)
+    assert line == pytest.approx(np.unique(np.column_stack([false, true]), axis=0))
+    drawn = Figure().add_subplot()
+    precision(drawn, counts={"one": counts})
+    exact, recall, _ = precision_recall_curve(y, scores)
+    line = np.unique(np.asarray(drawn.lines[0].get_xydata()), axis=0)
+    assert line == pytest.approx(np.unique(np.column_stack([recall, exact])[:-1], axis=0))
 
 
 def test_calibration_shows_bins_that_say_something() -> None:

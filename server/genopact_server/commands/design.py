@@ -9,7 +9,7 @@ import numpy as np
 import typer
 import yaml
 
-from genopact_server.commands.options import HOME, Home, ManifestFile, RunName, read_manifest
+from genopact_server.commands.options import HOME, Home, ManifestFile, RunName, opened, read_manifest
 from genopact_server.folder import Folder
 from genopact_shared import durable, wire
 from genopact_shared.errors import GenopactError, replacing, require
@@ -186,7 +186,10 @@ def evaluation(template: Template, *, run: RunName, out: Out, study: StudyOut, h
     require(_choice(body).name == name and name in RECIPES, "STUDY_INVALID", f"the template is not of recipe {name}")
     of = plan.parameters.model_dump(mode="json", exclude=set(NetParameters.model_fields))
     body = {"metrics": [*RECIPES[name].measures]} | body
-    return _written(body, of, ("model", path.read_bytes()), (home, out, study), f"The network of run {run}")
+    first, said = opened(home, run)[2], f"The network of run {run}"
+    if first.release == "parties":
+        said += f", for the parties of its study alone: {', '.join(party.name for party in first.parties)}"
+    return _written(body, of, ("model", path.read_bytes()), (home, out, study), said)
 
 
 def _public(
