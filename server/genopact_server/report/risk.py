@@ -62,7 +62,7 @@ def quality(facts: RunFacts) -> Quality | None:
     nominal, table, size = course.parameters.nominal, facts.models[-1]["metrics"], course.parameters.ancestries
     spread = facts.noise(facts.plan.steps[-1]) or 0.0
     error = errors(lambda again: course.metrics({"metrics": again}), table, spread)
-    metrics, cells = _left(course.metrics(facts.models[-1]), error), table.reshape(-1, BINS, 2)[:size]
+    metrics, cells = left(course.metrics(facts.models[-1]), error), table.reshape(-1, BINS, 2)[:size]
     return Quality(metrics, error, calibration(cells, nominal, spread), counts=_ranked(metrics, cells))
 
 
@@ -71,7 +71,7 @@ def _evaluated(course: Evaluation, facts: RunFacts) -> Quality:
     of: Any = course.parameters
     spread, sampled = facts.noise(facts.plan.steps[-1]) or 0.0, isinstance(judge, ByOdds | ByTime)
     error = errors(course.measured, cells, spread, sampled=sampled)
-    metrics = _left(course.metrics(facts.models[-1]), error)
+    metrics = left(course.metrics(facts.models[-1]), error)
     cells, more = cells[: len(of.names)], dict[str, Any]()
     points = list[dict[str, float]]()
     if isinstance(judge, ByOdds):
@@ -84,7 +84,7 @@ def _evaluated(course: Evaluation, facts: RunFacts) -> Quality:
     return Quality(metrics, error, points, of.by, course.measures, main, floor, sampled, **more)
 
 
-def _left(metrics: Metrics, error: Metrics) -> Metrics:
+def left(metrics: Metrics, error: Metrics) -> Metrics:
     """Without what the noise drowns."""
     return {name: row if _shown(row, error[name]) else {} for name, row in metrics.items()}
 
@@ -116,7 +116,7 @@ def thirds(cells: Floats, spread: float) -> tuple[dict[str, list[float]], list[d
         return found
 
     error = errors(measure, whole, spread * len(cells) ** 0.5)
-    rows = {name: row for name, row in _left(measure(whole), error).items() if row}
+    rows = {name: row for name, row in left(measure(whole), error).items() if row}
     curves = {name: outlived(parts(whole)[name][0].sum(axis=0)).tolist() for name in rows}
     return curves, [row | {"error": error[name]["observed"]} for name, row in rows.items()]
 
