@@ -38,7 +38,6 @@ class Harmoniser(Protocol):
 
     def match(self, records: Sequence[Record]) -> list[Match]:
         """The manifest rows that these records hold, in the order of the records; a row at most once in a file."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +65,10 @@ class Source(Protocol):
     @property
     def samples(self) -> tuple[str, ...]:
         """Sample names in the file's order, NFC, each once."""
-        ...
 
     @property
     def digest(self) -> str:
         """SHA-256 of the file's bytes."""
-        ...
 
     def batches(self, harmoniser: Harmoniser) -> Iterator[Called]:
         """All matched variants.
@@ -79,4 +76,3 @@ class Source(Protocol):
         Raises:
             ImportRefusedError: with the fault and its place.
         """
-        ...

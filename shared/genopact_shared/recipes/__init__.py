@@ -2,8 +2,6 @@
 
 import json
 
-from pydantic import ValidationError
-
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.adverse_reaction import ADVERSE_REACTION
 from genopact_shared.recipes.ancestry import ANCESTRY
@@ -25,7 +23,7 @@ from genopact_shared.recipes.survival import SURVIVAL
 from genopact_shared.recipes.synthetic_genomes import SYNTHETIC_GENOMES
 from genopact_shared.recipes.table import GenotypeParameters, MatrixParameters
 from genopact_shared.recipes.trait import TRAIT
-from genopact_shared.study import Frozen, RecipeChoice, Study, explain
+from genopact_shared.study import Frozen, RecipeChoice, Study, read
 
 _NETWORKS: tuple[NetRecipe, ...] = (
     DOSE_NET, ADVERSE_REACTION, SEQUENCE_CNN, SEQUENCE_RNN, SEQUENCE_TRANSFORMER, MULTIOMICS, SURVIVAL, CELL_RESPONSE,
@@ -47,10 +45,7 @@ def chosen(choice: RecipeChoice) -> tuple[SumRecipe | NetRecipe, Frozen]:
     recipe = RECIPES.get(choice.name) or NETWORKS.get(choice.name)
     if recipe is None or recipe.version != choice.version:
         raise GenopactError("RECIPE_UNKNOWN", f"{choice.name} version {choice.version}")
-    try:
-        return recipe, recipe.parameters.model_validate_json(json.dumps(choice.parameters))
-    except ValidationError as error:
-        raise GenopactError("STUDY_INVALID", f"recipe.parameters: {explain(error)}") from error
+    return recipe, read(recipe.parameters, json.dumps(choice.parameters), "STUDY_INVALID", "recipe.parameters: ")
 
 
 def check_choice(study: Study) -> None:

@@ -6,7 +6,7 @@ round, an uncalled position with any letter. A phenotype is given where all of t
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import compress, product
@@ -146,7 +146,8 @@ class Gene:
             return Call()
         fixed = [frozenset(np.flatnonzero((dosages == 2) | (haplotypes & bit > 0)).tolist()) for bit in (1, 2)]
         options: list[tuple[bool, list[list[_Reading]]]] = []
-        for second in _subsets(free):
+        for taken in product((False, True), repeat=len(free)):
+            second = frozenset(compress(free, taken))
             carried = fixed[0] | (frozenset(free) - second), fixed[1] | second
             if any(len({self.variants[v].positions["GRCh38"] for v in each}) < len(each) for each in carried):
                 continue  # two letters of one position lie on two haplotypes
@@ -213,11 +214,6 @@ def _reading(gene: Gene, carried: frozenset[int], guessed: int) -> _Reading:
 def _natural(name: str) -> list[tuple[int, str]]:
     """*2 before *10."""
     return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.findall(r"\d+|\D+", name)]
-
-
-def _subsets(items: Sequence[int]) -> Iterator[frozenset[int]]:
-    for taken in product((False, True), repeat=len(items)):
-        yield frozenset(compress(items, taken))
 
 
 def _gene(name: str, table: dict[str, Any]) -> Gene:

@@ -84,17 +84,13 @@ class ScorePlan(ABC):
     planned_total: int
     exact: bool
     published: Published
+    name: ClassVar[str]
     outcome: ClassVar[str]
     cells: ClassVar[int]
     """Numbers of `metrics` for an ancestry; `metrics_clip`: of a patient's row of them."""
     metrics_clip: ClassVar[float]
     moment_unit: ClassVar[float]
     """Of the numbers of `moments`, so that their norm comes near the clip of 1."""
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """The recipe's name."""
 
     @property
     @abstractmethod
