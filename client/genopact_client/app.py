@@ -17,8 +17,6 @@ from genopact_shared.errors import GenopactError
 from flwr.app import Context, Message  # isort: skip - after the link, which switches Flower's telemetry off
 from flwr.clientapp import ClientApp  # isort: skip
 
-__all__ = ["app"]
-
 _PATIENCE = 30.0
 _handlers: list[Callable[[bytes], bytes]] = []
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from genopact_shared.errors import GenopactError
 from genopact_shared.privacy import accounting
-from genopact_shared.privacy.accounting import Fact
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 from genopact_shared.privacy.noise import MAX_VARIANCE, TAIL_SIGMAS
 from genopact_shared.published import NOTHING, Published
@@ -44,7 +43,7 @@ class PlannedStep:
 
     index: int
     name: str
-    fact: Fact
+    fact: accounting.Fact
     share_variance: float = 0.0
     bits: int = 0
     kind: Literal["sum", "model"] = "sum"
@@ -117,7 +116,7 @@ def plan_of(study: Study, planned: Mapping[str, int], published: Published = NOT
 def _of_network(study: Study, course: NetPlan) -> Plan:
     """Rounds of private steps; every round has the same fact."""
     p, privacy = course.parameters, study.privacy
-    fact: Fact
+    fact: accounting.Fact
     if privacy.epsilon_milli is None:
         fact = Unprotected(dims=course.dims, scale=MODEL_SCALE)
     else:
@@ -165,7 +164,7 @@ def _decimal(value: float) -> str:
     return format(Decimal(repr(value)), "f")
 
 
-def _bits(fact: Fact, planned: Mapping[str, int]) -> int:
+def _bits(fact: accounting.Fact, planned: Mapping[str, int]) -> int:
     """The narrower modulus whose range holds the largest possible total of COHORT_SLACK times the planned patients."""
     if not isinstance(fact, NoisedSum):
         return 64
@@ -173,7 +172,7 @@ def _bits(fact: Fact, planned: Mapping[str, int]) -> int:
     return 32 if most + len(planned) * (TAIL_SIGMAS * math.sqrt(_share(fact)) + 60) < 2.0**31 else 64
 
 
-def _share(fact: Fact) -> float:
+def _share(fact: accounting.Fact) -> float:
     if not isinstance(fact, NoisedSum):
         return 0.0
     return (float(fact.noise_multiplier) * float(fact.clip) * fact.scale) ** 2 / fact.honest_minimum

@@ -5,8 +5,8 @@ It has network and no data; it can drop or delay envelopes, never read or invent
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,7 +93,7 @@ class Node:
 
     def __init__(self, fleet: Fleet, answer: Callable[[bytes, float], bytes], stop: threading.Event) -> None:
         self._fleet, self._answer, self._stop = fleet, answer, stop
-        self._runs: OrderedDict[int, bool] = OrderedDict()
+        self._admissible = lru_cache(_RUNS)(self._has_no_code)
 
     def serve(self) -> None:
         """Until `stop` is set. Raises LINK_SIGN_IN if the coordinator has never accepted the key."""
@@ -127,7 +127,7 @@ class Node:
             self._stop.wait(min(SLOW, max(QUICK, (time.monotonic() - last) / 20)))
 
     def _serve(self, delivery: Delivery) -> None:
-        reply = self._answer(delivery.envelope, delivery.expires) if self._has_no_code(delivery.run_id) else b""
+        reply = self._answer(delivery.envelope, delivery.expires) if self._admissible(delivery.run_id) else b""
         pause = 0.2
         while not self._stop.is_set() and time.time() < delivery.expires:
             try:
@@ -142,15 +142,11 @@ class Node:
 
     def _has_no_code(self, run_id: int) -> bool:
         """Whether the run's bundle is admissible; looked at once a run."""
-        if run_id not in self._runs:
-            try:
-                bundle.check(*self._fleet.bundle(run_id))
-                self._runs[run_id] = True
-            except GenopactError as error:
-                if error.code != "BUNDLE_HAS_CODE":
-                    raise
-                _log.error("run_refused", code=error.code)
-                self._runs[run_id] = False
-            while len(self._runs) > _RUNS:
-                self._runs.popitem(last=False)
-        return self._runs[run_id]
+        try:
+            bundle.check(*self._fleet.bundle(run_id))
+        except GenopactError as error:
+            if error.code != "BUNDLE_HAS_CODE":
+                raise
+            _log.error("run_refused", code=error.code)
+            return False
+        return True
