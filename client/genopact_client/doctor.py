@@ -54,12 +54,7 @@ class Subject(NamedTuple):
 
 
 class Unsound(Exception):  # noqa: N818
-    """A finding on its way to a Check."""
-
-    def __init__(self, state: State, detail: str, remedy: str) -> None:
-        super().__init__(detail)
-        self.state: State = state
-        self.detail, self.remedy = detail, remedy
+    """A finding on its way to a Check: its state, its detail and its remedy."""
 
 
 def expect(holds: object, detail: str, remedy: str, state: State = "problem") -> None:
@@ -272,7 +267,7 @@ def examine(subject: Subject) -> Iterator[Check]:
         try:
             yield Check(name, "ok", check(subject))
         except Unsound as found:
-            yield Check(name, found.state, found.detail, found.remedy)
+            yield Check(name, *found.args)
         except Exception as error:  # noqa: BLE001 - a damaged database, for example
             known = error if isinstance(error, GenopactError) else GenopactError("INTERNAL", type(error).__name__)
             detail = known.fault.cause + (f" ({known.detail})" if known.detail else "")

@@ -17,7 +17,6 @@ not: its letters may be of either strand and in either order, so that a record h
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -283,7 +282,7 @@ def _others(called: Called, rows: list[int]) -> Called:
         haplotypes = haplotypes.copy()
         known = (old >= 0) & ((old != 1) | (haplotypes[rows] > 0) | haploid)
         haplotypes[rows] = np.where(known, haplotypes[rows] ^ (2 * copies - 1), 0)
-    return replace(called, dosages=dosages, expected=expected, haplotypes=haplotypes)
+    return called._replace(dosages=dosages, expected=expected, haplotypes=haplotypes)
 
 
 def _exchanged(reading: Reading, status: str) -> Reading:

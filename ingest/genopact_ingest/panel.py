@@ -12,9 +12,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,7 @@ _SITE = re.compile(
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Calls:
+class Calls(NamedTuple):
     """What a VCF says: sample names (NFC) in file order, (n,) int8 dosages for each column that it has, -1 missing.
 
     `notes`: counts for the site's report, such as calls outside PASS.
@@ -51,7 +50,7 @@ class Calls:
     dosages: dict[str, NDArray[np.int8]]
     build: Build
     digest: str
-    notes: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str]
 
 
 def read_vcf(path: Path, wanted: Sequence[Dosage], build: Build | None = None) -> Calls:

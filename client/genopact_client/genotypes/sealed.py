@@ -84,8 +84,7 @@ class Genotypes(Folder[Manifest]):
         """Open every record of everybody who has a key. Counts of people and records; RECORD_INVALID."""
         people, mapped = self._people(self.rows(), self._versions), self._mapped()
         for records in mapped:
-            for _ in records.of(people, np.arange(len(people.rows))):
-                pass
+            list(records.of(people, np.arange(len(people.rows))))
         return {"people": len(people.rows), "records": len(people.rows) * len(mapped)}
 
     def writer(self, rows: Rows, plan: str, budget: int = BUDGET) -> "Writer":

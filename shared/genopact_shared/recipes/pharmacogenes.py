@@ -5,18 +5,16 @@ round, an uncalled position with any letter. A phenotype is given where all of t
 """
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import compress, product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, beside
 from genopact_shared.recipes.dose_features import SCHEMA
 from genopact_shared.recipes.table import Codes, Dosage
 from genopact_shared.recipes.variants import Build
@@ -231,5 +229,4 @@ def _gene(name: str, table: dict[str, Any]) -> Gene:
     return Gene(name, table["chrom"], tuple(variants), tuple(stars), table.get("uncallable", {}), cumulative, rules)
 
 
-_TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
-GENES: dict[str, Gene] = {name: _gene(name, table) for name, table in _TABLES.items()}
+GENES: dict[str, Gene] = {name: _gene(name, table) for name, table in beside(__file__).items()}

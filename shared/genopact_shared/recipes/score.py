@@ -179,11 +179,10 @@ class ScorePlan(ABC):
             odds = rowwise(features, model["coefficients"][None, :])[:, 0]
         p = self.head.expected(odds)
         if name.startswith("effects"):
-            values: Floats = self.design.measured(table, ancestry) * (y - p)[:, None]
-            return values
-        three = self._answers(p, y)
+            return self.design.measured(table, ancestry) * (y - p)[:, None]
         own = ancestry[:, None] == np.arange(self.parameters.ancestries)
-        moments: Floats = own[:, :, None] * (np.column_stack(three) / self.moment_unit)[:, None, :]
+        three = np.column_stack(self._answers(p, y)) / self.moment_unit
+        moments: Floats = own[:, :, None] * three[:, None, :]
         return moments.reshape(table.n, -1)
 
     def advance(self, index: int, model: Model, total: Floats) -> Model:
@@ -210,8 +209,7 @@ class ScorePlan(ABC):
 
     def start(self, model: Model) -> Floats:
         """(K, V) weights for a copy by the published score alone, as the head weighs it."""
-        published: Floats = self._score(model)[:, None] * self.design.published
-        return published
+        return self._score(model)[:, None] * self.design.published
 
     def _score(self, model: Model) -> Floats:
         """(K,) weight of the published score in each ancestry."""

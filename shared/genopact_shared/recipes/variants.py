@@ -1,8 +1,8 @@
 """Where the variants of the recipes lie (variants.toml)."""
 
-import tomllib
-from pathlib import Path
 from typing import Literal, NamedTuple
+
+from genopact_shared.errors import beside
 
 Build = Literal["GRCh37", "GRCh38"]
 
@@ -30,7 +30,7 @@ def complement(allele: str) -> str:
     return allele.translate(_COMPLEMENT)
 
 
-_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+_TABLE = beside(__file__)
 CONTIG_LENGTHS: dict[Build, dict[str, int]] = _TABLE["contig_lengths"]
 """Tell the builds apart by a VCF header."""
 
