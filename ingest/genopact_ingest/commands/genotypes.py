@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from genopact_client.commands.opening import opened
 from genopact_client.consent.record import ConsentRecord
-from genopact_client.genotypes import Genotypes, Opened
+from genopact_client.genotypes.opened import Opened
 from genopact_client.genotypes.records import Plane
+from genopact_client.genotypes.sealed import Genotypes
 from genopact_client.site import Site
 from genopact_client.store.sealed import facts
 from genopact_shared import canonical, durable
