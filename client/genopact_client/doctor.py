@@ -16,7 +16,7 @@ from genopact_client.link import nodekey
 from genopact_client.site import Site
 from genopact_client.spending import can_pay, levels
 from genopact_shared import statements
-from genopact_shared.errors import CATALOGUE, GenopactError, replacing, require
+from genopact_shared.errors import CATALOGUE, GenopactError, replacing, require, suppressing
 from genopact_shared.keys import SigningKey
 from genopact_shared.plan import plan_of
 from genopact_shared.study import Study
@@ -171,15 +171,12 @@ def _greet(address: str, context: ssl.SSLContext | None) -> None:
 
 def store(subject: Subject) -> str:
     """The store opens, or an agent that answers holds it."""
-    try:
+    with suppressing("STORE_LOCKED"):
         facts = subject.site.store.manifest()
-    except GenopactError as error:
-        if error.code != "STORE_LOCKED":
-            raise
-        agent(subject)
-        return "held by the agent, which answers"
-    expect(facts["rows"], "no person has a record", "Run genopact-site import.")
-    return f"{facts['rows']} records, {facts['kind']}, version {facts['generation']}"
+        expect(facts["rows"], "no person has a record", "Run genopact-site import.")
+        return f"{facts['rows']} records, {facts['kind']}, version {facts['generation']}"
+    agent(subject)
+    return "held by the agent, which answers"
 
 
 def consent(subject: Subject) -> str:

@@ -101,7 +101,8 @@ class Sites:
         for at, record in enumerate(records):
             contig = self._contigs.get(record.chrom)
             if contig is None:
-                contig = self._contigs[record.chrom] = _contig(record.chrom)
+                contig = self._contigs[record.chrom] = alleles.contig(record.chrom) or ""
+                require(contig or _LEFT_OUT.fullmatch(record.chrom), "VARIANT_CONTIG")
             if not contig:
                 self.counts["other_contig"] += 1
                 continue
@@ -287,10 +288,3 @@ def _others(called: Called, rows: list[int]) -> Called:
 
 def _exchanged(reading: Reading, status: str) -> Reading:
     return Reading(status, reading.alt, reading.ref, reading.alt_index, reading.ref_index)
-
-
-def _contig(name: str) -> str:
-    """The contig of a file's name; empty if it is to be left out. Raises VARIANT_CONTIG."""
-    found = alleles.contig(name) or ""
-    require(found or _LEFT_OUT.fullmatch(name), "VARIANT_CONTIG")
-    return found

@@ -24,9 +24,10 @@ from genopact_ingest.bgzf import HEAD, lines
 from genopact_ingest.findings import Fault, ImportRefusedError, refusal, require
 from genopact_ingest.header import FORMAT_LINE, sample_columns
 from genopact_ingest.vcf import header_lines
+from genopact_shared.alleles import other_strand
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.table import Dosage
-from genopact_shared.recipes.variants import CONTIG_LENGTHS, VARIANTS, Build, Variant, complement
+from genopact_shared.recipes.variants import CONTIG_LENGTHS, VARIANTS, Build, Variant
 
 _BASES = frozenset("ACGT")
 _CONTIG = re.compile(r"##contig=<(?:.*,)?ID=(?:chr)?(\w+),(?:.*,)?length=(\d+)[,>]", re.ASCII)
@@ -170,7 +171,7 @@ def _forward(alleles: list[str], variant: Variant, column: str) -> list[str]:
     if unique and not variant.palindromic:
         if alleles[0] == variant.alt and variant.ref in alleles:
             return alleles
-        flipped = [complement(allele) if len(allele) == 1 else allele for allele in alleles]
+        flipped = [other_strand(allele) if len(allele) == 1 else allele for allele in alleles]
         if set(flipped) == {variant.ref, variant.alt}:
             return flipped
     raise Fault("VCF_ALLELES", column=column)

@@ -196,8 +196,7 @@ def header_lines(text: Iterator[memoryview]) -> tuple[list[str], memoryview]:
         for line in data:
             with replacing(UnicodeDecodeError, Fault("VCF_UNREADABLE", "(not UTF-8)", line=len(lines))):
                 lines.append(line.decode().removesuffix("\n"))
-            if line.endswith(b"\r\n"):
-                raise Fault("VCF_LINE_ENDS", line=len(lines) - 1)
+            require(not line.endswith(b"\r\n"), "VCF_LINE_ENDS", line=len(lines) - 1)
             if not line.startswith(b"##"):
                 return lines, data.getbuffer().toreadonly()[data.tell() :]
     return lines, memoryview(b"")

@@ -14,7 +14,7 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.privacy import accounting
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 from genopact_shared.privacy.noise import MAX_VARIANCE, TAIL_SIGMAS
@@ -84,9 +84,8 @@ class Plan:
 
     def opening(self, study: Study, seats: Mapping[str, Reply]) -> Opening:
         """Whose masks go together, from the sites' replies to `open`. Raises ROSTER_INVALID."""
-        first = next(iter(seats.values()), None)
-        if first is None or len(seats) < study.schedule.quorum:
-            raise GenopactError("ROSTER_INVALID", "fewer seats than the quorum")
+        require(len(seats) >= study.schedule.quorum, "ROSTER_INVALID", "fewer seats than the quorum")
+        first = next(iter(seats.values()))
         roster = {site: seat.mask_key or "" for site, seat in seats.items()}
         position = {"study": first.study, "run": first.run, "round": first.round, "attempt": first.attempt}
         if any(seat.model_dump(include=set(position)) != position for seat in seats.values()):
@@ -146,10 +145,8 @@ def _of_sums(study: Study, planned: Mapping[str, int], sums: SumPlan) -> Plan:
         raise GenopactError("PLAN_IMPOSSIBLE", "the noise does not fit the sampler: lower the recipe's scale")
     predictor = sums if isinstance(sums, Predictor) else cast("Predictor", RECIPES[study.recipe.name])
     plan = Plan(predictor, sums, dict(planned), steps, privacy.delta)
-    if privacy.epsilon_milli is not None and plan.epsilon > privacy.epsilon_milli / 1000:
-        raise GenopactError(
-            "PLAN_IMPOSSIBLE", "integers too coarse, or too many of them, for the noise: see the recipe's scale"
-        )
+    fits = privacy.epsilon_milli is None or plan.epsilon <= privacy.epsilon_milli / 1000
+    require(fits, "PLAN_IMPOSSIBLE", "integers too coarse, or too many of them, for the noise: see the recipe's scale")
     return plan
 
 

@@ -18,8 +18,6 @@ from genopact_shared.plan import Plan
 from genopact_shared.secagg.masking import Masked, Masking
 from genopact_shared.study import Study
 
-Seats = Mapping[str, wire.Reply]
-
 
 @dataclass
 class Upload:
@@ -43,12 +41,12 @@ class Masks:
         self._held[run] = Masking()
         return self._held[run].public
 
-    def check_seat(self, run: str, seats: Seats) -> None:
+    def check_seat(self, run: str, seats: Mapping[str, wire.Reply]) -> None:
         """Raise MASK_KEY_LOST unless this site's seat has the key that it holds."""
         held, seat = self._held.get(run), seats.get(self._own)
         require(held is not None and seat is not None and seat.mask_key == held.public, "MASK_KEY_LOST")
 
-    def deal(self, study: Study, plan: Plan, seats: Seats) -> bytes:
+    def deal(self, study: Study, plan: Plan, seats: Mapping[str, wire.Reply]) -> bytes:
         """This site's deal to the roster. Raises MASK_KEY_LOST, ROSTER_INVALID."""
         opening, run = plan.opening(study, seats), next(iter(seats.values())).run
         self.check_seat(run, seats)

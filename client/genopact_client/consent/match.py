@@ -7,7 +7,7 @@ Source: DUO 2022-09-21; three-valued matching after REMS' architecture decision 
 """
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -110,17 +110,14 @@ def _denial(provision: Provision, purpose: Purpose) -> bool | None:
         pairs = [(study, denied) for study in purpose.diseases for denied in provision.diseases]
         disease = _any([_any([diseases.is_a(a, b), diseases.is_a(b, a)]) for a, b in pairs])
     kind = bool(WITHIN.get(purpose.permission, WITHIN["NRES"]) & WITHIN[provision.permission])
+    ours, theirs = _countries(purpose.regions), _countries(provision.regions)
     touched = (
         _touches(purpose.uses, provision.uses)
         and _touches(purpose.organisations, provision.organisations)
         and _touches(purpose.data, provision.data)
-        and ("*" in purpose.regions or "*" in provision.regions or _regions_touch(purpose, provision))
+        and ("*" in ours | theirs or _touches(ours, theirs))
     )
     return disease if kind and touched else False
-
-
-def _regions_touch(purpose: Purpose, provision: Provision) -> bool:
-    return _touches(tuple(_countries(purpose.regions)), tuple(_countries(provision.regions)))
 
 
 def _countries(regions: Iterable[str]) -> set[str]:
@@ -132,7 +129,7 @@ def inside(wanted: tuple[str, ...], permitted: tuple[str, ...]) -> bool:
     return bool(wanted) and set(wanted) <= set(permitted)
 
 
-def _touches(wanted: tuple[str, ...], denied: tuple[str, ...]) -> bool:
+def _touches(wanted: Collection[str], denied: Collection[str]) -> bool:
     return not denied or not wanted or bool(set(wanted) & set(denied))
 
 

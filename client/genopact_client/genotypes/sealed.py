@@ -57,8 +57,7 @@ class Genotypes(Folder[Manifest]):
             store=os.urandom(16).hex(), kind=kind, key_epoch=keyfile.epoch,
             variants=variants.digest, length=len(variants), width=width, planes=tuple(planes),
         )  # fmt: skip
-        cls._found(path, keyfile, first)
-        return cls(path, keyfile)
+        return cls._found(path, keyfile, first)
 
     @property
     def variants(self) -> VariantManifest:

@@ -55,8 +55,7 @@ class PerRecordLoss:
     """
 
     def __init__(self, module: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor) -> None:
-        if any(True for _ in module.buffers()):
-            raise GenopactError("KERNEL_REFUSED", "a layer keeps state beside its weights")
+        require(not list(module.buffers()), "KERNEL_REFUSED", "a layer keeps state beside its weights")
         self.module, self.loss, awake = module, loss, deepcopy(module).double()
         with torch.no_grad():
             for weights in awake.parameters():
@@ -96,10 +95,11 @@ class PerRecordLoss:
         """Fill the tape. Gives the weights that got an ordinary gradient; none is left behind."""
         module.zero_grad()
         try:
-            with torch.enable_grad(), tape:
-                values = self.loss(module, tape.inputs, targets)
-            _check_shape(values, tape.n)
-            values.sum().backward()  # type: ignore[no-untyped-call]
+            with torch.enable_grad():
+                with tape:
+                    values = self.loss(module, tape.inputs, targets)
+                _check_shape(values, tape.n)
+                values.sum().backward()  # type: ignore[no-untyped-call]
             return [weight for weight in module.parameters() if weight.grad is not None]
         finally:
             module.zero_grad()

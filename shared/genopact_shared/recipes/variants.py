@@ -2,11 +2,10 @@
 
 from typing import Literal, NamedTuple
 
+from genopact_shared.alleles import other_strand
 from genopact_shared.errors import beside
 
 Build = Literal["GRCh37", "GRCh38"]
-
-_COMPLEMENT = str.maketrans("ACGT", "TGCA")
 
 
 class Variant(NamedTuple):
@@ -22,12 +21,7 @@ class Variant(NamedTuple):
     @property
     def palindromic(self) -> bool:
         """Whether both strands read the same two letters, so that letters do not tell the strand."""
-        return complement(self.ref) == self.alt
-
-
-def complement(allele: str) -> str:
-    """The same letters on the other strand (for substitutions: no reversal needed)."""
-    return allele.translate(_COMPLEMENT)
+        return other_strand(self.ref) == self.alt
 
 
 _TABLE = beside(__file__)
