@@ -6,7 +6,7 @@ It has network and no data; it can drop or delay envelopes, never read or invent
 import threading
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ def run(config: NodeConfig, stop: threading.Event) -> None:
     ):
         # Without this a stop would wait for an agent that trains for hours.
         threading.Thread(target=_close_when, args=(stop, agent), name="stop", daemon=True).start()
-        Node(fleet, ask_agent(agent, config.patience, stop), stop).serve()
+        Node(fleet, partial(ask_agent, agent, config.patience, stop), stop).serve()
 
 
 def _close_when(stop: threading.Event, agent: AgentChannel) -> None:
@@ -60,32 +60,28 @@ def _close_when(stop: threading.Event, agent: AgentChannel) -> None:
     agent.close()
 
 
-def ask_agent(agent: AgentChannel, patience: float, stop: threading.Event) -> Callable[[bytes, float], bytes]:
-    """A function (request, expires) -> reply that repeats the same bytes while the agent restarts.
+def ask_agent(agent: AgentChannel, patience: float, stop: threading.Event, request: bytes, expires: float) -> bytes:
+    """The agent's reply; the same bytes are sent again while the agent restarts.
 
     After `patience` seconds without an agent, or at `expires`, the reply is empty: SITE_UNAVAILABLE.
     """
-
-    def ask(request: bytes, expires: float) -> bytes:
-        pause = 0.1
-        last = time.monotonic() + patience
-        while (left := expires - time.time()) > 0 and not stop.is_set():
-            began = time.monotonic()
-            try:
-                return agent.exchange(request, timeout=left)
-            except GenopactError as error:
-                _log.warning("agent_failed", code=error.code)
-                if error.code != "AGENT_UNREACHABLE":
-                    return b""
-            if time.monotonic() - began > 1.0:  # the agent was there and worked: its restart has all the patience
-                last = time.monotonic() + patience
-            if time.monotonic() > last:
+    pause = 0.1
+    last = time.monotonic() + patience
+    while (left := expires - time.time()) > 0 and not stop.is_set():
+        began = time.monotonic()
+        try:
+            return agent.exchange(request, timeout=left)
+        except GenopactError as error:
+            _log.warning("agent_failed", code=error.code)
+            if error.code != "AGENT_UNREACHABLE":
                 return b""
-            stop.wait(pause)
-            pause = min(0.5, pause * 2)
-        return b""
-
-    return ask
+        if time.monotonic() - began > 1.0:  # the agent was there and worked: its restart has all the patience
+            last = time.monotonic() + patience
+        if time.monotonic() > last:
+            return b""
+        stop.wait(pause)
+        pause = min(0.5, pause * 2)
+    return b""
 
 
 class Node:

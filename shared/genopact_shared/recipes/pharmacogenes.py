@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_shared.errors import GenopactError, beside
+from genopact_shared.errors import GenopactError, beside, replacing
 from genopact_shared.recipes.dose_features import SCHEMA
 from genopact_shared.recipes.table import Codes, Dosage
 from genopact_shared.recipes.variants import Build
@@ -125,10 +125,9 @@ class Gene:
     def _pair(self, text: str) -> tuple[str, str]:
         known = {name: name for name in [*(star.name for star in self.stars), *self.uncallable]}
         known |= {match[1]: name for name in known if (match := re.search(r"\((.+)\)", name))}
-        names = [known.get(each.strip()) for each in text.split("/")]
-        if len(names) != 2 or names[0] is None or names[1] is None:
-            raise GenopactError("STAR_UNKNOWN", self.name)
-        return names[0], names[1]
+        with replacing((KeyError, ValueError), GenopactError("STAR_UNKNOWN", self.name)):
+            first, second = (known[each.strip()] for each in text.split("/"))
+        return first, second
 
     def call(self, dosages: Codes, haplotypes: NDArray[np.uint8]) -> Call:
         """A person's call.
