@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +109,8 @@ class Genotypes(Protocol):
         """(b, V) int8 copies of the effect allele, -1 missing; the array is the caller's until the next call."""
 
 
-class Copies(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Copies:
     """Genotypes that are public or made up: rows of `array` (people, V) int8, all of them by default."""
 
     array: Codes
@@ -117,7 +118,7 @@ class Copies(NamedTuple):
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Copies":
         """Those of some patients."""
-        return self._replace(rows=(np.arange(len(self.array)) if self.rows is None else self.rows)[rows])
+        return Copies(self.array, (np.arange(len(self.array)) if self.rows is None else self.rows)[rows])
 
     def dosages(self, some: slice) -> Codes:
         """Some patients' copies of the effect allele."""
