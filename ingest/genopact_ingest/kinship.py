@@ -4,7 +4,7 @@ Source: Manichaikul et al., Bioinformatics 2010;26:2867-2873, equation 11: allel
 several ancestries may be mixed.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +91,8 @@ def related(panel: NDArray[np.uint8], variants: NDArray[np.bool_], least: float,
             i, j = np.nonzero(known & (kinship > least))
             if len(i):
                 opposite = (squares - hets + 2 * (one[1] @ other[1].T)) / 4
-                found.append(np.column_stack([i + start, j + at, kinship[i, j], opposite[i, j] / both[i, j]]))
+                columns: list[Any] = [i + start, j + at, kinship[i, j], opposite[i, j] / both[i, j]]
+                found.append(np.column_stack(columns))
     rows = np.concatenate(found)
     rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
     return Kinship(rows[:, :2].astype(np.int64), rows[:, 2], rows[:, 3], histogram, int(variants.sum()))

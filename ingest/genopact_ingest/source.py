@@ -37,6 +37,7 @@ class Harmoniser(Protocol):
 
     def match(self, records: Sequence[Record]) -> list[Match]:
         """The manifest rows that these records hold, in the order of the records; a row at most once in a file."""
+        ...
 
 
 class Called(NamedTuple):
@@ -63,10 +64,12 @@ class Source(Protocol):
     @property
     def samples(self) -> tuple[str, ...]:
         """Sample names in the file's order, NFC, each once."""
+        ...
 
     @property
     def digest(self) -> str:
         """SHA-256 of the file's bytes."""
+        ...
 
     def batches(self, harmoniser: Harmoniser) -> Iterator[Called]:
         """All matched variants.
@@ -74,3 +77,4 @@ class Source(Protocol):
         Raises:
             ImportRefusedError: with the fault and its place.
         """
+        ...

@@ -104,9 +104,11 @@ class Genotypes(Protocol):
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "Genotypes":
         """Those of some patients, by index or by mask."""
+        ...
 
     def dosages(self, some: slice) -> Codes:
         """(b, V) int8 copies of the effect allele, -1 missing; the array is the caller's until the next call."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
