@@ -63,7 +63,7 @@ class PerRecordLoss:
         records = [_made_up(each, (3, *each.shape[1:])) for each in (inputs, targets)]
         _check_isolation(awake, self.loss, *records)
         self._hooked = self._unruled(awake, *records)
-        self.at_once = max(1, VALUES // self._check_gradients(awake, *records))  # records in a pass
+        self._values = self._check_gradients(awake, *records)
         self.inputs, self.targets = inputs.new_empty(0), targets.new_empty(0)  # patients are not kept
 
     def uses(
@@ -85,6 +85,11 @@ class PerRecordLoss:
             found = {weight: merged(each) for weight, each in tape.uses.items()}
             found |= {weight: Direct(rows) for weight, rows in _samples(layers, len(inputs))}
             return found, tape.values + sum(use.rows.numel() for use in found.values() if isinstance(use, Direct))
+
+    @property
+    def at_once(self) -> int:
+        """Records that are computed at a time."""
+        return max(1, VALUES // self._values)
 
     def _passes(self, module: nn.Module, tape: Tape, targets: Tensor) -> list[nn.Parameter]:
         """Fill the tape. Gives the weights that got an ordinary gradient; none is left behind."""
