@@ -17,8 +17,6 @@ from genopact_shared.errors import GenopactError
 from flwr.app import Context, Message  # isort: skip - after the link, which switches Flower's telemetry off
 from flwr.clientapp import ClientApp  # isort: skip
 
-__all__ = ["app"]
-
 _PATIENCE = 30.0
 _handlers: list[Callable[[bytes], bytes]] = []
 
@@ -37,7 +35,7 @@ def _query(message: Message, context: Context) -> Message:
             return reply_to(message, _handlers[0](request))
         path = str(context.node_config.get("agent-socket") or os.environ.get("GENOPACT_AGENT_SOCKET", ""))
         with AgentChannel(Path(path)) as agent:
-            return reply_to(message, ask_agent(agent, _PATIENCE, threading.Event())(request, expires))
+            return reply_to(message, ask_agent(agent, _PATIENCE, threading.Event(), request, expires))
     except GenopactError:
         return reply_to(message, b"")
 

@@ -16,7 +16,7 @@ from genopact_client.link import nodekey
 from genopact_client.site import Site
 from genopact_client.spending import can_pay, levels
 from genopact_shared import statements
-from genopact_shared.errors import CATALOGUE, GenopactError, replacing, require
+from genopact_shared.errors import CATALOGUE, GenopactError, replacing, require, suppressing
 from genopact_shared.keys import SigningKey
 from genopact_shared.plan import plan_of
 from genopact_shared.study import Study
@@ -54,12 +54,7 @@ class Subject(NamedTuple):
 
 
 class Unsound(Exception):  # noqa: N818
-    """A finding on its way to a Check."""
-
-    def __init__(self, state: State, detail: str, remedy: str) -> None:
-        super().__init__(detail)
-        self.state: State = state
-        self.detail, self.remedy = detail, remedy
+    """A finding on its way to a Check: its state, its detail and its remedy."""
 
 
 def expect(holds: object, detail: str, remedy: str, state: State = "problem") -> None:
@@ -176,15 +171,12 @@ def _greet(address: str, context: ssl.SSLContext | None) -> None:
 
 def store(subject: Subject) -> str:
     """The store opens, or an agent that answers holds it."""
-    try:
+    with suppressing("STORE_LOCKED"):
         facts = subject.site.store.manifest()
-    except GenopactError as error:
-        if error.code != "STORE_LOCKED":
-            raise
-        agent(subject)
-        return "held by the agent, which answers"
-    expect(facts["rows"], "no person has a record", "Run genopact-site import.")
-    return f"{facts['rows']} records, {facts['kind']}, version {facts['generation']}"
+        expect(facts["rows"], "no person has a record", "Run genopact-site import.")
+        return f"{facts['rows']} records, {facts['kind']}, version {facts['generation']}"
+    agent(subject)
+    return "held by the agent, which answers"
 
 
 def consent(subject: Subject) -> str:
@@ -272,7 +264,7 @@ def examine(subject: Subject) -> Iterator[Check]:
         try:
             yield Check(name, "ok", check(subject))
         except Unsound as found:
-            yield Check(name, found.state, found.detail, found.remedy)
+            yield Check(name, *found.args)
         except Exception as error:  # noqa: BLE001 - a damaged database, for example
             known = error if isinstance(error, GenopactError) else GenopactError("INTERNAL", type(error).__name__)
             detail = known.fault.cause + (f" ({known.detail})" if known.detail else "")

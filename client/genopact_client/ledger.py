@@ -28,6 +28,7 @@ SCHEMA = "genopact.ledger/1"
 DAY_S = 86_400
 
 Rows = NDArray[np.int64]
+NOBODY: Rows = np.zeros(0, np.int64)
 
 
 class Charge(Frozen):
@@ -64,7 +65,7 @@ class Ledger:
             GenopactError: LEDGER_MISSING, LEDGER_LOCKED, LEDGER_BROKEN.
         """
         self._mutex = threading.Lock()
-        self._group = np.zeros(0, np.int64)
+        self._group = NOBODY
         self._groups: list[dict[tuple[Fact, int], int]] = [{}]
         self._known: dict[frozenset[tuple[tuple[Fact, int], int]], int] = {frozenset(): 0}
         self._day = 0
@@ -244,16 +245,14 @@ def _present(groups: Rows) -> list[int]:
     return [int(group) for group in np.flatnonzero(np.bincount(groups))]
 
 
-def _body(head: canonical.Json, rows: Rows | None = None) -> bytes:
+def _body(head: canonical.Json, rows: Rows = NOBODY) -> bytes:
     """length of head u32 | head, canonical JSON | zlib of one bit a row."""
     text = canonical.encode(head)
-    bits = np.zeros(0, bool)
-    if rows is not None:
-        known = rows.dtype == np.int64 and rows.min(initial=0) >= 0
-        bits = np.zeros(int(rows.max(initial=-1)) + 1 if known else 0, bool)
-        bits[rows if known else []] = True
-        if not known or np.count_nonzero(bits) < len(rows):
-            raise ValueError("Expected distinct int64 rows of at least 0")
+    known = rows.dtype == np.int64 and rows.min(initial=0) >= 0
+    bits = np.zeros(int(rows.max(initial=-1)) + 1 if known else 0, bool)
+    bits[rows if known else []] = True
+    if not known or np.count_nonzero(bits) < len(rows):
+        raise ValueError("Expected distinct int64 rows of at least 0")
     return struct.pack(">I", len(text)) + text + zlib.compress(np.packbits(bits).tobytes(), 1)
 
 

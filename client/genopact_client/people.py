@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from genopact_client import aead
 from genopact_client.keyfile import KeyFile
-from genopact_shared.errors import GenopactError, require
+from genopact_shared.errors import require
 
 _PRAGMAS = "PRAGMA journal_mode=DELETE; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;"
 _TABLES = """
@@ -101,9 +101,8 @@ class People:
             database.execute("BEGIN IMMEDIATE")
             found = database.execute("SELECT value FROM settings WHERE name = 'lookup'").fetchone()
             if found is None:
-                if len(self._keyfile):
-                    # New people would get the rows, and with them the consents and charges, of those forgotten.
-                    raise GenopactError("PEOPLE_MISSING")
+                # New people would get the rows, and with them the consents and charges, of those forgotten.
+                require(not len(self._keyfile), "PEOPLE_MISSING")
                 found = (aead.seal(key, os.urandom(32), _CONTEXT),)
                 database.execute("INSERT INTO settings VALUES ('lookup', ?)", found)
         return aead.unseal(key, found[0], _CONTEXT, "KEK_WRONG", "the lookup key does not open")

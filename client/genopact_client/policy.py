@@ -5,7 +5,6 @@ decides one of them otherwise does not load.
 """
 
 import json
-import tomllib
 from decimal import Decimal
 from functools import cached_property
 from importlib.resources import files
@@ -17,14 +16,14 @@ from pydantic import Field, StringConstraints, model_validator
 from genopact_client.consent.match import Outcome, disease_within, inside, regions_within
 from genopact_client.ledger import Window
 from genopact_shared import canonical
-from genopact_shared.errors import GenopactError, require
+from genopact_shared.errors import GenopactError, beside, require
 from genopact_shared.study import Frozen, Modality, Mode, Mondo, Name, Organisation, Region, Study, Use, read, read_yaml
 
 Permission = Literal["GRU", "HMB", "DS", "POA"]
 SmallDelta = Annotated[str, StringConstraints(pattern=r"^0\.[0-9]{1,30}$")]
 Milli = Annotated[int, Field(ge=0, le=1_000_000)]
 
-REASONS: dict[str, str] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))["reasons"]
+REASONS: dict[str, str] = beside(__file__)["reasons"]
 
 
 class Request(Frozen):

@@ -23,8 +23,8 @@ import numpy as np
 
 from genopact_client import aead
 from genopact_client.consent.registry import Registry
-from genopact_client.genotypes import Genotypes
 from genopact_client.genotypes.records import Manifest
+from genopact_client.genotypes.sealed import Genotypes
 from genopact_client.kek import create_kek, open_kek
 from genopact_client.keyfile import KeyFile
 from genopact_client.ledger import Ledger

@@ -11,7 +11,7 @@ ALT is `.`; symbolic alternatives that the header does not describe.
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from genopact_ingest import cells
 from genopact_ingest.findings import Fault, Finding
@@ -34,7 +34,7 @@ class Checks:
         self.findings, self.notes = list[Finding](), Counter[str]()
         self._header = Header()
         self._filters, self._forms = {"PASS", "."}, dict[str, cells.Form | None]()
-        self._patterns = dict[tuple[str, int], re.Pattern[str]]()
+        self._patterns = cache(self._pattern)
         self._shapes = dict[tuple[tuple[str, ...], int], re.Pattern[str]]()
         self._shape = dict[int, re.Pattern[str]]()
         self._chrom, self._contig, self._contigs = "", "", set[str]()
@@ -166,7 +166,7 @@ class Checks:
             return
         if len(set(keys)) != len(keys) and self._header.version >= 3:
             self._add(number, "VCF_INFO", "a key twice", "INFO")
-        patterns = [self._pattern(key, n_alts) for key in keys]
+        patterns = [self._patterns(key, n_alts) for key in keys]
         for part, key, pattern in zip(parts, keys, patterns, strict=True):
             if not pattern.fullmatch(part, len(key)):
                 known = self._header.info.get(key)
@@ -181,13 +181,11 @@ class Checks:
 
     def _pattern(self, key: str, n_alts: int) -> re.Pattern[str]:
         """What must follow `key`."""
-        if (key, n_alts) not in self._patterns:
-            known = self._header.info.get(key)
-            if not known:
-                self.notes["INFO keys not defined"] += 1
-            well = _INFO_KEYS[self._header.version >= 3].fullmatch(key)
-            self._patterns[key, n_alts] = _values(known, n_alts) if well else _NOTHING
-        return self._patterns[key, n_alts]
+        known = self._header.info.get(key)
+        if not known:
+            self.notes["INFO keys not defined"] += 1
+        well = _INFO_KEYS[self._header.version >= 3].fullmatch(key)
+        return _values(known, n_alts) if well else _NOTHING
 
 
 @lru_cache(4096)

@@ -32,7 +32,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from genopact_ingest.findings import Fault, Finding, refusal, refuse, require
+from genopact_ingest.findings import Fault, Finding, refusal, refuse, require, sound
 from genopact_ingest.plink import digest_of
 from genopact_ingest.table import Covariates, array_of, cell
 from genopact_shared.recipes.table import Choice, Column, Dosage, Flag, Number, Table
@@ -130,8 +130,7 @@ def _resources(paths: Sequence[Path], wanted: re.Pattern[bytes]) -> Iterator[tup
     row = 0
     try:
         for path in paths:
-            if not path.is_file():
-                raise OSError
+            sound(path.is_file(), "FHIR_UNREADABLE", row=row or None)
             with path.open("rb") as file:
                 for line in file:
                     row += 1

@@ -19,6 +19,7 @@ from genopact_shared.compiled import compiled
 if sys.byteorder != "little":
     raise ImportError("a cell's letters must lie in a word from the lowest byte up")
 
+Bytes = NDArray[np.uint8]
 TALLY = ("half_calls", "haploid", "polyploid", "other_alleles")
 """What is counted of calls; other alleles: calls with one that has no letters."""
 _CELL = np.tile(np.array([[48, 47, 48, 9], [255, 0, 255, 0], [46, 124, 46, 9]], np.uint8), 256)
@@ -44,7 +45,7 @@ class Places(NamedTuple):
     plain: NDArray[np.int64]
 
 
-def places(chunk: NDArray[np.uint8], samples: int) -> Places:
+def places(chunk: Bytes, samples: int) -> Places:
     """Of a chunk of whole lines.
 
     Raises:
@@ -61,9 +62,7 @@ def places(chunk: NDArray[np.uint8], samples: int) -> Places:
         raise Fault("VCF_UNREADABLE", "(not UTF-8)", line=text[: error.start].tobytes().count(b"\n")) from error
 
 
-def plain_calls(
-    chunk: NDArray[np.uint8], plan: NDArray[np.int64], dosages: NDArray[np.int8], haplotypes: NDArray[np.uint8]
-) -> int:
+def plain_calls(chunk: Bytes, plan: NDArray[np.int64], dosages: NDArray[np.int8], haplotypes: Bytes) -> int:
     """The calls of k plain lines; returns how many are half-calls.
 
     plan: (4, k): where the cells start; the row to fill; the effect allele, 15 if it has two figures; alleles that make
@@ -75,7 +74,7 @@ def plain_calls(
 
 def calls(
     line: int, cells: memoryview, copies: NDArray[np.int8], keys: int, samples: int
-) -> tuple[NDArray[np.int8], NDArray[np.uint8], NDArray[np.bool_], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int8], Bytes, NDArray[np.bool_], NDArray[np.int64]]:
     """Dosages, haplotypes and haploid (n,) as in `Called`, and (4,) as TALLY, of a line whose FORMAT has GT first.
 
     line: in its chunk.
@@ -91,9 +90,7 @@ def calls(
     return out
 
 
-def expected(
-    line: int, cells: memoryview, where: tuple[int, int, int], haploid: NDArray[np.bool_]
-) -> NDArray[np.uint8]:
+def expected(line: int, cells: memoryview, where: tuple[int, int, int], haploid: NDArray[np.bool_]) -> Bytes:
     """(n,) expected dosages of a line, 0 to 254 for 0 to 2, 255 missing, from DS.
 
     where: DS is in FORMAT, from 0; how many values it has, one for each ALT; which is the effect allele's, from 0, or

@@ -17,7 +17,6 @@ not: its letters may be of either strand and in either order, so that a record h
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -102,7 +101,8 @@ class Sites:
         for at, record in enumerate(records):
             contig = self._contigs.get(record.chrom)
             if contig is None:
-                contig = self._contigs[record.chrom] = _contig(record.chrom)
+                contig = self._contigs[record.chrom] = alleles.contig(record.chrom) or ""
+                require(contig or _LEFT_OUT.fullmatch(record.chrom), "VARIANT_CONTIG")
             if not contig:
                 self.counts["other_contig"] += 1
                 continue
@@ -283,15 +283,8 @@ def _others(called: Called, rows: list[int]) -> Called:
         haplotypes = haplotypes.copy()
         known = (old >= 0) & ((old != 1) | (haplotypes[rows] > 0) | haploid)
         haplotypes[rows] = np.where(known, haplotypes[rows] ^ (2 * copies - 1), 0)
-    return replace(called, dosages=dosages, expected=expected, haplotypes=haplotypes)
+    return called._replace(dosages=dosages, expected=expected, haplotypes=haplotypes)
 
 
 def _exchanged(reading: Reading, status: str) -> Reading:
     return Reading(status, reading.alt, reading.ref, reading.alt_index, reading.ref_index)
-
-
-def _contig(name: str) -> str:
-    """The contig of a file's name; empty if it is to be left out. Raises VARIANT_CONTIG."""
-    found = alleles.contig(name) or ""
-    require(found or _LEFT_OUT.fullmatch(name), "VARIANT_CONTIG")
-    return found

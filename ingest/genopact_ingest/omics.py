@@ -12,10 +12,9 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +31,13 @@ _CELLS_AT_ONCE = 1 << 22
 _Rows = Iterator[tuple[str, NDArray[np.float64]]]
 
 
-@dataclass(frozen=True, eq=False)
-class Omics:
+class Omics(NamedTuple):
     """values: (n, F) float32, people by the study's features, NaN missing. `notes`: absent and other features."""
 
     people: tuple[str, ...]
     values: NDArray[np.float32]
     digest: str
-    notes: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str]
 
 
 def read_matrix(

@@ -12,9 +12,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,10 @@ from genopact_ingest.bgzf import HEAD, lines
 from genopact_ingest.findings import Fault, ImportRefusedError, refusal, require
 from genopact_ingest.header import FORMAT_LINE, sample_columns
 from genopact_ingest.vcf import header_lines
+from genopact_shared.alleles import other_strand
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.table import Dosage
-from genopact_shared.recipes.variants import CONTIG_LENGTHS, VARIANTS, Build, Variant, complement
+from genopact_shared.recipes.variants import CONTIG_LENGTHS, VARIANTS, Build, Variant
 
 _BASES = frozenset("ACGT")
 _CONTIG = re.compile(r"##contig=<(?:.*,)?ID=(?:chr)?(\w+),(?:.*,)?length=(\d+)[,>]", re.ASCII)
@@ -40,8 +41,7 @@ _SITE = re.compile(
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Calls:
+class Calls(NamedTuple):
     """What a VCF says: sample names (NFC) in file order, (n,) int8 dosages for each column that it has, -1 missing.
 
     `notes`: counts for the site's report, such as calls outside PASS.
@@ -51,7 +51,7 @@ class Calls:
     dosages: dict[str, NDArray[np.int8]]
     build: Build
     digest: str
-    notes: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str]
 
 
 def read_vcf(path: Path, wanted: Sequence[Dosage], build: Build | None = None) -> Calls:
@@ -171,7 +171,7 @@ def _forward(alleles: list[str], variant: Variant, column: str) -> list[str]:
     if unique and not variant.palindromic:
         if alleles[0] == variant.alt and variant.ref in alleles:
             return alleles
-        flipped = [complement(allele) if len(allele) == 1 else allele for allele in alleles]
+        flipped = [other_strand(allele) if len(allele) == 1 else allele for allele in alleles]
         if set(flipped) == {variant.ref, variant.alt}:
             return flipped
     raise Fault("VCF_ALLELES", column=column)

@@ -11,7 +11,6 @@ scale of a woman's:
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,4 +54,4 @@ def two_copies(called: Called, classes: Sequence[str], sex: NDArray[np.int8], no
         expected = np.where(unknown, 255, np.where(doubled, twice, expected)).astype(np.uint8)
     if haplotypes is not None:
         haplotypes = np.where(gone, 0, np.where(doubled, np.where(dosages == 2, 3, 0), haplotypes)).astype(np.uint8)
-    return replace(called, dosages=dosages, expected=expected, haplotypes=haplotypes, haploid=None)
+    return called._replace(dosages=dosages, expected=expected, haplotypes=haplotypes, haploid=None)

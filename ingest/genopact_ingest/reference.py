@@ -40,8 +40,6 @@ class Reference:
         """
         start, stop = max(start, 1) - 1, stop - 1
         first, last = start // _CHUNK, (stop - 1) // _CHUNK
-        if first == last:
-            return self._chunk(chrom, first)[start - first * _CHUNK : stop - first * _CHUNK]
         whole = b"".join(self._chunk(chrom, at) for at in range(first, last + 1))
         return whole[start - first * _CHUNK : stop - first * _CHUNK]
 

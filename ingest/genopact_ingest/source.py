@@ -5,7 +5,6 @@ manifest row, and counts that index in the calls.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -41,8 +40,7 @@ class Harmoniser(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class Called:
+class Called(NamedTuple):
     """Calls of k manifest rows for all n samples of a file.
 
     rows: (k,) int64 manifest rows.

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from genopact_ingest.findings import Fault, Finding, refusal, refuse, require
+from genopact_ingest.findings import Fault, Finding, refusal, refuse, require, sound
+from genopact_shared.alleles import other_strand
 from genopact_shared.errors import replacing
 from genopact_shared.recipes.table import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table
-from genopact_shared.recipes.variants import complement
 
 PERSON = "person"
 TEXTS, NUMBERS = ("string", "large_string"), ("integer", "floating", "null")
@@ -74,8 +74,7 @@ def _rows(path: Path) -> tuple[bytes, list[list[str]]]:
         if data.startswith(b"PAR1"):
             return data, _parquet(data)
         text = data.decode("utf-8-sig")
-        if "\0" in text:
-            raise csv.Error
+        sound("\0" not in text, "CSV_UNREADABLE")
         delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter))
     while rows and not rows[-1]:
@@ -186,9 +185,9 @@ def _value(column: Column, text: str) -> float:
             # Copies, or a genotype such as A/G, on either strand if the letters tell which.
             if text in {"0", "1", "2"}:
                 return int(text)
-            require(complement(effect) != other, "ALLELE_AMBIGUOUS", f"(count copies of forward-strand {effect})")
+            require(other_strand(effect) != other, "ALLELE_AMBIGUOUS", f"(count copies of forward-strand {effect})")
             alleles = re.split(r"[/|]", text)
-            for one, two in (effect, other), (complement(effect), complement(other)):
+            for one, two in (effect, other), (other_strand(effect), other_strand(other)):
                 if len(alleles) == 2 and set(alleles) <= {one, two}:
                     return alleles.count(one)
             raise Fault("ALLELE_UNKNOWN", f"(expected {effect} and {other}, or 0, 1, 2)")

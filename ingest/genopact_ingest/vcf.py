@@ -13,7 +13,6 @@ import sys
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -164,7 +163,7 @@ class VcfFile:
         for at in np.flatnonzero(~plain).tolist():
             cells = chunk[places.cells[line[at]] : places.ends[line[at]] + 1]
             self._other(called, at, hits[at], forms[hits[at].line].split(":"), cells)
-        return replace(called, haploid=None) if called.haploid is not None and not called.haploid.any() else called
+        return called._replace(haploid=None) if called.haploid is not None and not called.haploid.any() else called
 
     def _other(self, called: Called, at: int, hit: _Hit, keys: list[str], cells: memoryview) -> None:
         """Fills row `at` from a line that is not plain; `keys` of its FORMAT."""
@@ -197,8 +196,7 @@ def header_lines(text: Iterator[memoryview]) -> tuple[list[str], memoryview]:
         for line in data:
             with replacing(UnicodeDecodeError, Fault("VCF_UNREADABLE", "(not UTF-8)", line=len(lines))):
                 lines.append(line.decode().removesuffix("\n"))
-            if line.endswith(b"\r\n"):
-                raise Fault("VCF_LINE_ENDS", line=len(lines) - 1)
+            require(not line.endswith(b"\r\n"), "VCF_LINE_ENDS", line=len(lines) - 1)
             if not line.startswith(b"##"):
                 return lines, data.getbuffer().toreadonly()[data.tell() :]
     return lines, memoryview(b"")

@@ -1,6 +1,5 @@
 """Decision roots: a site commits to who is permitted before a round, and can open the commitment on site later."""
 
-import hashlib
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -42,7 +41,7 @@ class Opening(Frozen):
     def root(self) -> str:
         """The decision root: 64 hexadecimal digits."""
         shown = self.model_dump(mode="json", by_alias=True, exclude={"bitmap", "salt"})
-        hidden = hashlib.sha256(bytes.fromhex(self.salt) + bytes.fromhex(self.bitmap)).hexdigest()
+        hidden = canonical.digest(bytes.fromhex(self.salt) + bytes.fromhex(self.bitmap))
         return canonical.digest_of(shown | {"permitted": hidden})
 
     def permits(self, row: int) -> bool:

@@ -17,8 +17,8 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 def sign(payload_type: str, payload: bytes, *keys: SigningKey) -> bytes:
     """An envelope over `payload`, signed by each key."""
     message = pae(payload_type, payload)
-    signatures = [{"keyid": key.public.key_id, "sig": _b64(key.sign(message))} for key in keys]
-    return canonical.encode({"payload": _b64(payload), "payloadType": payload_type, "signatures": signatures})
+    signatures = [{"keyid": key.public.key_id, "sig": in_base64(key.sign(message))} for key in keys]
+    return canonical.encode({"payload": in_base64(payload), "payloadType": payload_type, "signatures": signatures})
 
 
 def verify(envelope: bytes, payload_type: str, keys: Iterable[VerifyKey], threshold: int = 1) -> bytes:
@@ -51,6 +51,11 @@ def _holds(key: VerifyKey, signature: bytes, message: bytes) -> bool:
     return True
 
 
+def in_base64(data: bytes) -> str:
+    """In the one spelling that `unbase64` takes."""
+    return base64.b64encode(data).decode("ascii")
+
+
 def unbase64(text: str) -> bytes:
     """Decode base64 in its one canonical spelling: another spelling would be another digest of the same message.
 
@@ -58,10 +63,6 @@ def unbase64(text: str) -> bytes:
         ValueError: any other text.
     """
     data = base64.b64decode(text, validate=True)
-    if _b64(data) != text:
+    if in_base64(data) != text:
         raise ValueError("not canonical base64")
     return data
-
-
-def _b64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Fault(NamedTuple):
@@ -19,8 +19,12 @@ class Fault(NamedTuple):
     exit: int = 1
 
 
-_TEXT = Path(__file__).with_suffix(".toml").read_text("utf-8")
-CATALOGUE: dict[str, Fault] = {code: Fault(*said) for code, said in tomllib.loads(_TEXT).items()}
+def beside(module: str) -> dict[str, Any]:
+    """The TOML file that lies beside a module, which gives its `__file__`."""
+    return tomllib.loads(Path(module).with_suffix(".toml").read_text("utf-8"))
+
+
+CATALOGUE: dict[str, Fault] = {code: Fault(*said) for code, said in beside(__file__).items()}
 
 
 class GenopactError(Exception):

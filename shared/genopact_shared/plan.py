@@ -14,9 +14,8 @@ from typing import Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.privacy import accounting
-from genopact_shared.privacy.accounting import Fact
 from genopact_shared.privacy.mechanisms import NoisedSum, SampledSgd, Unprotected
 from genopact_shared.privacy.noise import MAX_VARIANCE, TAIL_SIGMAS
 from genopact_shared.published import NOTHING, Published
@@ -44,7 +43,7 @@ class PlannedStep:
 
     index: int
     name: str
-    fact: Fact
+    fact: accounting.Fact
     share_variance: float = 0.0
     bits: int = 0
     kind: Literal["sum", "model"] = "sum"
@@ -85,9 +84,8 @@ class Plan:
 
     def opening(self, study: Study, seats: Mapping[str, Reply]) -> Opening:
         """Whose masks go together, from the sites' replies to `open`. Raises ROSTER_INVALID."""
-        first = next(iter(seats.values()), None)
-        if first is None or len(seats) < study.schedule.quorum:
-            raise GenopactError("ROSTER_INVALID", "fewer seats than the quorum")
+        require(len(seats) >= study.schedule.quorum, "ROSTER_INVALID", "fewer seats than the quorum")
+        first = next(iter(seats.values()))
         roster = {site: seat.mask_key or "" for site, seat in seats.items()}
         position = {"study": first.study, "run": first.run, "round": first.round, "attempt": first.attempt}
         if any(seat.model_dump(include=set(position)) != position for seat in seats.values()):
@@ -117,7 +115,7 @@ def plan_of(study: Study, planned: Mapping[str, int], published: Published = NOT
 def _of_network(study: Study, course: NetPlan) -> Plan:
     """Rounds of private steps; every round has the same fact."""
     p, privacy = course.parameters, study.privacy
-    fact: Fact
+    fact: accounting.Fact
     if privacy.epsilon_milli is None:
         fact = Unprotected(dims=course.dims, scale=MODEL_SCALE)
     else:
@@ -147,10 +145,8 @@ def _of_sums(study: Study, planned: Mapping[str, int], sums: SumPlan) -> Plan:
         raise GenopactError("PLAN_IMPOSSIBLE", "the noise does not fit the sampler: lower the recipe's scale")
     predictor = sums if isinstance(sums, Predictor) else cast("Predictor", RECIPES[study.recipe.name])
     plan = Plan(predictor, sums, dict(planned), steps, privacy.delta)
-    if privacy.epsilon_milli is not None and plan.epsilon > privacy.epsilon_milli / 1000:
-        raise GenopactError(
-            "PLAN_IMPOSSIBLE", "integers too coarse, or too many of them, for the noise: see the recipe's scale"
-        )
+    fits = privacy.epsilon_milli is None or plan.epsilon <= privacy.epsilon_milli / 1000
+    require(fits, "PLAN_IMPOSSIBLE", "integers too coarse, or too many of them, for the noise: see the recipe's scale")
     return plan
 
 
@@ -165,7 +161,7 @@ def _decimal(value: float) -> str:
     return format(Decimal(repr(value)), "f")
 
 
-def _bits(fact: Fact, planned: Mapping[str, int]) -> int:
+def _bits(fact: accounting.Fact, planned: Mapping[str, int]) -> int:
     """The narrower modulus whose range holds the largest possible total of COHORT_SLACK times the planned patients."""
     if not isinstance(fact, NoisedSum):
         return 64
@@ -173,7 +169,7 @@ def _bits(fact: Fact, planned: Mapping[str, int]) -> int:
     return 32 if most + len(planned) * (TAIL_SIGMAS * math.sqrt(_share(fact)) + 60) < 2.0**31 else 64
 
 
-def _share(fact: Fact) -> float:
+def _share(fact: accounting.Fact) -> float:
     if not isinstance(fact, NoisedSum):
         return 0.0
     return (float(fact.noise_multiplier) * float(fact.clip) * fact.scale) ** 2 / fact.honest_minimum

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genopact_client.genotypes import Genotypes
+from genopact_client.genotypes.sealed import Genotypes
 from genopact_client.keyfile import GenotypePurpose, KeyFile
-from genopact_client.store import Store
+from genopact_client.store.sealed import Store
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.table import Flag
 from tests.unit import genotype_rows as naive

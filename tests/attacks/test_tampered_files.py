@@ -10,7 +10,7 @@ import pytest
 from genopact_client import keyfile as module
 from genopact_client.keyfile import KeyFile
 from genopact_client.people import People
-from genopact_client.store import Store
+from genopact_client.store.sealed import Store
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.table import Column, Flag, Number, Table
 

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from genopact_client.genotypes import Genotypes, Opened
+from genopact_client.genotypes.opened import Opened
+from genopact_client.genotypes.sealed import Genotypes
 from genopact_client.keyfile import KeyFile
 from genopact_ingest.commands.genotypes import export_bed
 from genopact_shared.manifest import VariantManifest

@@ -35,7 +35,7 @@ def prepare(home: Path, people: int, variants: int) -> dict[str, str]:
     import numpy as np
 
     from genopact_client.site import Site
-    from genopact_client.store import Store
+    from genopact_client.store.sealed import Store
     from genopact_server import manifests, scoring
     from genopact_shared.keys import SigningKey
     from genopact_shared.recipes.dose_features import SCHEMA

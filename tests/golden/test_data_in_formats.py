@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from genopact_client.kek import create_kek
 from genopact_client.keyfile import KeyFile
-from genopact_client.store import Store
+from genopact_client.store.sealed import Store
 from genopact_shared import canonical
 from genopact_shared.recipes.table import Choice, Column, Dosage, Flag, Number, Table
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from genopact_client.agent.exchange import Exchange
-from genopact_client.genotypes import Genotypes
+from genopact_client.genotypes.sealed import Genotypes
 from genopact_client.site import Site
 from genopact_client.store.sealed import Store
 from genopact_server.folder import Folder

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from genopact_client.site import Site
-from genopact_client.store import Store
+from genopact_client.store.sealed import Store
 from genopact_server import manifests, scoring
 from genopact_shared.keys import SigningKey
 from tests.benchmarks.genotype_cohort import FASTA, SITES, cohort

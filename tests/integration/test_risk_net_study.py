@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from genopact_client.agent.exchange import Exchange
-from genopact_client.genotypes import Genotypes
+from genopact_client.genotypes.sealed import Genotypes
 from genopact_client.site import Site
 from genopact_client.store.sealed import Store
 from genopact_server.audit.bundle import export

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from genopact_client.genotypes import Opened
+from genopact_client.genotypes.opened import Opened
 from genopact_client.release.quantise import clipped_integers
 from genopact_client.site import Site
 from genopact_server.audit.bundle import export

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from genopact_client.keyfile import KeyFile
-from genopact_client.store import Store
+from genopact_client.store.sealed import Store
 from genopact_ingest.findings import ImportRefusedError
 from genopact_ingest.panel import read_vcf
 from genopact_ingest.table import read_table

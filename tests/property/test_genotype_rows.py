@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from genopact_client.genotypes import Genotypes, loops
+from genopact_client.genotypes import loops
+from genopact_client.genotypes.sealed import Genotypes
 from genopact_shared.compiled import compiled
 from genopact_shared.errors import GenopactError
 from tests.unit import genotype_rows as naive

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_client.genotypes import Genotypes, Opened
+from genopact_client.genotypes.opened import Opened
+from genopact_client.genotypes.sealed import Genotypes
 from genopact_client.keyfile import KeyFile
 from genopact_shared.manifest import VariantManifest
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from genopact_client.genotypes import Genotypes
+from genopact_client.genotypes.sealed import Genotypes
 from genopact_ingest.commands.genotypes import export_bed
 from genopact_shared.errors import GenopactError
 from tests.benchmarks import genotype_batches

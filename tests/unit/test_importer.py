@@ -10,7 +10,7 @@ import pytest
 from genopact_client.keyfile import KeyFile
 from genopact_client.people import People
 from genopact_client.site import Site
-from genopact_client.store import Store
+from genopact_client.store.sealed import Store
 from genopact_ingest.commands.covariates import Files, import_site
 from genopact_ingest.findings import ImportRefusedError
 from genopact_server.demo.cohort import HOSPITALS, Hospital, write_site

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genopact_client.keyfile import KeyFile
-from genopact_client.store import Store
+from genopact_client.store.sealed import Store
 from genopact_shared import durable
 from genopact_shared.errors import GenopactError
 from genopact_shared.recipes.table import Choice, Codes, Column, Dosage, Flag, Floats, Number, Table

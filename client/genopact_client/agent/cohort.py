@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genopact_client.consent import match
 from genopact_client.consent.index import NO_CAP
 from genopact_client.consent.registry import Permission
-from genopact_client.genotypes import Opened
+from genopact_client.genotypes.opened import Opened
 from genopact_client.ledger import DAY_S
 from genopact_client.release.private import Private
 from genopact_client.site import Site

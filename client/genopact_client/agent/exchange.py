@@ -89,7 +89,9 @@ class Exchange:
             reason = refusal.code
         except Exception as error:  # noqa: BLE001 - nothing about it may cross; its type goes to the private log
             reason = f"INTERNAL_{type(error).__name__}"
-        self._record_refusal(frame, reason)
+        _log.warning("refused", code=reason)
+        told = statements.Refusal(at=int(self._clock()), request=canonical.digest(frame), reasons=(reason,))
+        self._site.private_log.append(statements.sign(told, self._site.identity))
         return wire.UNAVAILABLE
 
     def _answer(self, frame: bytes) -> bytes:
@@ -300,11 +302,6 @@ class Exchange:
         shared = admitted.request.model_dump(include={"op", "study", "run", "round", "attempt", "site"})
         about = {"body": canonical.digest(body), "body_size": len(body), "request": admitted.digest}
         return wire.seal(wire.Reply.model_validate({**shared, **about, **extra}), body, self._site.identity)
-
-    def _record_refusal(self, frame: bytes, reason: str) -> None:
-        _log.warning("refused", code=reason)
-        refusal = statements.Refusal(at=int(self._clock()), request=canonical.digest(frame), reasons=(reason,))
-        self._site.private_log.append(statements.sign(refusal, self._site.identity))
 
 
 def _rows(course: SumPlan, step: PlannedStep, model: Model, table: Table) -> Iterator[Floats]:

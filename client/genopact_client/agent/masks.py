@@ -17,9 +17,6 @@ from genopact_shared.keys import VerifyKey
 from genopact_shared.plan import Plan
 from genopact_shared.secagg.masking import Masked, Masking
 from genopact_shared.study import Study
-from genopact_shared.wire import Op, Reply, Request
-
-Seats = Mapping[str, Reply]
 
 
 @dataclass
@@ -44,18 +41,18 @@ class Masks:
         self._held[run] = Masking()
         return self._held[run].public
 
-    def check_seat(self, run: str, seats: Seats) -> None:
+    def check_seat(self, run: str, seats: Mapping[str, wire.Reply]) -> None:
         """Raise MASK_KEY_LOST unless this site's seat has the key that it holds."""
         held, seat = self._held.get(run), seats.get(self._own)
         require(held is not None and seat is not None and seat.mask_key == held.public, "MASK_KEY_LOST")
 
-    def deal(self, study: Study, plan: Plan, seats: Seats) -> bytes:
+    def deal(self, study: Study, plan: Plan, seats: Mapping[str, wire.Reply]) -> bytes:
         """This site's deal to the roster. Raises MASK_KEY_LOST, ROSTER_INVALID."""
         opening, run = plan.opening(study, seats), next(iter(seats.values())).run
         self.check_seat(run, seats)
         return self._held[run].deal(self._own, opening)
 
-    def join(self, request: Request, study: Study, body: bytes) -> None:
+    def join(self, request: wire.Request, study: Study, body: bytes) -> None:
         """Take everybody's deal. Raises MASK_KEY_LOST, ROSTER_INVALID, DEAL_INVALID."""
         deals: dict[str, bytes] = {}
         for frame in wire.cut(body):
@@ -66,7 +63,7 @@ class Masks:
             deals[reply.site] = deal
         self._of(request).join(deals)
 
-    def mask(self, request: Request) -> Mask:
+    def mask(self, request: wire.Request) -> Mask:
         """The mask of this round's integers. Raises MASK_KEY_LOST, so that nothing is drawn or charged."""
         masking = self._of(request)
         masking.check_ready(request.round)
@@ -77,7 +74,7 @@ class Masks:
 
         return mask
 
-    def reveal(self, request: Request, study: Study, plan: Plan, record: RunRecord, body: bytes) -> bytes:
+    def reveal(self, request: wire.Request, study: Study, plan: Plan, record: RunRecord, body: bytes) -> bytes:
         """What opens the total over the uploads whose envelopes are in the body.
 
         They are of this round and attempt, by sites of the roster that were shown the model that this site saw, and
@@ -113,15 +110,15 @@ class Masks:
         require(set(found) == {"sum", "tag"} and found["tag"].shape == (1,), "TOTAL_FORGED", "no sum and tag")
         seen.masking.check_total(last.round, found["sum"], int(found["tag"][0]), named)
 
-    def _of(self, request: Request) -> Masking:
+    def _of(self, request: wire.Request) -> Masking:
         if (held := self._held.get(request.run)) is None or not held.dealt:
             raise GenopactError("MASK_KEY_LOST")
         return held
 
 
-def seats_of(request: Request, study: Study, plan: Plan) -> dict[str, Reply]:
+def seats_of(request: wire.Request, study: Study, plan: Plan) -> dict[str, wire.Reply]:
     """Site -> its reply to `open`, signed by that site for this run; at least a quorum. Raises ROSTER_INVALID."""
-    seats: dict[str, Reply] = {}
+    seats: dict[str, wire.Reply] = {}
     for envelope in request.seats:
         seat = signed(envelope.encode(), study, request, "open")
         require(seat.mask_key is not None and seat.site not in seats and seat.site in plan.planned, "ROSTER_INVALID")
@@ -130,14 +127,14 @@ def seats_of(request: Request, study: Study, plan: Plan) -> dict[str, Reply]:
     return seats
 
 
-def signed(envelope: bytes, study: Study, request: Request, op: Op) -> Reply:
+def signed(envelope: bytes, study: Study, request: wire.Request, op: wire.Op) -> wire.Reply:
     """A reply that its site signed: to `op`, in this run; to anything but `open` at this very position.
 
     Raises:
         GenopactError: ROSTER_INVALID, and those of `wire.parse_envelope`.
     """
-    reply = wire.parse_envelope(Reply, envelope, *(_identity(study, party.name) for party in study.parties))
-    wire.parse_envelope(Reply, envelope, _identity(study, reply.site))
+    reply = wire.parse_envelope(wire.Reply, envelope, *(_identity(study, party.name) for party in study.parties))
+    wire.parse_envelope(wire.Reply, envelope, _identity(study, reply.site))
     moved = op != "open" and (reply.round, reply.attempt) != (request.round, request.attempt)
     if moved or (reply.op, reply.study, reply.run) != (op, request.study, request.run):
         raise GenopactError("ROSTER_INVALID", "a reply from elsewhere")

@@ -38,11 +38,6 @@ class Sheet(NamedTuple):
     site: str
     verdict: Verdict
 
-    @property
-    def permitted(self) -> bool:
-        """Whether the policy permits it; a doubt is no permit."""
-        return self.verdict.outcome == Outcome.permit
-
     def data(self) -> dict[str, Any]:
         """The sheet for programs."""
         about = {"study": self.study.name, "hash": self.study.hash, "site": self.site}
@@ -74,7 +69,7 @@ def check(file: StudyFile, *, home: Home = HOME) -> Answer:
     """Explain a study in plain words, with its cost and the site policy's verdict; exit 1 unless permitted."""
     site = Site.keyless(home)
     found = sheet_of(load_study(file), site.party, site.policy)
-    if not found.permitted:
+    if found.verdict.outcome != Outcome.permit:  # a doubt is no permit
         return Answer(found.data(), found.lines(), exit=Exit.REFUSED)
     return Answer(found.data(), found.lines(), f"genopact-site approve {file} --home {home} --approver-key KEY")
 
@@ -96,7 +91,7 @@ def approve(
     found = sheet_of(study, site.party | site.card(), site.policy)
     for line in found.lines():
         human().print(line)
-    require(found.permitted, "POLICY_REFUSED", ", ".join(found.verdict.reasons))
+    require(found.verdict.outcome == Outcome.permit, "POLICY_REFUSED", ", ".join(found.verdict.reasons))
     require(not study.expired(int(time.time())), "STUDY_EXPIRED", study.expires)
     site.check_inputs(study)
     planned = _planned(site, study, planned_cohort)

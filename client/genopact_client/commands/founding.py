@@ -13,7 +13,8 @@ from genopact_client.commands.opening import HOME, Home, PassphraseFile, passphr
 from genopact_client.installed import DISTRIBUTIONS, refuse_mixed, requirements, version
 from genopact_client.link import nodekey
 from genopact_client.site import Site
-from genopact_client.store import Kind, Store
+from genopact_client.store.manifest import Kind
+from genopact_client.store.sealed import Store
 from genopact_shared import canonical, durable
 from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import SigningKey, VerifyKey

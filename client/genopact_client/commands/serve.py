@@ -101,10 +101,7 @@ def without_network() -> tuple[str, ...]:
 @contextmanager
 def in_memory(secret: bytes) -> Iterator[Path]:
     """A file that is on no disk and that only this account can read; it ends with this process."""
-    descriptor = os.memfd_create("passphrase")
-    try:
-        os.fchmod(descriptor, 0o600)
-        os.write(descriptor, secret)
-        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
+    with os.fdopen(os.memfd_create("passphrase"), "wb", buffering=0) as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(secret)
+        yield Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")

@@ -4,13 +4,12 @@ The excerpt is closed: between two of its terms every is-a path of the ontology 
 an answer. About any other term the answer is None, and a person has to decide.
 """
 
-import tomllib
 from functools import cache
-from pathlib import Path
 
 from genopact_shared import canonical
+from genopact_shared.errors import beside
 
-_EXCERPT = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+_EXCERPT = beside(__file__)
 PARENTS: dict[str, list[str]] = _EXCERPT["parents"]
 DIGEST = canonical.digest_of(_EXCERPT)
 

@@ -50,6 +50,9 @@ class ImportReport(NamedTuple):
 def import_csv(path: Path, registry: Registry, people: People, on: dt.date) -> ImportReport:
     """Read the whole file, then store it in one step.
 
+    A line that cannot be understood still is the newest word about its person: the record becomes "unknown", which
+    permits nothing. The same holds for a person with two lines.
+
     Args:
         path: a UTF-8 CSV file.
         registry: where the records go.
@@ -59,22 +62,7 @@ def import_csv(path: Path, registry: Registry, people: People, on: dt.date) -> I
     Raises:
         GenopactError: CONSENT_FILE_MISSING, CONSENT_FILE_INVALID.
     """
-    records, lines, findings = read_csv(path, people, on)
-    erased = [row for row in records if registry.erased(row)]
-    findings += [Finding(lines[row], "erased_person") for row in erased]
-    changed = registry.record_many({row: record for row, record in records.items() if row not in set(erased)})
-    return ImportReport(changed, tuple(sorted(findings, key=lambda finding: finding.line)))
-
-
-def read_csv(path: Path, people: People, on: dt.date) -> tuple[dict[int, ConsentRecord], dict[int, int], list[Finding]]:
-    """Records by row, their line numbers, and findings.
-
-    A line that cannot be understood still is the newest word about its person: the record becomes "unknown", which
-    permits nothing. The same holds for a person with two lines.
-    """
-    records: dict[int, ConsentRecord] = {}
-    lines: dict[int, int] = {}
-    findings: list[Finding] = []
+    records, lines, findings = dict[int, ConsentRecord](), dict[int, int](), list[Finding]()
     for line, values in _lines(path):
         row = people.row(values["person"]) if values["person"] else None
         if row is None:
@@ -87,7 +75,10 @@ def read_csv(path: Path, people: People, on: dt.date) -> tuple[dict[int, Consent
         if fields:
             findings.append(Finding(line, "invalid", fields))
         records[row], lines[row] = record, line
-    return records, lines, findings
+    erased = [row for row in records if registry.erased(row)]
+    findings += [Finding(lines[row], "erased_person") for row in erased]
+    changed = registry.record_many({row: record for row, record in records.items() if row not in set(erased)})
+    return ImportReport(changed, tuple(sorted(findings, key=lambda finding: finding.line)))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -7,15 +7,14 @@ Source: DUO 2022-09-21; three-valued matching after REMS' architecture decision 
 """
 
 import datetime as dt
-import tomllib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import IntEnum
-from pathlib import Path
 from typing import NamedTuple
 
 from genopact_client.consent import diseases
 from genopact_client.consent.record import ConsentRecord, Provision, Withdrawal
 from genopact_shared import canonical
+from genopact_shared.errors import beside
 from genopact_shared.study import Purpose
 
 
@@ -34,7 +33,7 @@ class Decision(NamedTuple):
     reasons: tuple[str, ...]
 
 
-_RULES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+_RULES = beside(__file__)
 REASONS: dict[str, str] = _RULES["reasons"]
 WITHIN: dict[str, frozenset[str]] = {permission: frozenset(inner) for permission, inner in _RULES["within"].items()}
 """Which purposes a permission includes; HMB leaves out ancestry (POA)."""
@@ -62,9 +61,8 @@ def match(record: ConsentRecord, purpose: Purpose, on: dt.date) -> Decision:
     best = max(permits, key=lambda d: d.outcome, default=Decision(Outcome.deny, ("no_provision",)))
     if best.outcome == Outcome.deny:
         return Decision(Outcome.deny, _codes(code for d in permits for code in d.reasons) or best.reasons)
-    doubts = {"disease_unknown"} if None in denials else set()
-    doubts |= {"modifier"} if record.modifiers else set()
-    doubts |= {"regime"} if record.regime != "opt_in" else set()
+    signs = {"disease_unknown": None in denials, "modifier": record.modifiers, "regime": record.regime != "opt_in"}
+    doubts = {code for code, holds in signs.items() if holds}
     if best.outcome == Outcome.permit and not doubts:
         return best
     return Decision(Outcome.needs_human, _codes(doubts | set(best.reasons) - {"permitted"}))
@@ -112,17 +110,14 @@ def _denial(provision: Provision, purpose: Purpose) -> bool | None:
         pairs = [(study, denied) for study in purpose.diseases for denied in provision.diseases]
         disease = _any([_any([diseases.is_a(a, b), diseases.is_a(b, a)]) for a, b in pairs])
     kind = bool(WITHIN.get(purpose.permission, WITHIN["NRES"]) & WITHIN[provision.permission])
+    ours, theirs = _countries(purpose.regions), _countries(provision.regions)
     touched = (
         _touches(purpose.uses, provision.uses)
         and _touches(purpose.organisations, provision.organisations)
         and _touches(purpose.data, provision.data)
-        and ("*" in purpose.regions or "*" in provision.regions or _regions_touch(purpose, provision))
+        and ("*" in ours | theirs or _touches(ours, theirs))
     )
     return disease if kind and touched else False
-
-
-def _regions_touch(purpose: Purpose, provision: Provision) -> bool:
-    return _touches(tuple(_countries(purpose.regions)), tuple(_countries(provision.regions)))
 
 
 def _countries(regions: Iterable[str]) -> set[str]:
@@ -134,7 +129,7 @@ def inside(wanted: tuple[str, ...], permitted: tuple[str, ...]) -> bool:
     return bool(wanted) and set(wanted) <= set(permitted)
 
 
-def _touches(wanted: tuple[str, ...], denied: tuple[str, ...]) -> bool:
+def _touches(wanted: Collection[str], denied: Collection[str]) -> bool:
     return not denied or not wanted or bool(set(wanted) & set(denied))
 
 

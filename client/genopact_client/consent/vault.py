@@ -133,8 +133,7 @@ class Vault:
                 plain = aead.unseal(keys[row], sealed, context, "CONSENT_BROKEN", broken)
                 record = ConsentRecord.parse(plain[SALT:])
                 expected = _leaf(plain, row, version, record.status)
-            if leaf != expected:
-                raise GenopactError("CONSENT_BROKEN", f"row {row} is not what was committed to")
+            require(leaf == expected, "CONSENT_BROKEN", f"row {row} is not what was committed to")
             yield Entry(row, version, leaf, sealed, record)
 
 

@@ -15,7 +15,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from itertools import count
+from itertools import product
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -96,12 +96,8 @@ class Manifest(Signed):
     @property
     def parts(self) -> tuple[Part, ...]:
         """Plane by plane."""
-        number = count()
-        return tuple(
-            Part(next(number), plane, first, min(self.width, self.length - first))
-            for plane in self.planes
-            for first in range(0, self.length, self.width)
-        )
+        cut = enumerate(product(self.planes, range(0, self.length, self.width)))
+        return tuple(Part(at, plane, first, min(self.width, self.length - first)) for at, (plane, first) in cut)
 
     def files(self, folder: Path, generation: int) -> list[Path]:
         """Where that generation's parts are; only the newest has files of its own."""

@@ -57,8 +57,7 @@ class Genotypes(Folder[Manifest]):
             store=os.urandom(16).hex(), kind=kind, key_epoch=keyfile.epoch,
             variants=variants.digest, length=len(variants), width=width, planes=tuple(planes),
         )  # fmt: skip
-        cls._found(path, keyfile, first)
-        return cls(path, keyfile)
+        return cls._found(path, keyfile, first)
 
     @property
     def variants(self) -> VariantManifest:
@@ -84,8 +83,7 @@ class Genotypes(Folder[Manifest]):
         """Open every record of everybody who has a key. Counts of people and records; RECORD_INVALID."""
         people, mapped = self._people(self.rows(), self._versions), self._mapped()
         for records in mapped:
-            for _ in records.of(people, np.arange(len(people.rows))):
-                pass
+            list(records.of(people, np.arange(len(people.rows))))
         return {"people": len(people.rows), "records": len(people.rows) * len(mapped)}
 
     def writer(self, rows: Rows, plan: str, budget: int = BUDGET) -> "Writer":

@@ -5,8 +5,8 @@ It has network and no data; it can drop or delay envelopes, never read or invent
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ def run(config: NodeConfig, stop: threading.Event) -> None:
     ):
         # Without this a stop would wait for an agent that trains for hours.
         threading.Thread(target=_close_when, args=(stop, agent), name="stop", daemon=True).start()
-        Node(fleet, ask_agent(agent, config.patience, stop), stop).serve()
+        Node(fleet, partial(ask_agent, agent, config.patience, stop), stop).serve()
 
 
 def _close_when(stop: threading.Event, agent: AgentChannel) -> None:
@@ -60,32 +60,28 @@ def _close_when(stop: threading.Event, agent: AgentChannel) -> None:
     agent.close()
 
 
-def ask_agent(agent: AgentChannel, patience: float, stop: threading.Event) -> Callable[[bytes, float], bytes]:
-    """A function (request, expires) -> reply that repeats the same bytes while the agent restarts.
+def ask_agent(agent: AgentChannel, patience: float, stop: threading.Event, request: bytes, expires: float) -> bytes:
+    """The agent's reply; the same bytes are sent again while the agent restarts.
 
     After `patience` seconds without an agent, or at `expires`, the reply is empty: SITE_UNAVAILABLE.
     """
-
-    def ask(request: bytes, expires: float) -> bytes:
-        pause = 0.1
-        last = time.monotonic() + patience
-        while (left := expires - time.time()) > 0 and not stop.is_set():
-            began = time.monotonic()
-            try:
-                return agent.exchange(request, timeout=left)
-            except GenopactError as error:
-                _log.warning("agent_failed", code=error.code)
-                if error.code != "AGENT_UNREACHABLE":
-                    return b""
-            if time.monotonic() - began > 1.0:  # the agent was there and worked: its restart has all the patience
-                last = time.monotonic() + patience
-            if time.monotonic() > last:
+    pause = 0.1
+    last = time.monotonic() + patience
+    while (left := expires - time.time()) > 0 and not stop.is_set():
+        began = time.monotonic()
+        try:
+            return agent.exchange(request, timeout=left)
+        except GenopactError as error:
+            _log.warning("agent_failed", code=error.code)
+            if error.code != "AGENT_UNREACHABLE":
                 return b""
-            stop.wait(pause)
-            pause = min(0.5, pause * 2)
-        return b""
-
-    return ask
+        if time.monotonic() - began > 1.0:  # the agent was there and worked: its restart has all the patience
+            last = time.monotonic() + patience
+        if time.monotonic() > last:
+            return b""
+        stop.wait(pause)
+        pause = min(0.5, pause * 2)
+    return b""
 
 
 class Node:
@@ -93,7 +89,7 @@ class Node:
 
     def __init__(self, fleet: Fleet, answer: Callable[[bytes, float], bytes], stop: threading.Event) -> None:
         self._fleet, self._answer, self._stop = fleet, answer, stop
-        self._runs: OrderedDict[int, bool] = OrderedDict()
+        self._admissible = lru_cache(_RUNS)(self._has_no_code)
 
     def serve(self) -> None:
         """Until `stop` is set. Raises LINK_SIGN_IN if the coordinator has never accepted the key."""
@@ -127,7 +123,7 @@ class Node:
             self._stop.wait(min(SLOW, max(QUICK, (time.monotonic() - last) / 20)))
 
     def _serve(self, delivery: Delivery) -> None:
-        reply = self._answer(delivery.envelope, delivery.expires) if self._has_no_code(delivery.run_id) else b""
+        reply = self._answer(delivery.envelope, delivery.expires) if self._admissible(delivery.run_id) else b""
         pause = 0.2
         while not self._stop.is_set() and time.time() < delivery.expires:
             try:
@@ -142,15 +138,11 @@ class Node:
 
     def _has_no_code(self, run_id: int) -> bool:
         """Whether the run's bundle is admissible; looked at once a run."""
-        if run_id not in self._runs:
-            try:
-                bundle.check(*self._fleet.bundle(run_id))
-                self._runs[run_id] = True
-            except GenopactError as error:
-                if error.code != "BUNDLE_HAS_CODE":
-                    raise
-                _log.error("run_refused", code=error.code)
-                self._runs[run_id] = False
-            while len(self._runs) > _RUNS:
-                self._runs.popitem(last=False)
-        return self._runs[run_id]
+        try:
+            bundle.check(*self._fleet.bundle(run_id))
+        except GenopactError as error:
+            if error.code != "BUNDLE_HAS_CODE":
+                raise
+            _log.error("run_refused", code=error.code)
+            return False
+        return True

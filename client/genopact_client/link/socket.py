@@ -1,6 +1,5 @@
 """The link's end of the agent's unix socket."""
 
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -35,14 +34,12 @@ class AgentChannel(AbstractContextManager["AgentChannel"]):
         EXCHANGE_BROKEN.
         """
         with replacing(grpc.RpcError, GenopactError("AGENT_UNREACHABLE", "exchange")):
-            replies: Iterator[bytes] = self._exchange(split(request), timeout=timeout)
-            return join(replies, self._limit)
+            return join(self._exchange(split(request), timeout=timeout), self._limit)
 
     def health(self, timeout: float = 5.0) -> bytes:
         """What the agent says about itself. Raises AGENT_UNREACHABLE."""
         with replacing(grpc.RpcError, GenopactError("AGENT_UNREACHABLE", "health")):
-            reply: bytes = self._health(b"", timeout=timeout)
-        return reply
+            return bytes(self._health(b"", timeout=timeout))
 
     def close(self) -> None:
         """Close the connection."""

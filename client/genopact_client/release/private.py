@@ -4,8 +4,7 @@ Only `kernel` opens one, and only two things come out of the kernel: `Released` 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, NoReturn, TypeVar
+from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 from genopact_shared.privacy.accounting import Fact
 
@@ -32,8 +31,7 @@ class Private(Generic[T]):
         raise TypeError("Private values are never serialised")
 
 
-@dataclass(frozen=True)
-class Released:
+class Released(NamedTuple):
     """Bytes that may leave the site, and the fact that was charged for them. Only the kernel makes one."""
 
     body: bytes

@@ -51,11 +51,12 @@ class Folder(ABC, Generic[M]):
             self.close()
             raise
 
-    @staticmethod
-    def _found(path: Path, keyfile: KeyFile, first: Signed) -> None:
+    @classmethod
+    def _found(cls, path: Path, keyfile: KeyFile, first: Signed) -> Self:
         require(not (path / "manifest.dsse").exists(), "STORE_EXISTS", str(path))
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         first.save(path, keyfile)
+        return cls(path, keyfile)
 
     def __enter__(self) -> Self:
         return self

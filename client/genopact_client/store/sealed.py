@@ -43,8 +43,8 @@ class Store(Folder[Manifest]):
     def create(cls, path: Path, keyfile: KeyFile, schema: Sequence[Column], kind: Kind) -> Self:
         """A new, empty store; its schema and kind never change. STORE_EXISTS if there is one."""
         identity, columns = os.urandom(16).hex(), facts(schema)
-        cls._found(path, keyfile, Manifest(store=identity, kind=kind, columns=columns, key_epoch=keyfile.epoch))
-        return cls(path, keyfile)
+        first = Manifest(store=identity, kind=kind, columns=columns, key_epoch=keyfile.epoch)
+        return cls._found(path, keyfile, first)
 
     def write(self, rows: Rows, table: Table, provenance: Mapping[str, Any] | None = None) -> None:
         """Seal the table's rows as the records of `rows`, as one new version; other records stay.

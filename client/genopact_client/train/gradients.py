@@ -1,7 +1,7 @@
 """Gradients of single records in the form that is cheapest to hold: norms of all, and the sum of some times factors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +16,7 @@ def wide(values: Tensor) -> Tensor:
     return values if values.dtype is torch.float64 else values.float()
 
 
-@dataclass(frozen=True, eq=False)
-class Direct:
+class Direct(NamedTuple):
     """Gradients that are written out: (n, ...)."""
 
     rows: Tensor
@@ -40,8 +39,7 @@ class Direct:
         total.view(-1).addmv_(rows.t(), factors[at].to(rows.dtype))
 
 
-@dataclass(frozen=True, eq=False)
-class Outer:
+class Outer(NamedTuple):
     """Gradients sum_t d_t x_t^T of a matrix. x: (n, T, p), d: (n, T, q), x_squares: (n,) for T = 1 where known."""
 
     x: Tensor
@@ -84,8 +82,7 @@ class Outer:
             total.add_((scaled.flatten(0, 1).t() @ x.double().flatten(0, 1)).to(total.dtype))
 
 
-@dataclass(frozen=True, eq=False)
-class Lookup:
+class Lookup(NamedTuple):
     """Gradients of looked-up rows of a matrix: record (m,), row (m,), each pair once, with its gradient (m, q)."""
 
     record: Tensor

@@ -61,7 +61,10 @@ class PrivateSgd:
 
         recipe, settings = self.plan.recipe, self.plan.parameters
         rate = Fraction(settings.sampling_rate_milli, 1000)
-        self._check(rate)
+        if self._steps or isinstance(self.fact, NoisedSum):
+            raise GenopactError("KERNEL_REFUSED", "made before, or not the fact of private steps")
+        if isinstance(self.fact, SampledSgd) and Fraction(self.fact.sampling_rate) != rate:
+            raise GenopactError("KERNEL_REFUSED", "another sampling rate")
         module = recipe.module(settings).double()
         shared = weights_of(model)
         load(module, shared)
@@ -82,12 +85,6 @@ class PrivateSgd:
         if dropped:
             _log.warning("gradients_not_finite", times=dropped)
         return {name: weights - shared[name] for name, weights in now.items()}
-
-    def _check(self, rate: Fraction) -> None:
-        if self._steps or isinstance(self.fact, NoisedSum):
-            raise GenopactError("KERNEL_REFUSED", "made before, or not the fact of private steps")
-        if isinstance(self.fact, SampledSgd) and Fraction(self.fact.sampling_rate) != rate:
-            raise GenopactError("KERNEL_REFUSED", "another sampling rate")
 
     def _released(self, total: Floats) -> Floats:
         """With noise, and then on the grid, which hides the low bits of both."""

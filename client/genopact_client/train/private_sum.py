@@ -7,8 +7,8 @@ Gradient Computations", 2015 (the norms). What is closed form, and why it is saf
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from opacus.grad_sample import GradSampleModule
@@ -19,7 +19,6 @@ from genopact_client.train.gradients import At, Direct, Use, merged
 from genopact_client.train.layers import Tape
 from genopact_shared.errors import GenopactError, require
 
-Weights = list[nn.Parameter]
 Uses = dict[nn.Parameter, Use]
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(network, inputs (n, ...), targets (n, ...)) -> (n,): one loss a record, of that record alone, never reduced."""
@@ -33,15 +32,13 @@ CHUNK, VALUES = 256, 1 << 24
 CLOSE = 1e-4
 
 
-@dataclass(frozen=True, eq=False)
-class ClippedSum:
+class ClippedSum(NamedTuple):
     """`total`: name -> sum, for each trainable weight. `dropped`: patients whose gradient was not finite; private."""
 
     total: dict[str, Tensor]
     dropped: int
 
 
-@dataclass(frozen=True, eq=False)
 class PerRecordLoss:
     """A network and its loss, checked on three made-up records; the weights may change afterwards, nothing else.
 
@@ -57,26 +54,17 @@ class PerRecordLoss:
             gradients of single records neither a rule nor Opacus' hooks give.
     """
 
-    module: nn.Module
-    loss: Loss
-    inputs: Tensor
-    targets: Tensor
-    _hooked: tuple[str, ...] = field(default=(), init=False)
-    _values: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        if any(True for _ in self.module.buffers()):
-            raise GenopactError("KERNEL_REFUSED", "a layer keeps state beside its weights")
-        awake = deepcopy(self.module).double()
+    def __init__(self, module: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor) -> None:
+        require(not list(module.buffers()), "KERNEL_REFUSED", "a layer keeps state beside its weights")
+        self.module, self.loss, awake = module, loss, deepcopy(module).double()
         with torch.no_grad():
             for weights in awake.parameters():
                 weights.add_(_made_up(weights, weights.shape), alpha=0.125)  # zeros would hide what lies before them
-        records = [_made_up(each, (3, *each.shape[1:])) for each in (self.inputs, self.targets)]
+        records = [_made_up(each, (3, *each.shape[1:])) for each in (inputs, targets)]
         _check_isolation(awake, self.loss, *records)
-        object.__setattr__(self, "_hooked", self._unruled(awake, *records))
-        object.__setattr__(self, "_values", self._check_gradients(awake, *records))
-        for name in ("inputs", "targets"):  # patients are not kept
-            object.__setattr__(self, name, getattr(self, name).new_empty(0))
+        self._hooked = self._unruled(awake, *records)
+        self._values = self._check_gradients(awake, *records)
+        self.inputs, self.targets = inputs.new_empty(0), targets.new_empty(0)  # patients are not kept
 
     def uses(
         self, module: nn.Module, inputs: Tensor, targets: Tensor, squares: Tensor | None = None
@@ -92,7 +80,7 @@ class PerRecordLoss:
             if layers and inputs.is_floating_point():
                 inputs = inputs.detach().requires_grad_()  # else torch warns about hooks on the first layer
             tape = Tape(booked, inputs, squares)
-            stray = self._passes(module, weights, tape, targets)
+            stray = self._passes(module, tape, targets)
             require(foreign.issuperset(stray), "KERNEL_REFUSED", "a weight that is used outside of its layer")
             found = {weight: merged(each) for weight, each in tape.uses.items()}
             found |= {weight: Direct(rows) for weight, rows in _samples(layers, len(inputs))}
@@ -103,19 +91,23 @@ class PerRecordLoss:
         """Records that are computed at a time."""
         return max(1, VALUES // self._values)
 
-    def _passes(self, module: nn.Module, weights: Weights, tape: Tape, targets: Tensor) -> Weights:
+    def _passes(self, module: nn.Module, tape: Tape, targets: Tensor) -> list[nn.Parameter]:
         """Fill the tape. Gives the weights that got an ordinary gradient; none is left behind."""
-        with torch.enable_grad(), _without_gradients(weights):
-            with tape:
-                values = self.loss(module, tape.inputs, targets)
-            _check_shape(values, tape.n)
-            values.sum().backward()  # type: ignore[no-untyped-call]
-            return [weight for weight in weights if weight.grad is not None]
+        module.zero_grad()
+        try:
+            with torch.enable_grad():
+                with tape:
+                    values = self.loss(module, tape.inputs, targets)
+                _check_shape(values, tape.n)
+                values.sum().backward()  # type: ignore[no-untyped-call]
+            return [weight for weight in module.parameters() if weight.grad is not None]
+        finally:
+            module.zero_grad()
 
     def _unruled(self, module: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[str, ...]:
         """The outermost layers that own a weight which is used outside of the rules."""
         weights = [each for each in module.parameters() if each.requires_grad]
-        stray = self._passes(module, weights, Tape(weights, inputs), targets)
+        stray = self._passes(module, Tape(weights, inputs), targets)
         outermost: list[str] = []
         for name, part in module.named_modules():  # parents come first
             inside = any(not outer or name.startswith(f"{outer}.") for outer in outermost)
@@ -317,15 +309,3 @@ def _samples(layers: Sequence[nn.Module], n: int) -> Iterator[tuple[nn.Parameter
                 raise GenopactError("KERNEL_REFUSED", "a weight without one gradient a record")
             if isinstance(sample, Tensor):
                 yield weight, sample.detach()
-
-
-@contextmanager
-def _without_gradients(weights: Weights) -> Iterator[None]:
-    """Leave no gradient on the weights, before and after."""
-    for weight in weights:
-        weight.grad = None
-    try:
-        yield
-    finally:
-        for weight in weights:
-            weight.grad = None

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,7 @@ from genopact_shared.recipes.variants import Build
 from genopact_shared.terminal import Answer, working
 
 
-@dataclass(frozen=True)
-class Files:
+class Files(NamedTuple):
     """What a hospital exports: a table, or FHIR resources with a mapping. Samples of the VCFs carry its persons."""
 
     table: Path | None

@@ -4,10 +4,9 @@ import csv
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 
 from genopact_client.commands.opening import opened
 from genopact_client.consent.record import ConsentRecord
-from genopact_client.genotypes import Genotypes, Opened
+from genopact_client.genotypes.opened import Opened
 from genopact_client.genotypes.records import Plane
+from genopact_client.genotypes.sealed import Genotypes
 from genopact_client.site import Site
 from genopact_client.store.sealed import facts
 from genopact_shared import canonical, durable
@@ -46,8 +46,7 @@ importing = typer.Typer()
 app = typer.Typer(name="genotypes", help="Sealed genotypes.", no_args_is_help=True)
 
 
-@dataclass(frozen=True)
-class GenotypeFiles:
+class GenotypeFiles(NamedTuple):
     """Files of the same people, and what they are imported for. `signer`: public key of the manifest's signer, hex."""
 
     files: tuple[Path, ...]

@@ -15,7 +15,7 @@ from genopact_client.agent.runs import Runs, plan_of_run
 from genopact_client.commands.opening import opened
 from genopact_client.genotypes.sealed import variants_at
 from genopact_client.site import Site
-from genopact_client.store import Store
+from genopact_client.store.sealed import Store
 from genopact_ingest.commands.genotypes import known_people
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError, replacing, require

@@ -15,7 +15,16 @@ Real = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?$")]
 """A non-negative decimal string: facts are signed, and signed bytes hold no floats."""
 
 
-class NoisedSum(Frozen):
+class Noised(Frozen):
+    """What facts with noise have alike."""
+
+    unit: Literal["patient-of-a-site"] = "patient-of-a-site"
+    adjacency: Literal["add-remove"] = "add-remove"
+    noise_multiplier: Real
+    clip: Real
+
+
+class NoisedSum(Noised):
     """One clipped, quantised sum with Skellam noise over all patients of all sites.
 
     `noise_multiplier` is the standard deviation of the noise that is guaranteed to be in the total (that of
@@ -24,25 +33,17 @@ class NoisedSum(Frozen):
     """
 
     kind: Literal["noised-sum"] = "noised-sum"
-    unit: Literal["patient-of-a-site"] = "patient-of-a-site"
-    adjacency: Literal["add-remove"] = "add-remove"
     sampling: Literal["none"] = "none"
-    noise_multiplier: Real
-    clip: Real
     scale: int = Field(ge=1)
     dims: int = Field(ge=1)
     honest_minimum: int = Field(ge=1)
 
 
-class SampledSgd(Frozen):
+class SampledSgd(Noised):
     """`steps` noised gradient steps on Poisson samples of one site's patients (release of a model delta)."""
 
     kind: Literal["sampled-sgd"] = "sampled-sgd"
-    unit: Literal["patient-of-a-site"] = "patient-of-a-site"
-    adjacency: Literal["add-remove"] = "add-remove"
     sampling: Literal["poisson"] = "poisson"
-    noise_multiplier: Real
-    clip: Real
     sampling_rate: Real
     steps: int = Field(ge=1)
 

@@ -2,9 +2,7 @@
 
 import json
 
-from pydantic import ValidationError
-
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.recipes.adverse_reaction import ADVERSE_REACTION
 from genopact_shared.recipes.ancestry import ANCESTRY
 from genopact_shared.recipes.cell_response import CELL_RESPONSE
@@ -25,7 +23,7 @@ from genopact_shared.recipes.survival import SURVIVAL
 from genopact_shared.recipes.synthetic_genomes import SYNTHETIC_GENOMES
 from genopact_shared.recipes.table import GenotypeParameters, MatrixParameters
 from genopact_shared.recipes.trait import TRAIT
-from genopact_shared.study import Frozen, RecipeChoice, Study, explain
+from genopact_shared.study import Frozen, RecipeChoice, Study, read
 
 _NETWORKS: tuple[NetRecipe, ...] = (
     DOSE_NET, ADVERSE_REACTION, SEQUENCE_CNN, SEQUENCE_RNN, SEQUENCE_TRANSFORMER, MULTIOMICS, SURVIVAL, CELL_RESPONSE,
@@ -47,10 +45,7 @@ def chosen(choice: RecipeChoice) -> tuple[SumRecipe | NetRecipe, Frozen]:
     recipe = RECIPES.get(choice.name) or NETWORKS.get(choice.name)
     if recipe is None or recipe.version != choice.version:
         raise GenopactError("RECIPE_UNKNOWN", f"{choice.name} version {choice.version}")
-    try:
-        return recipe, recipe.parameters.model_validate_json(json.dumps(choice.parameters))
-    except ValidationError as error:
-        raise GenopactError("STUDY_INVALID", f"recipe.parameters: {explain(error)}") from error
+    return recipe, read(recipe.parameters, json.dumps(choice.parameters), "STUDY_INVALID", "recipe.parameters: ")
 
 
 def check_choice(study: Study) -> None:
@@ -60,19 +55,16 @@ def check_choice(study: Study) -> None:
         GenopactError: RECIPE_UNKNOWN, STUDY_INVALID.
     """
     recipe, parameters = chosen(study.recipe)
-    if study.outcome != recipe.outcome:
-        raise GenopactError("STUDY_INVALID", f"outcome: recipe {recipe.name} predicts {recipe.outcome}")
-    if set(study.metrics) != set(recipe.measures):
-        named = ", ".join(recipe.measures) or "none"
-        raise GenopactError("STUDY_INVALID", f"metrics: recipe {recipe.name} releases {named}")
+    name, mode, asked = recipe.name, study.privacy.mode, set(study.purpose.data)
+    require(study.outcome == recipe.outcome, "STUDY_INVALID", f"outcome: recipe {name} predicts {recipe.outcome}")
+    named = ", ".join(recipe.measures) or "none"
+    require(set(study.metrics) == set(recipe.measures), "STUDY_INVALID", f"metrics: recipe {name} releases {named}")
     if isinstance(parameters, EvaluationParameters) and "validate" not in study.purpose.uses:
         raise GenopactError("STUDY_INVALID", "purpose.uses: an evaluation is for the use validate")
-    asked = set(study.purpose.data)
     if isinstance(parameters, GenotypeParameters) and not asked & {"genotype", "exome", "genome"}:
-        raise GenopactError("STUDY_INVALID", f"purpose.data: recipe {recipe.name} reads genotypes")
+        raise GenopactError("STUDY_INVALID", f"purpose.data: recipe {name} reads genotypes")
     if isinstance(parameters, MatrixParameters) and not {each.data for each in parameters.matrices} <= asked:
-        raise GenopactError("STUDY_INVALID", f"purpose.data: recipe {recipe.name} reads other data")
-    if isinstance(parameters, NetParameters) and parameters.combine != "mean" and study.privacy.mode == "distributed":
+        raise GenopactError("STUDY_INVALID", f"purpose.data: recipe {name} reads other data")
+    if isinstance(parameters, NetParameters) and parameters.combine != "mean" and mode == "distributed":
         raise GenopactError("STUDY_INVALID", "recipe.parameters: combine: masked updates have a mean only")
-    if study.privacy.mode == "exact" and recipe.name not in EXACT:
-        raise GenopactError("STUDY_INVALID", f"privacy.mode: recipe {recipe.name} gives no exact statistics")
+    require(mode != "exact" or name in EXACT, "STUDY_INVALID", f"privacy.mode: recipe {name} gives no exact statistics")

@@ -43,16 +43,11 @@ class AdverseReactionRecipe(Facts):
         """(n, 13) -> (n, 1)."""
         from torch import nn
 
-        from genopact_shared.recipes.layers import begun
+        from genopact_shared.recipes.layers import chain
 
         of = of_kind(parameters, AdverseReactionParameters)
-        module, hidden = nn.Sequential(), of.hidden
-        if hidden:
-            module.add_module("first", nn.Linear(len(FEATURES), hidden))
-            module.add_module("bend", nn.Tanh())
-        module.add_module("last", nn.Linear(hidden or len(FEATURES), 1))
-        begun(module, of.seed)
-        return module
+        first = {"first": nn.Linear(len(FEATURES), of.hidden), "bend": nn.Tanh()} if of.hidden else {}
+        return chain(of.seed, **first, last=nn.Linear(of.hidden or len(FEATURES), 1))
 
     def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
         """Inputs (n, 13) float32, and targets (n,): 1 needs at most LOW_DOSE_MG, 0 more, NaN unknown."""

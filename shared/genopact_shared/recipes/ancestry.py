@@ -17,7 +17,7 @@ from genopact_shared.recipes.facts import Facts
 from genopact_shared.recipes.judges import ByClass
 from genopact_shared.recipes.pca import scores
 from genopact_shared.recipes.protocol import Model, of_kind
-from genopact_shared.recipes.table import Floats, GenotypeParameters, Table
+from genopact_shared.recipes.table import GenotypeParameters, Table
 from genopact_shared.study import Frozen
 
 if TYPE_CHECKING:
@@ -41,12 +41,10 @@ class AncestryRecipe(Classes, Facts):
         """(n, components) -> (n, classes)."""
         from torch import nn
 
-        from genopact_shared.recipes.layers import begun
+        from genopact_shared.recipes.layers import chain
 
-        module, of = nn.Sequential(), of_kind(parameters, AncestryParameters)
-        module.add_module("last", nn.Linear(of.components, of.classes))
-        begun(module, of.seed)
-        return module
+        of = of_kind(parameters, AncestryParameters)
+        return chain(of.seed, last=nn.Linear(of.components, of.classes))
 
     def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
         """Scores (n, components) float32 in standard deviations, within BOUND; classes (n,) int64."""
@@ -56,8 +54,8 @@ class AncestryRecipe(Classes, Facts):
         components: Model = {name: np.asarray(values) for name, values in published.read(of.design).items()}
         if not set(PARTS) <= set(components) or components["loadings"].shape[1] != of.components:
             raise GenopactError("PUBLISHED_INVALID", "no components, or another number of them")
-        found: list[Floats] = [scores(components, copies) for _, copies in table.dosages()]
-        rows = np.concatenate(found) if found else np.empty((0, of.components))
+        found = (scores(components, copies) for _, copies in table.dosages())
+        rows = np.concatenate([np.empty((0, of.components)), *found])
         return torch.from_numpy(np.clip(rows, -BOUND, BOUND).astype(np.float32)), class_of(table, of.classes)
 
 

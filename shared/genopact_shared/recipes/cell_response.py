@@ -39,15 +39,12 @@ class CellResponseRecipe(Facts):
         """(n, features) -> (n, drugs)."""
         from torch import nn
 
-        from genopact_shared.recipes.layers import begun
+        from genopact_shared.recipes.layers import chain
 
         of = _own(parameters)
         *features, drugs = (each.features for each in of.matrices)
-        module = nn.Sequential()
-        module.add_module("line", nn.Linear(sum(features), of.width, bias=False))
-        module.add_module("last", nn.Linear(of.width, drugs))
-        begun(module, of.seed)
-        return module
+        line = nn.Linear(sum(features), of.width, bias=False)
+        return chain(of.seed, line=line, last=nn.Linear(of.width, drugs))
 
     def tensors(self, table: Table, parameters: Frozen, published: Published) -> "tuple[Tensor, Tensor]":
         """Inputs (n, features), 0 where missing; targets (n, drugs), NaN where nothing was measured."""

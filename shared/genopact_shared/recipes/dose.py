@@ -73,8 +73,7 @@ def _factor(mix_milli: tuple[int, ...]) -> Matrix:
 @lru_cache(maxsize=8)
 def whitening(mix_milli: tuple[int, ...]) -> Floats:
     """(13, 13) W with W E[x x'] W' = 1 in the public population of that mix."""
-    columns = [solve_lower(_factor(mix_milli), [float(i == j) for i in range(SIZE)]) for j in range(SIZE)]
-    return np.array(columns).T
+    return np.array([solve_lower(_factor(mix_milli), row) for row in np.eye(SIZE).tolist()]).T
 
 
 class DosePlan(NamedTuple):

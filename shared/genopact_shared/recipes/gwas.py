@@ -15,7 +15,6 @@ Assumptions:
     patient's covariates and trait. Choose common, well called variants; mode exact is for those who permit it.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -26,7 +25,7 @@ from pydantic import Field
 from genopact_shared.errors import GenopactError, require
 from genopact_shared.published import NOTHING, Published
 from genopact_shared.recipes.facts import Facts, planned
-from genopact_shared.recipes.head import probability
+from genopact_shared.recipes.head import log_odds, probability
 from genopact_shared.recipes.linear import rowwise
 from genopact_shared.recipes.protocol import Metrics, Model, Prediction, SumPlan, SumStep
 from genopact_shared.recipes.regression import TOLERANCE, swept
@@ -99,9 +98,7 @@ class GwasParameters(GenotypeParameters):
         """`null` (k,) of the null model, at the nominal prevalence or 0; (V,) each: `people` with a genotype,
         `copies` of the effect allele, `effect` of a copy and its standard `error`, NaN unknown.
         """
-        # Rounded, because the logarithms of two C libraries may differ in the last bit.
-        odds = self.prevalence_milli / (1000 - self.prevalence_milli)
-        start = round(math.log(odds), 6) if self.trait == "logistic" else 0.0
+        start = log_odds(self.prevalence_milli / 1000) if self.trait == "logistic" else 0.0
         model = {name: np.full(self.count, 0.0) for name in ("people", "copies")}
         model |= {name: np.full(self.count, np.nan) for name in ("effect", "error")}
         return model | {"null": np.array([start] + [0.0] * len(self.covariates))}

@@ -1,5 +1,7 @@
 """Layers that several networks share; importing them imports torch."""
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
@@ -20,8 +22,14 @@ class Attention(nn.Module):
         query, key, value = parts.permute(2, 0, 3, 1, 4)
         seen = nn.functional.scaled_dot_product_attention(query, key, value)
         x = x + self.join(seen.transpose(1, 2).reshape(n, tokens, width))
-        hidden: Tensor = self.narrow(nn.functional.gelu(self.wide(self.second(x))))
-        return x + hidden
+        return torch.add(x, self.narrow(nn.functional.gelu(self.wide(self.second(x)))))
+
+
+def chain(seed: int, **layers: nn.Module) -> nn.Module:
+    """Layers one after another, with the first weights of `begun`."""
+    module = nn.Sequential(OrderedDict(layers))
+    begun(module, seed)
+    return module
 
 
 def begun(module: nn.Module, seed: int) -> None:

@@ -11,7 +11,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+
+from genopact_shared.recipes.table import Codes, Floats
 
 Matrix = list[list[float]]
 
@@ -60,7 +61,7 @@ def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[flo
     return solve_upper(lower, solve_lower(lower, right))
 
 
-def positive_solution(matrix: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+def positive_solution(matrix: Floats, right: Floats) -> Floats:
     """x with matrix x = right, for a positive definite matrix (d, d) and right (d,); ValueError otherwise.
 
     Cholesky's factor column by column: each number is changed by one product at a time, in the same order everywhere.
@@ -79,7 +80,7 @@ def positive_solution(matrix: NDArray[np.float64], right: NDArray[np.float64]) -
     return x
 
 
-def rowwise(rows: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+def rowwise(rows: Floats, matrix: Floats) -> Floats:
     """(n, k) rows @ matrix.T, where matrix is (k, d).
 
     Guarantees: each row has the same bits whatever the other rows are and however many; a BLAS product does not.
@@ -90,9 +91,7 @@ def rowwise(rows: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[n
     return product
 
 
-def over_copies(
-    copies: NDArray[np.int8], weights: NDArray[np.float64], unknown: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def over_copies(copies: Codes, weights: Floats, unknown: Floats) -> Floats:
     """(b, ...) sums over (b, v) copies of weights (v, ...), and of `unknown` (v, ...) where a genotype is missing."""
     known = np.maximum(copies, 0).astype(np.float64) @ weights
     return np.asarray(known + (copies < 0).astype(np.float64) @ unknown)

@@ -7,7 +7,7 @@ with randomness", 2011, for the iteration.
 """
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -43,8 +43,7 @@ def scores(model: Model, codes: Codes) -> Floats:
     return np.asarray(np.divide(raw, np.sqrt(model["variances"]), out=np.zeros_like(raw), where=model["variances"] > 0))
 
 
-@dataclass(frozen=True, eq=False)
-class PcaPlan:
+class PcaPlan(NamedTuple):
     """See `protocol.SumPlan`."""
 
     parameters: PcaParameters

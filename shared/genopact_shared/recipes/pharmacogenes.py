@@ -5,18 +5,16 @@ round, an uncalled position with any letter. A phenotype is given where all of t
 """
 
 import re
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import compress, product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, beside, replacing
 from genopact_shared.recipes.dose_features import SCHEMA
 from genopact_shared.recipes.table import Codes, Dosage
 from genopact_shared.recipes.variants import Build
@@ -127,10 +125,9 @@ class Gene:
     def _pair(self, text: str) -> tuple[str, str]:
         known = {name: name for name in [*(star.name for star in self.stars), *self.uncallable]}
         known |= {match[1]: name for name in known if (match := re.search(r"\((.+)\)", name))}
-        names = [known.get(each.strip()) for each in text.split("/")]
-        if len(names) != 2 or names[0] is None or names[1] is None:
-            raise GenopactError("STAR_UNKNOWN", self.name)
-        return names[0], names[1]
+        with replacing((KeyError, ValueError), GenopactError("STAR_UNKNOWN", self.name)):
+            first, second = (known[each.strip()] for each in text.split("/"))
+        return first, second
 
     def call(self, dosages: Codes, haplotypes: NDArray[np.uint8]) -> Call:
         """A person's call.
@@ -146,7 +143,8 @@ class Gene:
             return Call()
         fixed = [frozenset(np.flatnonzero((dosages == 2) | (haplotypes & bit > 0)).tolist()) for bit in (1, 2)]
         options: list[tuple[bool, list[list[_Reading]]]] = []
-        for second in _subsets(free):
+        for taken in product((False, True), repeat=len(free)):
+            second = frozenset(compress(free, taken))
             carried = fixed[0] | (frozenset(free) - second), fixed[1] | second
             if any(len({self.variants[v].positions["GRCh38"] for v in each}) < len(each) for each in carried):
                 continue  # two letters of one position lie on two haplotypes
@@ -215,11 +213,6 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.findall(r"\d+|\D+", name)]
 
 
-def _subsets(items: Sequence[int]) -> Iterator[frozenset[int]]:
-    for taken in product((False, True), repeat=len(items)):
-        yield frozenset(compress(items, taken))
-
-
 def _gene(name: str, table: dict[str, Any]) -> Gene:
     index = {variant: at for at, variant in enumerate(table["variants"])}
     variants, stars = list[Defining](), list[Star]()
@@ -235,5 +228,4 @@ def _gene(name: str, table: dict[str, Any]) -> Gene:
     return Gene(name, table["chrom"], tuple(variants), tuple(stars), table.get("uncallable", {}), cumulative, rules)
 
 
-_TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
-GENES: dict[str, Gene] = {name: _gene(name, table) for name, table in _TABLES.items()}
+GENES: dict[str, Gene] = {name: _gene(name, table) for name, table in beside(__file__).items()}

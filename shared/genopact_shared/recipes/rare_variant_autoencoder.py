@@ -114,9 +114,8 @@ def _checked(file: Arrays, genes: int) -> Arrays:
     """The file, with the sizes that are expected, and what keeps burdens finite and exact."""
     v = file["weight"].size if "weight" in file else 0
     shapes = {"weight": (v,), "missing": (v,)} | dict.fromkeys(("starts", "ends", "centre", "scale"), (genes,))
-    if {name: array.shape for name, array in file.items()} != shapes or {file["starts"].dtype, file["ends"].dtype} != {
-        np.dtype(np.int64)
-    }:
+    fits = {name: array.shape for name, array in file.items()} == shapes
+    if not fits or not file["starts"].dtype == file["ends"].dtype == np.int64:
         raise GenopactError("PUBLISHED_INVALID", "no genes, or another number of them")
     weights, starts, ends = np.concatenate([file["weight"], file["missing"]]) * GRID, file["starts"], file["ends"]
     exact = ((np.abs(weights) <= LARGEST * GRID) & (weights == np.rint(weights))).all()

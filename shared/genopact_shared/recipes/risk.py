@@ -37,15 +37,11 @@ class RiskPlan(ScorePlan):
     """The plan of `risk`: a logistic head, residuals of probabilities, a table of predicted odds by outcome."""
 
     parameters: RiskParameters
+    name: ClassVar[str] = "risk"
     outcome: ClassVar[str] = OUTCOME
     cells: ClassVar[int] = CELLS
     metrics_clip: ClassVar[float] = 1.0
     moment_unit: ClassVar[float] = 0.25
-
-    @property
-    def name(self) -> str:
-        """The recipe's name."""
-        return "risk"
 
     @property
     def prevalence(self) -> float:

@@ -33,10 +33,11 @@ SHAPES = {
     "panel_people": "K",
 }  # fmt: skip
 """Arrays of fixed axes: K ancestries, V variants, C components, T = 2, F features, P = blocks + 1. Beside them, flat
-and block after block: `weights` (K, d, v), `gram` (K, d, d), `spread` (K, K, d, d), `response` (K, K, v, d); `noise`
+and block after block, those of FLAT, with the variants and directions of a block for V and D; `noise`
 (1,), the standard deviation of the noise that the total of `effects` is expected to have; `response_unit` (1,);
 `least_scale` (1,) of effects here against published ones; `unexplained` (1,), variance of log odds left unknown.
 int32 are those of WHOLE, integers the ends of blocks, finite float64 all others."""
+FLAT = {"weights": "KDV", "gram": "KDD", "spread": "KKDD", "response": "KKVD"}
 WHOLE = {"centre", "mean", "score", "loadings", "weights", "response"}
 NUMBERS = ("noise", "response_unit", "least_scale", "unexplained")
 
@@ -64,12 +65,10 @@ class RiskDesign:
                 for axis, size in zip(axes, self.arrays[name].shape, strict=True):
                     if sizes.setdefault(axis, size) != size:
                         raise ValueError(name)
-            k, v, d = len(self.arrays["centre"]), self._widths("block_variants"), self._widths("block_directions")
-            flat = {"weights": k * d * v, "gram": k * d * d, "spread": k * k * d * d, "response": k * k * v * d}
-            whole = self.arrays["block_variants"][-1] == sizes["V"] and sizes["F"] == 2 * k + 2 + sizes["C"]
-            if not whole or any(self.arrays[name].shape != (size.sum(),) for name, size in flat.items()):
+            whole = self.arrays["block_variants"][-1] == sizes["V"] and sizes["F"] == 2 * sizes["K"] + 2 + sizes["C"]
+            if not whole or any(self.arrays[name].shape != (self._shapes(name).prod(axis=1).sum(),) for name in FLAT):
                 raise ValueError("blocks")
-            for name in (*SHAPES, *flat, *NUMBERS):
+            for name in (*SHAPES, *FLAT, *NUMBERS):
                 self._check_numbers(name)
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise GenopactError("PUBLISHED_INVALID", f"not a design of a risk study: {error}") from error
@@ -90,6 +89,12 @@ class RiskDesign:
         if ends[0] != 0 or (widths < 0).any():
             raise ValueError(name)
         return widths
+
+    def _shapes(self, name: str) -> NDArray[np.int64]:
+        """(blocks, axes) of a flat array."""
+        v, d = self._widths("block_variants"), self._widths("block_directions")
+        sizes = {"K": np.full_like(v, self.ancestries), "V": v, "D": d}
+        return np.column_stack([sizes[axis] for axis in FLAT[name]])
 
     @property
     def ancestries(self) -> int:
@@ -216,13 +221,10 @@ class RiskDesign:
 
     def _of_block(self, name: str, place: int) -> NDArray[Any]:
         """A block's part of a flat array."""
-        k, v, d = self.ancestries, self._widths("block_variants"), self._widths("block_directions")
-        sizes = {"weights": k * d * v, "gram": k * d * d, "spread": k * k * d * d, "response": k * k * v * d}[name]
-        shapes: dict[str, tuple[int, ...]] = {"weights": (k, d[place], v[place]), "gram": (k, d[place], d[place])}
-        shapes |= {"spread": (k, k, d[place], d[place]), "response": (k, k, v[place], d[place])}
-        first = int(sizes[:place].sum())
-        part: NDArray[Any] = self.arrays[name][first : first + int(sizes[place])]
-        return part.reshape(shapes[name])
+        shapes = self._shapes(name)
+        first, last = np.cumsum([0, *shapes.prod(axis=1)])[place : place + 2]
+        part: NDArray[Any] = self.arrays[name][first:last]
+        return part.reshape(shapes[place])
 
     def _by_ancestry(self, copies: Codes, ancestry: Indices, weights: Floats) -> Floats:
         found = np.empty(len(copies))

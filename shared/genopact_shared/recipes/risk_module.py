@@ -33,17 +33,12 @@ class RiskModule(nn.Module):
             layers = [nn.GELU(), *(layer for pair in pairs for layer in pair)]
         self.body = nn.Sequential(*layers)
         self.last = nn.Linear(of.width if self.attends else widths[-1], 1, bias=False)
-        self._begin(of)
-
-    def _begin(self, of: RiskNetParameters) -> None:
-        """The first weights: the seed's, the public score, and a last layer of zeros."""
         begun(self, of.seed)
-        share = of.prevalence_milli / 1000
-        with torch.no_grad():
+        with torch.no_grad():  # the public score, and a last layer of zeros
             self.embed.mul_(of.width**0.5)[:, -1] = 0
             self.linear.weight.zero_()
             self.linear.weight[0, -of.ancestries] = of.score_milli / 1000
-            self.linear.bias.fill_(log_odds(share))
+            self.linear.bias.fill_(log_odds(of.prevalence_milli / 1000))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(n,) log odds."""

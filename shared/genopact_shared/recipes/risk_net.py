@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from genopact_shared.errors import GenopactError
+from genopact_shared.errors import GenopactError, require
 from genopact_shared.published import Arrays, Published
 from genopact_shared.recipes.dose import Z80
 from genopact_shared.recipes.facts import GROUP, Facts
@@ -150,8 +150,7 @@ def projected(dosages: NDArray[np.int8], file: Arrays) -> tuple[Floats, Floats]:
     """
     starts, position = file["starts"], np.zeros((len(dosages), file["axes"].shape[1]))
     tokens = np.empty((len(dosages), len(starts) - 1, file["dosage"].shape[1]))
-    if dosages.shape[1] != starts[-1]:
-        raise GenopactError("PUBLISHED_INVALID", "for other variants")
+    require(dosages.shape[1] == starts[-1], "PUBLISHED_INVALID", "for other variants")
     for block in range(len(starts) - 1):
         own = slice(starts[block], starts[block + 1])
         codes, missing = dosages[:, own], file["missing"][own]

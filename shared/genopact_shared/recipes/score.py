@@ -84,17 +84,13 @@ class ScorePlan(ABC):
     planned_total: int
     exact: bool
     published: Published
+    name: ClassVar[str]
     outcome: ClassVar[str]
     cells: ClassVar[int]
     """Numbers of `metrics` for an ancestry; `metrics_clip`: of a patient's row of them."""
     metrics_clip: ClassVar[float]
     moment_unit: ClassVar[float]
     """Of the numbers of `moments`, so that their norm comes near the clip of 1."""
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """The recipe's name."""
 
     @property
     @abstractmethod
@@ -183,11 +179,10 @@ class ScorePlan(ABC):
             odds = rowwise(features, model["coefficients"][None, :])[:, 0]
         p = self.head.expected(odds)
         if name.startswith("effects"):
-            values: Floats = self.design.measured(table, ancestry) * (y - p)[:, None]
-            return values
-        three = self._answers(p, y)
+            return self.design.measured(table, ancestry) * (y - p)[:, None]
         own = ancestry[:, None] == np.arange(self.parameters.ancestries)
-        moments: Floats = own[:, :, None] * (np.column_stack(three) / self.moment_unit)[:, None, :]
+        three = np.column_stack(self._answers(p, y)) / self.moment_unit
+        moments: Floats = own[:, :, None] * three[:, None, :]
         return moments.reshape(table.n, -1)
 
     def advance(self, index: int, model: Model, total: Floats) -> Model:
@@ -214,8 +209,7 @@ class ScorePlan(ABC):
 
     def start(self, model: Model) -> Floats:
         """(K, V) weights for a copy by the published score alone, as the head weighs it."""
-        published: Floats = self._score(model)[:, None] * self.design.published
-        return published
+        return self._score(model)[:, None] * self.design.published
 
     def _score(self, model: Model) -> Floats:
         """(K,) weight of the published score in each ancestry."""

@@ -23,5 +23,4 @@ class Hazards(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, intervals)."""
         found = inputs if self.hidden is None else torch.tanh(self.hidden(inputs))
-        logits: Tensor = self.last(found) + self.baseline(torch.ones_like(inputs[:, :1]))
-        return logits
+        return torch.add(self.last(found), self.baseline(torch.ones_like(inputs[:, :1])))

@@ -17,7 +17,7 @@ Guarantees:
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from pydantic import Field
@@ -84,8 +84,7 @@ class SyntheticRecipe(Classes, Facts):
 
     def loss(self, module: "nn.Module", inputs: "Tensor", targets: "Tensor") -> "Tensor":
         """(B,) minus evidence lower bounds, less a constant; natural units, one per patient, never reduced."""
-        bounds: Tensor = module(inputs, targets)
-        return bounds
+        return cast("Tensor", module(inputs, targets))
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:
         """(n, count) expected copies, also of missing genotypes, by the middle of the patient's latent numbers."""

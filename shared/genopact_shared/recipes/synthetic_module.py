@@ -53,5 +53,4 @@ class Genomes(nn.Module):
         # A lookup of every row: a product with a weight of its own for each variant, which the engine has a rule for.
         near = self.last_near(torch.arange(copies.shape[1], device=copies.device).expand(len(copies), -1))
         fixed = public + self.last_class(torch.softmax(score, 1)) + (windows * near).sum(2)
-        odds: Tensor = self.last_latent(latent) + fixed.unsqueeze(1)
-        return odds
+        return torch.add(self.last_latent(latent), fixed.unsqueeze(1))

@@ -31,15 +31,11 @@ class TraitPlan(ScorePlan):
     """The plan of `trait`: a linear head, residuals of the trait, second moments of prediction and outcome."""
 
     parameters: TraitParameters
+    name: ClassVar[str] = "trait"
     outcome: ClassVar[str] = OUTCOME
     cells: ClassVar[int] = 6
     metrics_clip: ClassVar[float] = 1.5
     moment_unit: ClassVar[float] = 2.0
-
-    @property
-    def name(self) -> str:
-        """The recipe's name."""
-        return "trait"
 
     @property
     def prevalence(self) -> None:

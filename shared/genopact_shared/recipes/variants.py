@@ -1,12 +1,11 @@
 """Where the variants of the recipes lie (variants.toml)."""
 
-import tomllib
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-Build = Literal["GRCh37", "GRCh38"]
+from genopact_shared.alleles import other_strand
+from genopact_shared.errors import beside
 
-_COMPLEMENT = str.maketrans("ACGT", "TGCA")
+Build = Literal["GRCh37", "GRCh38"]
 
 
 class Variant(NamedTuple):
@@ -22,15 +21,10 @@ class Variant(NamedTuple):
     @property
     def palindromic(self) -> bool:
         """Whether both strands read the same two letters, so that letters do not tell the strand."""
-        return complement(self.ref) == self.alt
+        return other_strand(self.ref) == self.alt
 
 
-def complement(allele: str) -> str:
-    """The same letters on the other strand (for substitutions: no reversal needed)."""
-    return allele.translate(_COMPLEMENT)
-
-
-_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+_TABLE = beside(__file__)
 CONTIG_LENGTHS: dict[Build, dict[str, int]] = _TABLE["contig_lengths"]
 """Tell the builds apart by a VCF header."""
 

@@ -121,7 +121,7 @@ class Masking:
         for i, site in enumerate(opening.sites):
             row = [column[i] for column in columns]
             if site == own:
-                self._keep(own, row)
+                self._keep(opening.rounds, own, row)
                 sealed.append(bytes(opening.row_size))
             else:
                 key = stream.derive(peers[site], opening.epoch, "deal", own, site)
@@ -144,7 +144,7 @@ class Masking:
                 stream.agree(self._key, public)  # one that agrees on nothing is refused before a round is charged
                 self._round_keys.setdefault(index, {})[site] = public
             parts[site] = row.pop()
-            self._keep(site, row)
+            self._keep(opening.rounds, site, row)
         self._group = sharing.encode(parts[site] for site in opening.sites)
 
     def mask(self, index: int, values: NDArray[np.int64], bits: int) -> Masked:
@@ -227,9 +227,8 @@ class Masking:
             raise GenopactError("MASK_KEY_LOST")
         return self._opening
 
-    def _keep(self, dealer: str, row: list[int]) -> None:
-        assert self._opening is not None  # noqa: S101 - callers hold it
-        for i, index in enumerate(self._opening.rounds):
+    def _keep(self, rounds: range, dealer: str, row: list[int]) -> None:
+        for i, index in enumerate(rounds):
             self._held.setdefault(index, {})[dealer] = (row[2 * i], row[2 * i + 1])
 
     def _tag_keys(self, index: int, site: str, dims: int) -> tuple[bytes, int]:

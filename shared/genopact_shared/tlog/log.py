@@ -7,7 +7,6 @@ Also how entries and proofs are handed over: many entries in one file, as in the
 and self-contained inclusion proofs (c2sp.org/tlog-proof): checkpoint, index and path in one text file.
 """
 
-import base64
 import os
 import threading
 from array import array
@@ -15,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from genopact_shared import durable
+from genopact_shared import dsse, durable
 from genopact_shared.errors import GenopactError, replacing, require
 from genopact_shared.keys import SigningKey
 from genopact_shared.tlog.note import open_checkpoint, sign_checkpoint
@@ -42,7 +41,7 @@ def pack(entries: Iterable[bytes]) -> bytes:
 
 def encode_proof(index: int, path: Iterable[bytes], checkpoint: bytes) -> bytes:
     """The text form, to be kept in a file with the extension .tlog-proof; the coordinator's `sitelogs` reads it."""
-    lines = [HEADER, f"index {index}", *(base64.b64encode(node).decode("ascii") for node in path), "", ""]
+    lines = [HEADER, f"index {index}", *map(dsse.in_base64, path), "", ""]
     return "\n".join(lines).encode() + checkpoint
 
 

@@ -1,6 +1,5 @@
 """Signed notes (c2sp.org/signed-note) with Ed25519, and checkpoints (c2sp.org/tlog-checkpoint) made of them."""
 
-import base64
 import hashlib
 import re
 
@@ -29,7 +28,7 @@ def sign_note(text: str, name: str, key: SigningKey) -> bytes:
     """
     if not _is_name(name) or not text.endswith("\n") or _has_controls(text):
         raise GenopactError("NOTE_INVALID", "the text or the key's name cannot stand in a note")
-    signature = base64.b64encode(key_id(name, key.public) + key.sign(text.encode())).decode("ascii")
+    signature = dsse.in_base64(key_id(name, key.public) + key.sign(text.encode()))
     return f"{text}\n{_DASH}{name} {signature}\n".encode()
 
 
@@ -50,7 +49,7 @@ def open_note(note: bytes, name: str, key: VerifyKey) -> str:
 
 def sign_checkpoint(head: Head, origin: str, key: SigningKey) -> bytes:
     """The checkpoint of the log named `origin` at `head`."""
-    return sign_note(f"{origin}\n{head.size}\n{base64.b64encode(head.root).decode('ascii')}\n", origin, key)
+    return sign_note(f"{origin}\n{head.size}\n{dsse.in_base64(head.root)}\n", origin, key)
 
 
 def open_checkpoint(note: bytes, origin: str, key: VerifyKey) -> Head:
