@@ -9,10 +9,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from safetensors.numpy import load
-from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.metrics import accuracy_score, precision_score, recall_score, roc_auc_score
 
 from genopact_client.release.quantise import clipped_integers
-from genopact_server.report.risk import THIRDS, errors, thirds
+from genopact_server.report.risk import THIRDS, by_class, errors, thirds
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.privacy.mechanisms import NoisedSum
@@ -222,6 +222,21 @@ def test_thirds_of_predicted_risk_have_kaplan_and_meier_s_curves() -> None:
         assert 0 < points[third]["error"] < 0.1
     assert list(curves) == [*THIRDS]
     assert thirds(cells.reshape(2, -1), 100.0) == ({}, [])
+
+
+def test_recall_and_precision_are_those_of_each_class() -> None:
+    rng, classes = np.random.default_rng(2), 4
+    truth, taken = rng.integers(3, size=400), rng.integers(3, size=400)  # nobody of the last class
+    taken = np.where(rng.random(400) < 0.6, truth, taken)
+    cells = np.zeros((2, classes**2 + 2))
+    np.add.at(cells, (rng.integers(2, size=400), truth * classes + taken), 1)
+    found = by_class(cells, classes, 0.5)
+    for k, row in found.items():
+        assert row["recall"][0] == pytest.approx(recall_score(truth == int(k), taken == int(k)))
+        assert row["precision"][0] == pytest.approx(precision_score(truth == int(k), taken == int(k)))
+        assert 0 < row["recall"][1] < 0.02
+    assert set(found) == {"0", "1", "2"}
+    assert by_class(cells, classes, 500.0) == {}
 
 
 @pytest.mark.parametrize("name", PEOPLE)

@@ -71,7 +71,8 @@ def explain(
         listed = [f"{k}\t{place}\t" + "\t".join(f"{each:.6g}" for each in row) for k, place, row in cells]
         texts[f"{out}-letters.tsv"] = "\n".join(["class\tplace\tA\tC\tG\tT", *listed, ""])
         texts[f"{out}-letters.svg"] = standalone("letters", "What a changed letter does", (9, 4), values=letters)
-    durable.replace(path.with_name(EXPLAINED), json.dumps(most).encode())
+    found = {"most": most} | ({} if letters is None else {"letters": letters.tolist()})
+    durable.replace(path.with_name(EXPLAINED), json.dumps(found).encode())
     for name, text in texts.items():
         Path(name).write_text(text, "utf-8")
     shown = [f"  {name}: {size:.3g}" for name, size in [*most.items()][: SHOWN // 2]]

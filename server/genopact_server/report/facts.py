@@ -34,8 +34,9 @@ EXPLAINED, LEARNED = "explained.json", "learned.json"
 class RunFacts:
     """One run. `models`: the shared model before the first round and after each, as far as they are kept.
 
-    `rehearsal`: what the newest rehearsal of the study showed; None without one. `explained`: feature -> how much it
-    moves the network, by the newest explanation; empty without one. `learned`: how well the model after each round fits
+    `rehearsal`: what the newest rehearsal of the study showed; None without one. `explained`: by the newest
+    explanation, `most`, feature -> how much it moves the network, and of sequences `letters`, see
+    `attribution.mutations`; empty without one. `learned`: how well the model after each round fits
     public people: how many `people`, and `rounds`, measure -> a value a round; empty without that.
     """
 
@@ -48,7 +49,7 @@ class RunFacts:
     site_entries: Mapping[str, int]
     checkpoint: str
     rehearsal: Showing | None
-    explained: Mapping[str, float]
+    explained: Mapping[str, Any]
     learned: Mapping[str, Any]
 
     @property

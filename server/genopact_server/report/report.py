@@ -107,8 +107,10 @@ def _plots(facts: RunFacts, extra: Mapping[str, Any], risk: Quality | None) -> d
         last = {name: values[-1] for name, values in coefficients.items()}
         show("coefficients", "Coefficients", 0.6 + 0.24 * len(last), values=last)
         show("trajectories", "Coefficients by round", 2.9, values=coefficients, unit="coefficient", first=0)
-    elif facts.explained:
-        show("coefficients", "What moves the network most", 0.6 + 0.24 * len(facts.explained), values=facts.explained)
+    elif most := facts.explained.get("most"):
+        show("coefficients", "What moves the network most", 0.6 + 0.24 * len(most), values=most)
+        if letters := facts.explained.get("letters"):
+            show("letters", "What a changed letter does", 2.9, values=np.array(letters, np.float64))
     parts = [event["shares"] for event in facts.rounds if event.get("shares")]
     if not coefficients and len(parts) > 1:
         sites = {site: [each.get(site, 0.0) for each in parts] for site in facts.plan.planned}

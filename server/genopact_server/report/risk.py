@@ -9,7 +9,7 @@ import numpy as np
 from genopact_server.report.facts import RunFacts
 from genopact_shared.recipes.evaluation import Evaluation
 from genopact_shared.recipes.head import probability
-from genopact_shared.recipes.judges import RISKS, ByOdds, ByTime, middle_risks, nominal, outlived
+from genopact_shared.recipes.judges import RISKS, ByClass, ByOdds, ByTime, middle_risks, nominal, outlived
 from genopact_shared.recipes.protocol import Metrics
 from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.recipes.risk_metrics import BINS, MEASURES, middles
@@ -25,7 +25,8 @@ class Quality(NamedTuple):
     `by`: what the groups are. `measures`: in the order of a table. `floor`: what `main` has to reach, or 0. `sampled`:
     whether errors hold those of sampling; else they are of privacy noise alone, because only sums were released.
     `counts`: group -> (bins, 2) others and cases by rising predicted odds. `curves`: third of the patients by predicted
-    risk -> share who outlived each interval, which end on `days`.
+    risk -> share who outlived each interval, which end on `days`. `classes`: class -> recall and precision,
+    each with its error.
     """
 
     metrics: Metrics
@@ -39,6 +40,7 @@ class Quality(NamedTuple):
     counts: Mapping[str, Floats] = MappingProxyType({})
     curves: Mapping[str, list[float]] = MappingProxyType({})
     days: tuple[int, ...] = ()
+    classes: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType({})
 
     @property
     def shown(self) -> dict[str, tuple[float, float]]:
@@ -80,8 +82,30 @@ def _evaluated(course: Evaluation, facts: RunFacts) -> Quality:
     elif isinstance(judge, ByTime):
         curves, points = thirds(cells, spread)
         more = {"curves": curves, "days": of.ends_days}
+    elif isinstance(judge, ByClass):
+        more = {"classes": by_class(cells, of.classes, spread)}
     main, floor = judge.measures[1], of.floor_milli / 1000
     return Quality(metrics, error, points, of.by, course.measures, main, floor, sampled, **more)
+
+
+def by_class(cells: Floats, classes: int, spread: float) -> dict[str, dict[str, tuple[float, float]]]:
+    """Recall and precision of each class that the noise does not drown, of all groups, with the error of noise.
+
+    cells: (groups, n) sums of `ByClass`.
+    """
+
+    def measure(total: Floats) -> Metrics:
+        table, found = total[:-2].reshape(classes, classes), Metrics()
+        for k, (own, taken) in enumerate(zip(table.sum(axis=1), table.sum(axis=0), strict=True)):
+            rates = {"recall": table[k, k] / max(own, 1.0), "precision": table[k, k] / max(taken, 1.0)}
+            found[str(k)] = {"patients": float(own)} | rates
+        return found
+
+    whole = cells.sum(axis=0)
+    error, rows = errors(measure, whole, spread * len(cells) ** 0.5, sampled=False), measure(whole)
+    return {
+        k: {name: (value, error[k][name]) for name, value in row.items()} for k, row in left(rows, error).items() if row
+    }
 
 
 def left(metrics: Metrics, error: Metrics) -> Metrics:
