@@ -14,9 +14,10 @@ from genopact_server.commands import model as commands
 from genopact_server.report.attribution import contributions, mutations
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError
+from genopact_shared.recipes.dose_features import RACES
 from genopact_shared.recipes.network import NetPlan, columns
 from genopact_shared.recipes.protocol import Model
-from genopact_shared.recipes.table import Floats
+from genopact_shared.recipes.table import Floats, Table
 from tests.benchmarks.federation import planned, trained, with_matrices
 from tests.unit.test_deep_recipes import LENGTH, SEQUENCE, course, table
 
@@ -184,6 +185,32 @@ def test_outcomes_that_do_not_fit_are_refused(finished: Any, tmp_path: Path, tex
     answer = told("model", "curve", "run", "--matrix", f"letters={people}", "--table", path)
     assert answer["data"]["code"] == "USAGE"
     assert not [*tmp_path.glob("*.json")]
+
+
+def test_curves_of_recipes_of_columns_and_of_outcomes_in_matrices(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plan = cast("NetPlan", course("adverse"))
+    monkeypatch.setattr(commands, "network_of", lambda *_: (plan, plan.initial(), tmp_path / "model-1.safetensors"))
+    (tmp_path / "model-0000.safetensors").write_bytes(wire.pack(plan.initial()))
+    (tmp_path / "people.tsv").write_text("person\tweekly_dose_mg\trace\nx\t20\tAsian\ny\t60\t\nz\t\t\n")
+    found = told("model", "curve", "run", "--table", tmp_path / "people.tsv")["data"]
+    assert found["people"] == 2
+    columns = {"weekly_dose_mg": np.array([20.0, 60.0]), "race": np.array([RACES.index("Asian"), -1], np.int8)}
+    expected = plan.losses(plan.initial(), Table(columns, 2)).mean()
+    assert found["rounds"]["loss"] == [pytest.approx(expected)]
+    cells = cast("NetPlan", course("cells"))
+    monkeypatch.setattr(commands, "network_of", lambda *_: (cells, cells.initial(), tmp_path / "model-1.safetensors"))
+    assert told("model", "curve", "run")["data"]["code"] == "USAGE"
+    (tmp_path / "model-0000.safetensors").write_bytes(wire.pack(cells.initial()))
+    given = []
+    for at, (name, names) in enumerate({"genome": "abcd", "response": "xyz"}.items()):
+        rows = [f"{person}" + f"\t{at + row}" * len(names) for row, person in enumerate("pqr")]
+        (tmp_path / name).write_text("\n".join(["\t".join(["person", *names]), *rows, ""]))
+        given += ["--matrix", f"{name}={tmp_path / name}"]
+    found = told("model", "curve", "run", *given)["data"]
+    assert found["people"] == 3
+    assert found["rounds"]["within"] == [pytest.approx(1 / 3)]  # it says 0 of 1, 2 and 3
 
 
 def test_matrices_are_joined_by_person(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def explain(
 def curve(
     run: RunName,
     *,
-    table: Annotated[Path, typer.Option(help="TSV: person, and the recipe's columns of public people.")],
+    table: Annotated[Path | None, typer.Option(help="TSV: person, and the recipe's columns of public people.")] = None,
     matrix: Matrices = None,
     panel: PanelFiles = None,
     manifest: StudyManifest = None,
@@ -98,13 +98,15 @@ def curve(
 
     from genopact_server.report.facts import LEARNED, read_model
     from genopact_shared.recipes.network import known
-    from genopact_shared.recipes.table import PEOPLE
+    from genopact_shared.recipes.table import PEOPLE, GenotypeParameters, MatrixParameters
 
     plan, _, path = network_of(home, run)
-    people = _with_outcomes(plan, table, *_public(plan, matrix, panel, manifest)[:2])
+    plain = not isinstance(plan.parameters, GenotypeParameters | MatrixParameters)
+    named, people = ([], None) if plain else _public(plan, matrix, panel, manifest)[:2]
+    people = _with_columns(plan, table, named, people)
     inputs, targets = plan.recipe.tensors(people, plan.parameters, plan.published)
     some, judge = known(targets), plan.recipe.judge
-    require(some.any(), "USAGE", f"{table}: nobody of the given people with an outcome")
+    require(some.any(), "USAGE", "--table: nobody of the given people has an outcome")
     told: dict[str, list[float | None]] = {name: [] for name in ("loss", *(judge.measures[1:2] if judge else ()))}
     models = sorted(path.parent.glob("model-*.safetensors"))
     with bar("Rounds", len(models)) as done:
@@ -254,24 +256,24 @@ def _read(path: Path, wanted: "Matrix") -> "tuple[dict[str, Values], list[str]]"
     return dict(zip(people, values, strict=True)), names
 
 
-def _with_outcomes(plan: "NetPlan", path: Path, people: list[str], known: "Table") -> "Table":
-    """The table with the columns of a TSV; missing for people whom it lacks. USAGE for a cell that does not fit."""
+def _with_columns(plan: "NetPlan", path: Path | None, people: list[str], known: "Table | None") -> "Table":
+    """A table with the columns of a TSV, by default of all its people; what it lacks is missing. USAGE."""
     import numpy as np
 
-    from genopact_shared.recipes.table import Choice, Number
+    from genopact_shared.recipes.table import Choice, Number, Table
 
-    lines = [line.split("\t") for line in durable.read(path, "USAGE").decode("utf-8", "replace").splitlines()]
-    header, rows = lines[0] if lines else [""], {line[0]: line for line in lines[1:]}
-    columns: dict[str, Any] = {}
+    text = durable.read(path, "USAGE").decode("utf-8", "replace") if path else ""
+    (_, *header), *lines = [line.split("\t") for line in text.splitlines()] or [[""]]
+    rows, columns = {line[0]: line[1:] for line in lines}, dict[str, Any]()
+    people = people if known else [*rows]
     for column in plan.recipe.schema:
-        if column.name not in header[1:]:
-            continue
-        at, number = header.index(column.name), isinstance(column, Number)
-        levels = column.levels if isinstance(column, Choice) else ("0", "1", "2")
-        values = np.full(len(people), np.nan if number else -1, np.float64 if number else np.int8)
-        with replacing((ValueError, IndexError), GenopactError("USAGE", f"{path}: column {column.name}")):
-            for row, person in enumerate(people):
-                if cell := rows[person][at] if person in rows else "":
-                    values[row] = float(cell) if number else levels.index(cell)
-        columns[column.name] = values
-    return replace(known, columns=columns)
+        if column.name in header:
+            at, number = header.index(column.name), isinstance(column, Number)
+            levels = column.levels if isinstance(column, Choice) else ("0", "1", "2")
+            values = np.full(len(people), np.nan if number else -1, np.float64 if number else np.int8)
+            with replacing((ValueError, IndexError), GenopactError("USAGE", f"{path}: column {column.name}")):
+                for row, person in enumerate(people):
+                    if cell := rows[person][at] if person in rows else "":
+                        values[row] = float(cell) if number else levels.index(cell)
+            columns[column.name] = values
+    return replace(known, columns=columns) if known else Table(columns, len(people))
