@@ -25,7 +25,7 @@ from genopact_shared.recipes.pca import scores
 from genopact_shared.recipes.protocol import Prediction
 from genopact_shared.recipes.rare_variant_autoencoder import design
 from genopact_shared.recipes.sequence import SequenceParameters
-from genopact_shared.recipes.sequence_module import _words
+from genopact_shared.recipes.sequence_module import words_of
 from genopact_shared.recipes.synthetic_genomes import SyntheticParameters, sample
 from genopact_shared.recipes.table import Copies, Table, digest_of_features
 from tests.benchmarks.federation import matrix, planned, predicted, trained, with_matrices
@@ -574,7 +574,7 @@ def test_the_last_layer_sees_every_word_where_it_begins(longest: int) -> None:
     texts = ["".join(rng.choice([*"ACGTN"], 9, p=[0.23, 0.23, 0.23, 0.23, 0.08])) for _ in range(20)]
     letters = np.array([["ACGTN".index(letter) for letter in text] for text in texts])
     inputs = torch.from_numpy((letters[:, :, None] == np.arange(4)).astype(np.float32))
-    found = [part.numpy() for part in _words(inputs, longest)]
+    found = [part.numpy() for part in words_of(inputs, longest)]
     assert len(found) == longest
     for size, part in enumerate(found, start=1):
         words = ["".join(each) for each in itertools.product("ACGT", repeat=size)]

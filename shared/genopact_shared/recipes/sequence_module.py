@@ -41,11 +41,11 @@ class SequenceModule(nn.Module):
             found = self.body(inputs)[0]
         else:
             found = self.body(torch.cat([inputs, _places(inputs)], 2))
-        logits: Tensor = self.last(torch.cat([found.flatten(1), *_words(inputs, self.words)], 1))
+        logits: Tensor = self.last(torch.cat([found.flatten(1), *words_of(inputs, self.words)], 1))
         return logits
 
 
-def _words(inputs: Tensor, longest: int) -> list[Tensor]:
+def words_of(inputs: Tensor, longest: int) -> list[Tensor]:
     """(n, places x 4^size) for each size from 1 on: which word begins at a place.
 
     A row has about the length 1, so that clipping takes little off its gradient, and short words weigh more: their
