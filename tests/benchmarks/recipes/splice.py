@@ -34,7 +34,7 @@ TRIED: Any = 0.1
 CLASSES = ("ei", "ie", "n")
 CHOICE = (
     "that words help was seen on all ten folds, by pooled support vectors and regressions (0.963 to 0.969); of four "
-    "federated settings with words, seen on all folds, too (0.9620, 0.9650, 0.9653, 0.9659), the last is without samples"
+    "federated settings with words, seen on all folds, too (0.9620, 0.9650, 0.9653, 0.9659) the last has no samples"
 )
 WORDS = {"rounds": 60, "local_steps": 4, "sampling_rate_milli": 1000, "learning_rate_milli": 20_000, "words": 3}
 WORDS |= {"width": 1, "kernel": 1}
