@@ -222,6 +222,11 @@ def test_thirds_of_predicted_risk_have_kaplan_and_meier_s_curves() -> None:
         assert 0 < points[third]["error"] < 0.1
     assert list(curves) == [*THIRDS]
     assert thirds(cells.reshape(2, -1), 100.0) == ({}, [])
+    noise = rng.normal(0, 100, (2, RISKS * (intervals + 1) * 2))
+    assert thirds(noise, 100.0) == ({}, [])
+    vague = cells.reshape(2, -1) + rng.normal(0, 2, noise.shape)
+    for name, curve in thirds(vague, 2.0)[0].items():
+        assert curve == pytest.approx(curves[name], abs=0.15), name
 
 
 def test_recall_and_precision_are_those_of_each_class() -> None:

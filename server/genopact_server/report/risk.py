@@ -124,24 +124,29 @@ def thirds(cells: Floats, spread: float) -> tuple[dict[str, list[float]], list[d
 
     cells: (groups, n) sums of `ByTime`. A third that the noise drowns is left out.
     """
-    whole, people = cells.sum(axis=0), np.maximum(cells.sum(axis=0), 0.0).reshape(RISKS, -1).sum(axis=1)
+    whole = cells.sum(axis=0)
+    people = np.maximum(whole.reshape(RISKS, -1).sum(axis=1), 0.0)
     third = np.floor(3 * (np.cumsum(people) - people / 2) / max(people.sum(), 1.0))
 
-    def parts(total: Floats) -> dict[str, tuple[Floats, Floats]]:
-        table, risks = np.maximum(total, 0.0).reshape(RISKS, -1, 2), middle_risks()
-        return {name: (table[third == at], risks[third == at]) for at, name in enumerate(THIRDS)}
+    def parts(total: Floats) -> dict[str, tuple[Floats, Floats, Floats]]:
+        table, found = total.reshape(RISKS, -1, 2), dict[str, tuple[Floats, Floats, Floats]]()
+        for at, name in enumerate(THIRDS):
+            own, risks = table[third == at], middle_risks()[third == at]
+            # Added up before negative counts go, so that the noise of many cells makes up nobody.
+            found[name] = own.sum(axis=(1, 2)), risks, outlived(np.maximum(own.sum(axis=0), 0.0))
+        return found
 
     def measure(total: Floats) -> Metrics:
         found = Metrics()
-        for name, (table, risks) in parts(total).items():
-            people = table.sum(axis=(1, 2))
-            row = {"patients": people.sum(), "predicted": people @ risks / max(people.sum(), 1.0)}
-            found[name] = row | {"observed": 1 - outlived(table.sum(axis=0))[-1]}
+        for name, (people, risks, curve) in parts(total).items():
+            some = np.maximum(people, 0.0)
+            row = {"patients": float(people.sum()), "predicted": float(some @ risks / max(some.sum(), 1.0))}
+            found[name] = row | {"observed": 1 - float(curve[-1])}
         return found
 
     error = errors(measure, whole, spread * len(cells) ** 0.5)
     rows = {name: row for name, row in left(measure(whole), error).items() if row}
-    curves = {name: outlived(parts(whole)[name][0].sum(axis=0)).tolist() for name in rows}
+    curves = {name: curve.tolist() for name, (*_, curve) in parts(whole).items() if name in rows}
     return curves, [row | {"error": error[name]["observed"]} for name, row in rows.items()]
 
 

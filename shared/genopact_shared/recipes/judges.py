@@ -90,15 +90,17 @@ class ByTime:
         Ties within a bin of risk count half. Source: Harrell et al., "Evaluating the yield of medical tests", 1982.
         calibration: who had the event, censored patients aside, over who was expected to.
         """
-        table = np.maximum(total, 0).reshape(RISKS, len(of.ends_days) + 1, 2)
-        events, longer = _entered(table)
+        table = total.reshape(RISKS, len(of.ends_days) + 1, 2)
+        events, longer = _entered(np.maximum(table, 0))
         lower = np.cumsum(longer, axis=0) - longer / 2
-        pairs, people = float((events.sum(axis=0) * longer.sum(axis=0)).sum()), table.sum(axis=(1, 2))
+        pairs = float((events.sum(axis=0) * longer.sum(axis=0)).sum())
+        people = np.maximum(table.sum(axis=(1, 2)), 0)  # added up first, so that the noise of cells makes up nobody
         found = {"patients": float(total.sum()), "events": float(total.reshape(-1, 2)[:, 1].sum())}
         if pairs < 1:
             return found
-        expected = float(people @ middle_risks() / people.sum())
-        found["calibration"] = (1 - float(outlived(table.sum(axis=0))[-1])) / expected
+        expected = float(people @ middle_risks() / max(people.sum(), 1))
+        came = 1 - float(outlived(np.maximum(table.sum(axis=0), 0))[-1])
+        found["calibration"] = came / max(expected, 1 / RISKS / 2)
         return found | {"c_index": float((events * lower).sum()) / pairs}
 
 
