@@ -25,7 +25,7 @@ from genopact_shared.recipes.pca import scores
 from genopact_shared.recipes.protocol import Prediction
 from genopact_shared.recipes.rare_variant_autoencoder import design
 from genopact_shared.recipes.sequence import SequenceParameters
-from genopact_shared.recipes.sequence_module import words_of
+from genopact_shared.recipes.sequence_module import composition_of, words_of
 from genopact_shared.recipes.synthetic_genomes import SyntheticParameters, sample
 from genopact_shared.recipes.table import Copies, Table, digest_of_features
 from tests.benchmarks.federation import matrix, planned, predicted, trained, with_matrices
@@ -56,7 +56,8 @@ CELLS: dict[str, Any] = {
 }  # fmt: skip
 STUDIES: dict[str, tuple[str, dict[str, Any]]] = {
     "cnn": ("sequence-cnn", SEQUENCE), "rnn": ("sequence-rnn", SEQUENCE),
-    "transformer": ("sequence-transformer", SEQUENCE), "words": ("sequence-cnn", SEQUENCE | {"words": 2}),
+    "transformer": ("sequence-transformer", SEQUENCE),
+    "words": ("sequence-cnn", SEQUENCE | {"words": 2, "composition": 1}),
     "late": ("multiomics", OMICS), "attention": ("multiomics", OMICS | {"fusion": "attention"}),
     "survival": ("survival", SURVIVAL),
     "survival, hidden": ("survival", SURVIVAL | {"hidden": 4, "proportional": False}),
@@ -586,6 +587,21 @@ def test_the_last_layer_sees_every_word_where_it_begins(longest: int) -> None:
     assert whole
     assert (norms <= 1 + 1e-6).all()
     assert (norms > 0.8).all()
+
+
+def test_composition_is_how_often_words_come_beyond_chance() -> None:
+    rng = np.random.default_rng(3)
+    letters = rng.integers(4, size=(200, 60))
+    inputs = torch.from_numpy((letters[:, :, None] == np.arange(4)).astype(np.float64))
+    found = [part.numpy() for part in composition_of(inputs, 2)]
+    text = "".join("ACGT"[letter] for letter in letters[7])
+    for size, part in enumerate(found, start=1):
+        chance, places = 0.25**size, 61 - size
+        for k, word in enumerate("".join(each) for each in itertools.product("ACGT", repeat=size)):
+            count = sum(text[at : at + size] == word for at in range(places))
+            spread = np.sqrt(places * chance * (1 - chance))
+            assert part[7, k] == pytest.approx((count - places * chance) / spread / np.sqrt(20))
+    assert np.linalg.norm(np.concatenate(found, axis=1), axis=1).mean() == pytest.approx(1, abs=0.1)
 
 
 def test_a_convolution_is_centred() -> None:

@@ -29,13 +29,15 @@ class SequenceParameters(ClassParameters, MatrixParameters):
 
     `width`: channels, hidden units or numbers of a token. `kernel`: letters that a convolution sees, an odd number.
     `depth`: of convolutions or layers of attention. `words`: letters of the longest words that the last layer sees
-    beside the network: every word that begins at a place is a feature of its own.
+    beside the network: every word that begins at a place is a feature of its own. `composition`: letters of the longest
+    words of which it sees how often they come anywhere.
     """
 
     width: int = Field(default=16, ge=1, le=256)
     kernel: int = Field(default=7, ge=1, le=63)
     depth: int = Field(default=1, ge=1, le=4)
     words: int = Field(default=0, ge=0, le=4)
+    composition: int = Field(default=0, ge=0, le=5)
 
     @field_validator("kernel")
     @classmethod
