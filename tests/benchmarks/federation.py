@@ -16,6 +16,7 @@ from genopact_shared.plan import Plan, plan_of
 from genopact_shared.privacy.mechanisms import NoisedSum
 from genopact_shared.privacy.noise import skellam
 from genopact_shared.published import NOTHING, Published
+from genopact_shared.recipes import NETWORKS, RECIPES
 from genopact_shared.recipes.network import NetPlan, NetSums
 from genopact_shared.recipes.protocol import Model, Prediction
 from genopact_shared.recipes.table import Matrix, Table, Values, digest_of_features
@@ -40,7 +41,8 @@ def planned(
         mode=mode, epsilon_milli=None if mode == "none" else round(1000 * epsilon), delta=DELTA,
         honest_minimum=max(2, len(tables) * 2 // 3) if mode == "distributed" else 1,
     )  # fmt: skip
-    choice = RecipeChoice(name=recipe, version=1, parameters=dict(parameters))
+    version = (RECIPES.get(recipe) or NETWORKS[recipe]).version
+    choice = RecipeChoice(name=recipe, version=version, parameters=dict(parameters))
     study = cast("Study", SimpleNamespace(recipe=choice, privacy=privacy))
     return plan_of(study, {site: max(10, round(table.n, -1)) for site, table in tables.items()}, published)
 

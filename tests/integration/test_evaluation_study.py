@@ -33,7 +33,7 @@ def asked(one: Consortium, run: Run, tmp_path: Path, **parameters: Any) -> Study
     """A study that evaluates the run's network, made at the command line of a template."""
     recipe = {
         "name": "dose-net-evaluation",
-        "version": 1,
+        "version": 2,
         "parameters": {"by": "race", "evaluated": "all"} | parameters,
     }
     parties = [each.party for each in one.hospitals.values()]
@@ -106,7 +106,7 @@ def test_the_template_names_the_evaluation_of_that_network(consortium: Make, tmp
     one = consortium(privacy=LOCAL, recipe=NET)
     run = Run.start(one.folder, one.study, one.courier, one.events.append)
     run.go()
-    (tmp_path / "fair.yaml").write_text("recipe: {name: survival-evaluation, version: 1}\n")
+    (tmp_path / "fair.yaml").write_text("recipe: {name: survival-evaluation, version: 2}\n")
     words = ["design", "evaluation", str(tmp_path / "fair.yaml"), run.state.run, "--home", str(one.folder.home)]
     done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "a"), "--study", str(tmp_path / "b")])
     assert done.exit_code != 0

@@ -368,7 +368,7 @@ def test_an_evaluated_network_predicts_in_its_own_unit_and_by_its_own_rule(tmp_p
     named = of.module(of.parameters()).named_parameters()
     data = wire.pack({name: weights.detach().numpy().astype(np.float64) for name, weights in named})
     parameters = {"model": canonical.digest(data), "by": "race", "evaluated": "all"}
-    recipe = {"name": "dose-net-evaluation", "version": 1, "parameters": parameters}
+    recipe = {"name": "dose-net-evaluation", "version": 2, "parameters": parameters}
     one = hospital.consortium(
         tmp_path / "parties", privacy={"mode": "none", "honest_minimum": 1}, recipe=recipe,
         metrics=RECIPES["dose-net-evaluation"].measures,

@@ -53,7 +53,8 @@ def study(home: Path, name: str, mode: str) -> Study:
         Folder.create(home / "hub", "hub", "127.0.0.1:8000"), parties, purpose=purpose, outcome=outcome,
         metrics=metrics,
         privacy={"mode": mode, "epsilon_milli": 4000, "delta": "0.0000000001", "honest_minimum": honest},
-        recipe={"name": recipe, "version": 1, "parameters": given | ROUND}, schedule={"quorum": sites},
+        recipe={"name": recipe, "version": 2 if "evaluation" in recipe else 1, "parameters": given | ROUND},
+        schedule={"quorum": sites},
     )  # fmt: skip
 
 

@@ -604,6 +604,8 @@ def test_composition_is_how_often_words_come_beyond_chance() -> None:
     assert np.linalg.norm(np.concatenate(found, axis=1), axis=1).mean() == pytest.approx(1, abs=0.1)
 
 
-def test_a_convolution_is_centred() -> None:
-    with pytest.raises(ValueError, match="kernel is odd"):
-        SequenceParameters.model_validate(SEQUENCE | {"kernel": 6})
+def test_words_fit_into_the_sequence_and_kernels_may_be_even() -> None:
+    with pytest.raises(ValueError, match="no longer than the sequence"):
+        SequenceParameters.model_validate(SEQUENCE | {"matrices": [matrix("letters", ["1"], "genome")], "words": 2})
+    plan, people = course("cnn", kernel=6, depth=2), table("cnn", 5)
+    assert plan.outputs(plan.initial(), people).shape == (5, 2)

@@ -4,6 +4,7 @@ import hashlib
 import math
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.numpy import load
 from sklearn.metrics import accuracy_score, precision_score, recall_score, roc_auc_score
 
 from genopact_client.release.quantise import clipped_integers
-from genopact_server.report.risk import THIRDS, by_class, errors, thirds
+from genopact_server.report.risk import THIRDS, by_class, errors, left, thirds
 from genopact_shared import wire
 from genopact_shared.errors import GenopactError
 from genopact_shared.privacy.mechanisms import NoisedSum
@@ -20,7 +21,7 @@ from genopact_shared.published import Published
 from genopact_shared.recipes import NETWORKS, RECIPES, chosen
 from genopact_shared.recipes.dose_features import RACES, dose_mg, outcome
 from genopact_shared.recipes.evaluation import Evaluation, EvaluationParameters
-from genopact_shared.recipes.judges import RISKS
+from genopact_shared.recipes.judges import EDGES, RISKS, ByTime
 from genopact_shared.recipes.network import NetParameters, Network, weights_of
 from genopact_shared.recipes.protocol import Model
 from genopact_shared.recipes.table import Floats, Table
@@ -112,7 +113,8 @@ def naive(kind: str, name: str, outputs: Floats, targets: Floats) -> dict[str, f
         return {"patients": n, "cases": targets.sum(), "auc": roc_auc_score(targets, bins)}
     if kind == "ByTime":
         outputs = outputs.reshape(targets.shape)
-        risk = [int(min(8 * (1 - np.prod(1 / (1 + np.exp(row)))), 7)) for row in outputs]
+        chance = [float(1 - np.prod(1 / (1 + np.exp(row)))) for row in outputs]
+        risk = [sum(each >= edge for edge in (0.01, 0.03, 0.08, 0.2, 0.35, 0.55, 0.75)) for each in chance]
         order, pairs = 0.0, 0
         for i in range(n):
             for j in range(n):
@@ -120,8 +122,7 @@ def naive(kind: str, name: str, outputs: Floats, targets: Floats) -> dict[str, f
                     order, pairs = order + (risk[j] < risk[i]) + 0.5 * (risk[j] == risk[i]), pairs + 1
         times = [int((row == 0).sum()) for row in targets]
         happened = [bool((row == 1).any()) for row in targets]
-        expected = float(np.mean([(each + 0.5) / 8 for each in risk]))
-        calibration = (1 - survival(times, happened, targets.shape[1])[-1]) / expected
+        calibration = (1 - survival(times, happened, targets.shape[1])[-1]) / float(np.mean(chance))
         found = {"patients": n, "events": sum(1 in row for row in targets), "c_index": order / pairs}
         return found | {"calibration": calibration}
     if name == "dose":
@@ -172,10 +173,12 @@ def test_those_who_trained_beside_those_held_out(name: str) -> None:
     main = apart.judge.measures[1]
     for group, row in found.items():
         gap = row.pop("gap", None)
+        assert row.pop("trained") == pytest.approx(parts[1][group]["patients"])
         assert row == pytest.approx(parts[0][group])
         both = main in parts[0][group] and main in parts[1][group]
         assert gap == (pytest.approx(parts[1][group][main] - parts[0][group][main]) if both else None)
-    assert apart.measures[-1] == "gap" not in made(name)[0].course.measures
+    assert apart.measures[-2:] == ("trained", "gap")
+    assert not {"trained", "gap"} & {*made(name)[0].course.measures}
     assert plan.steps[0].fact == made(name, evaluated="both")[0].steps[0].fact
 
 
@@ -206,27 +209,69 @@ def test_a_network_that_knows_its_own_patients_has_a_gap_where_it_does() -> None
 def test_thirds_of_predicted_risk_have_kaplan_and_meier_s_curves() -> None:
     """Of 900 patients in two groups, against each third's own patients."""
     rng, intervals, n = np.random.default_rng(8), 5, 900
-    risk, at, came = rng.integers(RISKS, size=n), rng.integers(intervals + 1, size=n), rng.random(n) < 0.5
+    bins, at, came = rng.integers(RISKS, size=n), rng.integers(intervals + 1, size=n), rng.random(n) < 0.5
     came &= at < intervals
-    cells = np.zeros((2, RISKS, intervals + 1, 2))
-    np.add.at(cells, (rng.integers(2, size=n), risk, at, came.astype(int)), 1)
-    curves, points = thirds(cells.reshape(2, -1), 0.0)
-    order = np.cumsum(np.bincount(risk, minlength=RISKS)) - np.bincount(risk, minlength=RISKS) / 2
+    risk, group = rng.uniform([0, *EDGES], [*EDGES, 1], (n, RISKS))[np.arange(n), bins], rng.integers(2, size=n)
+    counts, risks = np.zeros((2, RISKS, intervals + 1, 2)), np.zeros((2, RISKS))
+    np.add.at(counts, (group, bins, at, came.astype(int)), 1)
+    np.add.at(risks, (group, bins), risk)
+    cells = np.concatenate([counts.reshape(2, -1), risks], axis=1)
+    curves, points = thirds(cells, 0.0)
+    order = np.cumsum(np.bincount(bins, minlength=RISKS)) - np.bincount(bins, minlength=RISKS) / 2
     for third, (name, curve) in enumerate(curves.items()):
-        own = np.isin(risk, np.flatnonzero(np.floor(3 * order / n) == third))
+        own = np.isin(bins, np.flatnonzero(np.floor(3 * order / n) == third))
         assert 200 < own.sum() < 400
         expected = survival(at[own].tolist(), came[own].tolist(), intervals)
         assert curve == pytest.approx(expected), name
         assert points[third]["observed"] == pytest.approx(1 - expected[-1])
-        assert points[third]["predicted"] == pytest.approx(float(np.mean((risk[own] + 0.5) / RISKS)))
+        assert points[third]["predicted"] == pytest.approx(risk[own].mean())
         assert 0 < points[third]["error"] < 0.1
     assert list(curves) == [*THIRDS]
-    assert thirds(cells.reshape(2, -1), 100.0) == ({}, [])
-    noise = rng.normal(0, 100, (2, RISKS * (intervals + 1) * 2))
-    assert thirds(noise, 100.0) == ({}, [])
-    vague = cells.reshape(2, -1) + rng.normal(0, 2, noise.shape)
-    for name, curve in thirds(vague, 2.0)[0].items():
+    assert thirds(cells, 100.0) == ({}, [])
+    assert thirds(rng.normal(0, 100, cells.shape), 100.0) == ({}, [])
+    for name, curve in thirds(cells + rng.normal(0, 2, cells.shape), 2.0)[0].items():
         assert curve == pytest.approx(curves[name], abs=0.15), name
+
+
+@pytest.mark.parametrize("risk", [0.01, 0.05, 0.3])
+def test_a_network_that_says_the_truth_is_calibrated_also_where_events_are_rare(risk: float) -> None:
+    rng, n, intervals = np.random.default_rng(9), 40_000, 4
+    hazard = 1 - (1 - risk * rng.uniform(0.5, 1.5, n)) ** (1 / intervals)
+    came = rng.random((n, intervals)) < hazard[:, None]
+    first = np.where(came.any(axis=1), came.argmax(axis=1), intervals)[:, None]
+    targets = np.where(np.arange(intervals) < first, 0.0, np.where(np.arange(intervals) == first, 1.0, np.nan))
+    outputs = np.repeat(np.log(hazard / (1 - hazard))[:, None], intervals, axis=1)
+    of, judge = SimpleNamespace(ends_days=(1, 2, 3, 4)), ByTime()
+    found = judge.measured(judge.rows(outputs, targets, of).sum(axis=0), of)
+    assert found["calibration"] == pytest.approx(1, abs=0.12)
+
+
+@pytest.mark.parametrize("name", ["adverse", "survival", "cnn", "dose"])
+def test_noise_moves_no_gap(name: str) -> None:
+    """Clipped counts pulled small groups towards a guess: gaps that were not there."""
+    plan = made(name, evaluated="both")[0]
+    course, table = plan.course, people(name, 400)
+    total = 20 * course.contribution(0, course.initial(), table).sum(axis=0)
+    true, rng = course.measured(total)["all"], np.random.default_rng(1)
+    found = [course.measured(total + rng.normal(0, 2, total.size))["all"] for _ in range(300)]
+    for measure in (course.judge.measures[1], "gap"):
+        values = np.array([row[measure] for row in found if measure in row])
+        assert len(values) > 280
+        spread = values.std() / len(values) ** 0.5
+        assert abs(np.median(values) - true[measure]) < 6 * spread + 0.01, measure
+
+
+def test_a_gap_needs_patients_who_trained() -> None:
+    """Where nobody trained, noise would otherwise be a gap with an unknown error."""
+    rng, groups = np.random.default_rng(6), ("one", "two", "all")
+    row = {"patients": 300.0, "accuracy": 0.8, "gap": 5.0}
+    held = {name: row | {"trained": float(rng.normal(0, 3))} for name in groups}
+    error = {name: {"patients": 3.0, "accuracy": 0.02, "trained": 3.0, "gap": 4.0} for name in groups}
+    held["two"]["trained"] = 300.0
+    found = left(held, error | {"all": {"patients": 3.0, "trained": 3.0}})
+    assert [sorted(row) for row in found.values()] == [
+        ["accuracy", "patients", "trained"], ["accuracy", "gap", "patients", "trained"], ["patients", "trained"],
+    ]  # fmt: skip
 
 
 def test_recall_and_precision_are_those_of_each_class() -> None:
@@ -241,6 +286,10 @@ def test_recall_and_precision_are_those_of_each_class() -> None:
         assert row["precision"][0] == pytest.approx(precision_score(truth == int(k), taken == int(k)))
         assert 0 < row["recall"][1] < 0.02
     assert set(found) == {"0", "1", "2"}
+    never = cells.copy()
+    never[:, 1:-2:classes] = 0  # the network takes nobody for class 1
+    assert "precision" not in by_class(never, classes, 0.5)["1"]
+    assert by_class(never, classes, 0.5)["1"]["recall"][0] == 0
     assert by_class(cells, classes, 500.0) == {}
 
 
@@ -368,13 +417,13 @@ def test_risk_is_evaluated_by_its_genotypes(tmp_path: Any) -> None:
 
 def test_groups_are_a_column_s_levels_and_no_outcome_s() -> None:
     good = {"model": "0" * 64, "by": "race"}
-    chosen(RecipeChoice(name="dose-net-evaluation", version=1, parameters=good))
+    chosen(RecipeChoice(name="dose-net-evaluation", version=2, parameters=good))
     for change in ({"by": "class"}, {"by": "weekly_dose_mg"}, {"model": "no"}, {"floor_milli": 1001}, {"groups": 0}):
         with pytest.raises(GenopactError, match="STUDY_INVALID"):
-            chosen(RecipeChoice(name="dose-net-evaluation", version=1, parameters=good | change))
+            chosen(RecipeChoice(name="dose-net-evaluation", version=2, parameters=good | change))
     parameters = STUDIES["cnn"][1] | {"model": "0" * 64, "by": "class"}
     with pytest.raises(GenopactError, match="STUDY_INVALID"):
-        chosen(RecipeChoice(name="sequence-cnn-evaluation", version=1, parameters=parameters))
+        chosen(RecipeChoice(name="sequence-cnn-evaluation", version=2, parameters=parameters))
 
 
 def test_a_model_of_another_network_is_refused() -> None:

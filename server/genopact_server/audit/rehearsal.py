@@ -191,14 +191,7 @@ def _drawn(schema: tuple[tables.Column, ...], of: Frozen, variants: int, rng: np
             ends = rng.choice([float(column.low), float(column.high)], n)
             columns[column.name] = ends if column.role == "outcome" else rng.uniform(column.low, column.high, n)
         else:
-            levels = (
-                len(column.levels)
-                if isinstance(column, tables.Choice)
-                else 3
-                if isinstance(column, tables.Dosage)
-                else 2
-            )
-            columns[column.name] = rng.integers(levels, size=n).astype(np.int8)
+            columns[column.name] = rng.integers(len(column.levels), size=n).astype(np.int8)
     genotypes = Copies(rng.integers(3, size=(n, variants), dtype=np.int8)) if variants else None
     wanted = of.matrices if isinstance(of, tables.MatrixParameters) else ()
     matrices = {each.name: rng.integers(5, size=(n, each.features)).astype(np.float32) for each in wanted}

@@ -1,9 +1,10 @@
 """`genopact model`: what moves a finished network, and the network as a file that others can use."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -16,8 +17,8 @@ from genopact_shared.terminal import Answer, bar, command, working
 
 if TYPE_CHECKING:
     from genopact_shared.recipes.network import NetPlan
-    from genopact_shared.recipes.protocol import Model
-    from genopact_shared.recipes.table import Matrix, Table, Values
+    from genopact_shared.recipes.protocol import Judge, Model
+    from genopact_shared.recipes.table import Column, Matrix, Table, Values
 
 app = typer.Typer(help="Explain and export a network; how it learned.", no_args_is_help=True, rich_markup_mode=None)
 SHOWN, OUTPUTS, TOLERANCE = 20, 10, 1e-4
@@ -102,26 +103,23 @@ def curve(
 
     plan, _, path = network_of(home, run)
     plain = not isinstance(plan.parameters, GenotypeParameters | MatrixParameters)
-    named, people = ([], None) if plain else _public(plan, matrix, panel, manifest)[:2]
+    named, people = ([], None) if plain and not matrix else _public(plan, matrix, panel, manifest)[:2]
     people = _with_columns(plan, table, named, people)
     inputs, targets = plan.recipe.tensors(people, plan.parameters, plan.published)
-    some, judge = known(targets), plan.recipe.judge
+    some, judge, losses, fits = known(targets), cast("Judge", plan.recipe.judge), list[float](), list[float | None]()
     require(some.any(), "USAGE", "--table: nobody of the given people has an outcome")
-    told: dict[str, list[float | None]] = {name: [] for name in ("loss", *(judge.measures[1:2] if judge else ()))}
     models = sorted(path.parent.glob("model-*.safetensors"))
     with bar("Rounds", len(models)) as done:
         for each in map(read_model, models):
-            told["loss"].append(float(plan.losses(each, people)[some].mean()))
-            if judge:
-                outputs = plan.forward(each, inputs[some], PEOPLE)
-                rows = judge.rows(outputs, targets.numpy()[some].astype(np.float64), plan.parameters)
-                measures = judge.measured(rows.sum(axis=0), plan.parameters)
-                told[judge.measures[1]].append(measures.get(judge.measures[1]))
+            losses.append(float(plan.losses(each, people)[some].mean()))
+            outputs = plan.forward(each, inputs[some], PEOPLE)
+            rows = judge.rows(outputs, targets.numpy()[some].astype(np.float64), plan.parameters)
+            fits.append(judge.measured(rows.sum(axis=0), plan.parameters).get(judge.measures[1]))
             done(1)
-    found = {"people": int(some.sum()), "rounds": told}
+    found = {"people": int(some.sum()), "rounds": {"loss": losses, judge.measures[1]: fits}}
     durable.replace(path.with_name(LEARNED), json.dumps(found).encode())
-    last = [f"{name} {values[0]:.3g} at first, {values[-1]:.3g} at last" for name, values in told.items() if values[-1]]
-    return Answer(found, [f"{len(models) - 1} rounds, {found['people']} people: {'; '.join(last)}"])
+    said = f"{found['people']} people: mean loss {losses[0]:.3g} before the first round, {losses[-1]:.3g} at last"
+    return Answer(found, [said])
 
 
 @command(app, "export", example="genopact model export RUN --out splice.onnx")
@@ -194,7 +192,7 @@ def _genotyped(plan: "NetPlan", panel: Path, manifest: Path) -> "tuple[list[str]
     from genopact_shared.recipes.protocol import of_kind
     from genopact_shared.recipes.table import Copies, GenotypeParameters, Table
 
-    require(plan.name in {"ancestry", "risk-net"}, "USAGE", f"recipe {plan.name} has no explanation by genotypes")
+    require(plan.name in {"ancestry", "risk-net"}, "USAGE", f"recipe {plan.name} reads no panel's genotypes here")
     variants, wanted = read_manifest(manifest), of_kind(plan.parameters, GenotypeParameters).variants
     require(variants.digest == wanted, "MANIFEST_INVALID", "the study is of other variants")
     people = panel_of(panel, variants)
@@ -244,7 +242,7 @@ def _read(path: Path, wanted: "Matrix") -> "tuple[dict[str, Values], list[str]]"
         if text.startswith(">"):
             names = [str(at + 1) for at in range(wanted.features)]
             found = [record.splitlines() or [""] for record in text.split(">")[1:]]
-            people = [head.partition(" ")[0] for head, *_ in found]
+            people = [head.partition(" ")[0].partition("\t")[0] for head, *_ in found]
             rows: list[list[float]] = [[*map("ACGT".find, "".join(letters).upper())] for _, *letters in found]
         else:
             (_, *names), *cells = [line.split("\t") for line in text.splitlines()]
@@ -260,20 +258,29 @@ def _with_columns(plan: "NetPlan", path: Path | None, people: list[str], known: 
     """A table with the columns of a TSV, by default of all its people; what it lacks is missing. USAGE."""
     import numpy as np
 
-    from genopact_shared.recipes.table import Choice, Number, Table
+    from genopact_shared.recipes.table import Number, Table
 
     text = durable.read(path, "USAGE").decode("utf-8", "replace") if path else ""
-    (_, *header), *lines = [line.split("\t") for line in text.splitlines()] or [[""]]
+    (_, *header), *lines = [line.split("\t") for line in text.splitlines() if line] or [[""]]
     rows, columns = {line[0]: line[1:] for line in lines}, dict[str, Any]()
+    require(len(rows) == len(lines), "USAGE", f"{path}: somebody has two rows")
     people = people if known else [*rows]
     for column in plan.recipe.schema:
         if column.name in header:
             at, number = header.index(column.name), isinstance(column, Number)
-            levels = column.levels if isinstance(column, Choice) else ("0", "1", "2")
-            values = np.full(len(people), np.nan if number else -1, np.float64 if number else np.int8)
             with replacing((ValueError, IndexError), GenopactError("USAGE", f"{path}: column {column.name}")):
-                for row, person in enumerate(people):
-                    if cell := rows[person][at] if person in rows else "":
-                        values[row] = float(cell) if number else levels.index(cell)
-            columns[column.name] = values
+                cells = [rows[person][at] if person in rows else "" for person in people]
+                values = [_code(column, cell) if cell else math.nan if number else -1 for cell in cells]
+            columns[column.name] = np.array(values, np.float64 if number else np.int8)
     return replace(known, columns=columns) if known else Table(columns, len(people))
+
+
+def _code(column: "Column", cell: str) -> float:
+    """A number within its bounds, or the place of a level. Raises ValueError."""
+    from genopact_shared.recipes.table import Number
+
+    if not isinstance(column, Number):
+        return column.levels.index(cell)
+    if not column.low <= float(cell) <= column.high:
+        raise ValueError("out of bounds")
+    return float(cell)

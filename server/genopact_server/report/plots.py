@@ -206,7 +206,7 @@ def letters(axes: "Axes", *, values: "NDArray[Any]") -> None:
 
 def _styles() -> Iterator[dict[str, Any]]:
     """Of lines that can be told apart, also in print."""
-    for dash in itertools.chain(["solid"], itertools.repeat((0, (4, 2)))):
+    for dash in itertools.cycle(("solid", (0, (4, 2)), (0, (1, 2)))):
         yield from ({"color": colour, "linestyle": dash} for colour in (ACCENT, SECOND, INK, MUTED))
 
 

@@ -15,6 +15,7 @@ from genopact_server.report.risk import Quality, quality
 from genopact_shared import __version__, durable
 from genopact_shared.page import template
 from genopact_shared.recipes.dose import ERROR_BOUND_MG
+from genopact_shared.recipes.network import Network
 from genopact_shared.recipes.table import Table
 from genopact_shared.study import Study
 
@@ -50,6 +51,7 @@ def render(facts: RunFacts, extra: Mapping[str, Any]) -> str:
     risk = quality(facts)
     return template(Path(__file__).with_name("template.html.j2"), number=number, plain=plain).render(
         facts=facts, extra=extra, risk=risk, steps=_steps(facts), plots=_plots(facts, extra, risk),
+        judged=isinstance(facts.plan.course, Network) and facts.plan.course.recipe.judge,
         unit=UNIT.get(facts.plan.recipe.name, ""), unknown=_unknown_patient(facts), epsilon=_epsilon(facts),
         comparison=_comparison(extra), limits=LIMITS,
         versions={"genopact": __version__, "Python": platform.python_version(), "NumPy": np.__version__},
@@ -107,7 +109,7 @@ def _plots(facts: RunFacts, extra: Mapping[str, Any], risk: Quality | None) -> d
         last = {name: values[-1] for name, values in coefficients.items()}
         show("coefficients", "Coefficients", 0.6 + 0.24 * len(last), values=last)
         show("trajectories", "Coefficients by round", 2.9, values=coefficients, unit="coefficient", first=0)
-    elif most := facts.explained.get("most"):
+    elif most := facts.explained.get("most", facts.explained):
         show("coefficients", "What moves the network most", 0.6 + 0.24 * len(most), values=most)
         if letters := facts.explained.get("letters"):
             show("letters", "What a changed letter does", 2.9, values=np.array(letters, np.float64))

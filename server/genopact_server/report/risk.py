@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from genopact_server.report.facts import RunFacts
-from genopact_shared.recipes.evaluation import Evaluation
+from genopact_shared.recipes.evaluation import ALL, GAP, TRAINED, Evaluation
 from genopact_shared.recipes.head import probability
-from genopact_shared.recipes.judges import RISKS, ByClass, ByOdds, ByTime, middle_risks, nominal, outlived
+from genopact_shared.recipes.judges import ByClass, ByOdds, ByTime, by_risk, nominal, outlived
 from genopact_shared.recipes.protocol import Metrics
 from genopact_shared.recipes.risk import RiskPlan
 from genopact_shared.recipes.risk_metrics import BINS, MEASURES, middles
@@ -17,6 +17,8 @@ from genopact_shared.recipes.table import Floats
 
 DRAWS, SURE, VAGUE = 200, 3.0, 0.1
 THIRDS = ("lowest third", "middle third", "highest third")
+NEEDS = {GAP: TRAINED, "precision": "taken"}
+"""Measures that need a count of their own to be clear of the noise."""
 
 
 class Quality(NamedTuple):
@@ -97,26 +99,31 @@ def by_class(cells: Floats, classes: int, spread: float) -> dict[str, dict[str, 
     def measure(total: Floats) -> Metrics:
         table, found = total[:-2].reshape(classes, classes), Metrics()
         for k, (own, taken) in enumerate(zip(table.sum(axis=1), table.sum(axis=0), strict=True)):
-            rates = {"recall": table[k, k] / max(own, 1.0), "precision": table[k, k] / max(taken, 1.0)}
-            found[str(k)] = {"patients": float(own)} | rates
+            counts, hits = {"patients": float(own), "taken": float(taken)}, float(table[k, k])
+            found[str(k)] = counts | {"recall": hits / max(own, 1.0), "precision": hits / max(taken, 1.0)}
         return found
 
     whole = cells.sum(axis=0)
-    error, rows = errors(measure, whole, spread * len(cells) ** 0.5, sampled=False), measure(whole)
-    return {
-        k: {name: (value, error[k][name]) for name, value in row.items()} for k, row in left(rows, error).items() if row
-    }
+    error = errors(measure, whole, spread * len(cells) ** 0.5, sampled=False)
+    rows = {k: row for k, row in left(measure(whole), error).items() if row}
+    return {k: {name: (value, error[k][name]) for name, value in row.items()} for k, row in rows.items()}
 
 
 def left(metrics: Metrics, error: Metrics) -> Metrics:
-    """Without what the noise drowns."""
-    return {name: row if _shown(row, error[name]) else {} for name, row in metrics.items()}
+    """Without what the noise drowns, and without what has no error."""
+    found = {name: row if _shown(row, error[name]) else {} for name, row in metrics.items()}
+    for name, row in found.items():
+        drowned = {
+            of for count, of in (("trained", GAP), ("taken", "precision")) if not _clear(row, error[name], count)
+        }
+        found[name] = {kind: value for kind, value in row.items() if kind in error[name] and kind not in drowned}
+    return found
 
 
 def _ranked(metrics: Metrics, cells: Floats) -> dict[str, Floats]:
-    """Group -> counts of (groups, BINS, 2) `cells`, none negative, of groups that are shown, and of all."""
-    counts = zip(metrics, np.maximum(cells, 0.0), strict=False)
-    return {name: table for name, table in counts if "auc" in metrics[name]} | {"all": np.maximum(cells.sum(axis=0), 0)}
+    """Group -> counts of (groups, BINS, 2) `cells`, none negative, of groups that are shown."""
+    counts = dict(zip(metrics, cells, strict=False)) | {ALL: cells.sum(axis=0)}
+    return {name: np.maximum(table, 0.0) for name, table in counts.items() if "auc" in metrics[name]}
 
 
 def thirds(cells: Floats, spread: float) -> tuple[dict[str, list[float]], list[dict[str, float]]]:
@@ -125,35 +132,33 @@ def thirds(cells: Floats, spread: float) -> tuple[dict[str, list[float]], list[d
     cells: (groups, n) sums of `ByTime`. A third that the noise drowns is left out.
     """
     whole = cells.sum(axis=0)
-    people = np.maximum(whole.reshape(RISKS, -1).sum(axis=1), 0.0)
+    people = np.maximum(by_risk(whole)[0].sum(axis=(1, 2)), 0.0)
     third = np.floor(3 * (np.cumsum(people) - people / 2) / max(people.sum(), 1.0))
 
-    def parts(total: Floats) -> dict[str, tuple[Floats, Floats, Floats]]:
-        table, found = total.reshape(RISKS, -1, 2), dict[str, tuple[Floats, Floats, Floats]]()
-        for at, name in enumerate(THIRDS):
-            own, risks = table[third == at], middle_risks()[third == at]
-            # Added up before negative counts go, so that the noise of many cells makes up nobody.
-            found[name] = own.sum(axis=(1, 2)), risks, outlived(np.maximum(own.sum(axis=0), 0.0))
-        return found
+    def curve(total: Floats, at: int) -> Floats:
+        return outlived(by_risk(total)[0][third == at].sum(axis=0))
 
     def measure(total: Floats) -> Metrics:
-        found = Metrics()
-        for name, (people, risks, curve) in parts(total).items():
-            some = np.maximum(people, 0.0)
-            row = {"patients": float(people.sum()), "predicted": float(some @ risks / max(some.sum(), 1.0))}
-            found[name] = row | {"observed": 1 - float(curve[-1])}
+        (table, risks), found = by_risk(total), Metrics()
+        for at, name in enumerate(THIRDS):
+            people = float(table[third == at].sum())
+            row = {"patients": people, "predicted": float(risks[third == at].sum()) / max(people, 1.0)}
+            found[name] = row | {"observed": 1 - float(curve(total, at)[-1])}
         return found
 
     error = errors(measure, whole, spread * len(cells) ** 0.5)
     rows = {name: row for name, row in left(measure(whole), error).items() if row}
-    curves = {name: curve.tolist() for name, (*_, curve) in parts(whole).items() if name in rows}
+    curves = {name: curve(whole, at).tolist() for at, name in enumerate(THIRDS) if name in rows}
     return curves, [row | {"error": error[name]["observed"]} for name, row in rows.items()]
 
 
 def _shown(row: dict[str, float], error: dict[str, float]) -> bool:
     """Whether there are clearly more patients, and cases, than the noise could make up."""
-    counted = {"patients", "cases", "events"} & {*row, "patients"}
-    return all(row.get(name, 0.0) > SURE * error.get(name, 0.0) for name in counted)
+    return all(_clear(row, error, name) for name in {"patients", "cases", "events"} & {*row, "patients"})
+
+
+def _clear(row: dict[str, float], error: dict[str, float], count: str) -> bool:
+    return row.get(count, 0.0) > SURE * error.get(count, 0.0)
 
 
 def errors(measure: Callable[[Floats], Metrics], table: Floats, spread: float, *, sampled: bool = True) -> Metrics:

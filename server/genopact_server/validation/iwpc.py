@@ -68,8 +68,7 @@ def write_csv(cohort: Cohort, rows: NDArray[np.bool_], out: Path) -> int:
 def _cells(column: Number | Choice | Flag | Dosage, table: Table) -> list[str]:
     if isinstance(column, Number):
         return ["" if np.isnan(value) else f"{value:.12g}" for value in table.number(column.name)]
-    names = column.levels if isinstance(column, Choice) else ("0", "1", "2")
-    return ["" if code < 0 else names[code] for code in table.codes(column.name)]
+    return ["" if code < 0 else column.levels[code] for code in table.codes(column.name)]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -36,9 +36,14 @@ class Classes(NoSiteTerm):
 
     def predict(self, outputs: Floats, personal: Model | None) -> Prediction:  # noqa: ARG002
         """(n, classes) probabilities, without an interval."""
-        odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        chances = odds / odds.sum(axis=1, keepdims=True)
-        return Prediction(chances, chances, chances)
+        found = chances(outputs)
+        return Prediction(found, found, found)
+
+
+def chances(outputs: Floats) -> Floats:
+    """(n, classes) of logits."""
+    odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
 
 def class_of(table: Table, classes: int) -> "Tensor":

@@ -23,8 +23,8 @@ from genopact_shared.recipes.table import Choice, Floats, Table
 from genopact_shared.study import Frozen
 
 ALL, UNKNOWN = "all", "unknown"
-GAP = "gap"
-"""By how much the judge's first measure is better for patients who trained than for those held out."""
+GAP, TRAINED = "gap", "trained"
+"""By how much the judge's first measure is better for patients who are not held out, and how many these are."""
 
 
 class EvaluationParameters(NetParameters):
@@ -81,7 +81,7 @@ class Evaluation:
     @property
     def measures(self) -> tuple[str, ...]:
         """Of each group."""
-        return self.judge.measures + (GAP,) * (self.parameters.evaluated == "both")
+        return self.judge.measures + (TRAINED, GAP) * (self.parameters.evaluated == "both")
 
     @property
     def steps(self) -> tuple[SumStep, ...]:
@@ -128,8 +128,9 @@ class Evaluation:
         parts = [[self.judge.measured(row, of) for row in (*part, part.sum(axis=0))] for part in cells]
         found = dict(zip((*of.names, ALL), parts[0], strict=True))
         for row, trained in zip(found.values(), parts[-1], strict=True):
-            if of.evaluated == "both" and main in row and main in trained:
-                row[GAP] = trained[main] - row[main]
+            if of.evaluated == "both":
+                row[TRAINED] = trained["patients"]
+                row.update({GAP: trained[main] - row[main]} if main in row and main in trained else {})
         return found
 
     def fit_personal(self, model: Model, table: Table) -> Model:  # noqa: ARG002
@@ -153,7 +154,7 @@ class EvaluationRecipe(Facts):
 
 
 def evaluations(networks: tuple[NetRecipe, ...]) -> list[EvaluationRecipe]:
-    """The evaluation of each network that says how it is judged."""
+    """The evaluation of each network that says how it is judged; its version is one ahead of the network's."""
     found: list[EvaluationRecipe] = []
     for of in networks:
         if (judge := of.judge) is None:
@@ -163,5 +164,5 @@ def evaluations(networks: tuple[NetRecipe, ...]) -> list[EvaluationRecipe]:
         space: dict[str, Any] = {"network": of, "levels": columns, "__module__": __name__}
         space |= {"__doc__": EvaluationParameters.__doc__, "__annotations__": {"by": Literal[tuple(columns)]}}
         parameters = type(name, cast("tuple[type[Frozen], ...]", (of.parameters, EvaluationParameters)), space)
-        found.append(EvaluationRecipe(name, of.outcome, of.schema, parameters, judge.measures, of.version, judge))
+        found.append(EvaluationRecipe(name, of.outcome, of.schema, parameters, judge.measures, of.version + 1, judge))
     return found

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from genopact_shared.recipes.classes import chances
 from genopact_shared.recipes.head import log_odds
 from genopact_shared.recipes.risk_metrics import CELLS, MEASURES, cells, measured
 from genopact_shared.recipes.table import Floats
 
-RISKS = 8
-"""Bins of the predicted chance to have had the event at the end."""
+EDGES = np.array([0.01, 0.03, 0.08, 0.2, 0.35, 0.55, 0.75])
+"""Of bins of the predicted chance to have had the event at the end."""
+RISKS = len(EDGES) + 1
 
 
 class ByClass:
@@ -30,12 +32,10 @@ class ByClass:
 
     def rows(self, outputs: Floats, targets: Floats, of: Any) -> Floats:
         """outputs: (n, classes) logits; targets: (n,) classes."""
-        odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-        chances = odds / odds.sum(axis=1, keepdims=True)
-        pairs = targets.astype(np.intp) * of.classes + outputs.argmax(axis=1)
-        wrong = chances - (targets[:, None] == np.arange(of.classes))
+        given, pairs = chances(outputs), targets.astype(np.intp) * of.classes + outputs.argmax(axis=1)
+        wrong = given - (targets[:, None] == np.arange(of.classes))
         table = pairs[:, None] == np.arange(of.classes**2)
-        return np.column_stack([table, (wrong**2).sum(axis=1) / 2, chances.max(axis=1)]).astype(np.float64)
+        return np.column_stack([table, (wrong**2).sum(axis=1) / 2, given.max(axis=1)]).astype(np.float64)
 
     def measured(self, total: Floats, of: Any) -> dict[str, float]:
         """brier: half the squared distance of chances and truth. overconfidence: chance given, less accuracy."""
@@ -68,45 +68,47 @@ class ByOdds:
 
 
 class ByTime:
-    """A table of predicted risk by intervals outlived and whether the event came then."""
+    """A table of predicted risk by intervals outlived and whether the event came then; the sum of risks in each bin."""
 
     measures = ("patients", "c_index", "events", "calibration")
-    norm = 1.0
+    norm = 2**0.5
 
     def size(self, of: Any) -> int:
-        """Bins of risk x intervals outlived x event."""
-        return RISKS * (len(of.ends_days) + 1) * 2
+        """Bins of risk x intervals outlived x event, and bins of risk."""
+        return RISKS * (len(of.ends_days) + 1) * 2 + RISKS
 
     def rows(self, outputs: Floats, targets: Floats, of: Any) -> Floats:
         """outputs: (n, intervals) log odds of hazards; targets: (n, intervals) 1 the event, 0 outlived, NaN."""
         risk = 1 - np.prod(1 / (1 + np.exp(outputs.reshape(targets.shape))), axis=1)
         outlived, event = (targets == 0).sum(axis=1), (targets == 1).any(axis=1)
-        place = np.minimum(np.floor(risk * RISKS), RISKS - 1) * (len(of.ends_days) + 1) + outlived
-        return np.asarray((2 * place + event)[:, None] == np.arange(self.size(of)), dtype=np.float64)
+        bins = np.searchsorted(EDGES, risk, side="right")
+        place = 2 * (bins * (len(of.ends_days) + 1) + outlived) + event
+        table = place[:, None] == np.arange(self.size(of) - RISKS)
+        return np.column_stack([table, (bins[:, None] == np.arange(RISKS)) * risk[:, None]]).astype(np.float64)
 
-    def measured(self, total: Floats, of: Any) -> dict[str, float]:
+    def measured(self, total: Floats, of: Any) -> dict[str, float]:  # noqa: ARG002
         """c_index: pairs in order, of pairs in which one has the event in an interval that the other outlives.
 
-        Ties within a bin of risk count half. Source: Harrell et al., "Evaluating the yield of medical tests", 1982.
-        calibration: who had the event, censored patients aside, over who was expected to.
+        Ties within a bin of risk count half. Negative counts stay, so that noise moves no mean. Source: Harrell et al.,
+        "Evaluating the yield of medical tests", 1982. calibration: who had the event, censored patients aside, over who
+        was expected to.
         """
-        table = total.reshape(RISKS, len(of.ends_days) + 1, 2)
-        events, longer = _entered(np.maximum(table, 0))
+        table, risks = by_risk(total)
+        events, longer = _entered(table)
         lower = np.cumsum(longer, axis=0) - longer / 2
-        pairs = float((events.sum(axis=0) * longer.sum(axis=0)).sum())
-        people = np.maximum(table.sum(axis=(1, 2)), 0)  # added up first, so that the noise of cells makes up nobody
-        found = {"patients": float(total.sum()), "events": float(total.reshape(-1, 2)[:, 1].sum())}
-        if pairs < 1:
-            return found
-        expected = float(people @ middle_risks() / max(people.sum(), 1))
-        came = 1 - float(outlived(np.maximum(table.sum(axis=0), 0))[-1])
-        found["calibration"] = came / max(expected, 1 / RISKS / 2)
-        return found | {"c_index": float((events * lower).sum()) / pairs}
+        pairs, people = float((events.sum(axis=0) * longer.sum(axis=0)).sum()), float(table.sum())
+        found = {"patients": people, "events": float(table[:, :, 1].sum())}
+        if min(pairs, people, risks.sum()) > 0:
+            found["calibration"] = (1 - float(outlived(table.sum(axis=0))[-1])) * people / float(risks.sum())
+            found["c_index"] = float((events * lower).sum()) / pairs
+        return found
 
 
-def middle_risks() -> Floats:
-    """(RISKS,) chances that stand for the bins of `ByTime`."""
-    return np.asarray((np.arange(RISKS) + 0.5) / RISKS)
+def by_risk(total: Floats) -> tuple[Floats, Floats]:
+    """(RISKS, I + 1, 2) counts and (RISKS,) sums of risks of a sum of `ByTime`; 0 where no patient can be."""
+    table = total[:-RISKS].reshape(RISKS, -1, 2).copy()
+    table[:, -1, 1] = 0  # the event after the last interval
+    return table, total[-RISKS:]
 
 
 def _entered(table: Floats) -> tuple[Floats, Floats]:
@@ -116,12 +118,12 @@ def _entered(table: Floats) -> tuple[Floats, Floats]:
 
 
 def outlived(table: Floats) -> Floats:
-    """(I,) share who outlive each interval, from (I + 1, 2) counts, none negative; 1 where nobody is left to tell.
+    """(I,) share who outlive each interval, from (I + 1, 2) counts; hazards lie between 0 and 1 whatever the noise.
 
     Source: Kaplan and Meier, "Nonparametric Estimation from Incomplete Observations", 1958.
     """
     events, longer = _entered(table)
-    return np.asarray(np.cumprod(1 - events / np.maximum(events + longer, 1e-9))[:-1])
+    return np.asarray(np.cumprod(1 - np.clip(events / np.maximum(events + longer, 1.0), 0, 1))[:-1])
 
 
 @dataclass(frozen=True)

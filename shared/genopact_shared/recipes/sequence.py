@@ -5,10 +5,10 @@ window of a haplotype. All three networks keep where in the window a letter stan
 explain` shows what each letter, and each change of one, does to a prediction.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from genopact_shared.published import Published
 from genopact_shared.recipes.classes import OUTCOME, SCHEMA, Classes, ClassParameters, class_of
@@ -27,7 +27,7 @@ LETTERS = 4
 class SequenceParameters(ClassParameters, MatrixParameters):
     """And the network's sizes; the one matrix is the sequence.
 
-    `width`: channels, hidden units or numbers of a token. `kernel`: letters that a convolution sees, an odd number.
+    `width`: channels, hidden units or numbers of a token. `kernel`: letters that a convolution sees.
     `depth`: of convolutions or layers of attention. `words`: letters of the longest words that the last layer sees
     beside the network: every word that begins at a place is a feature of its own. `composition`: letters of the longest
     words of which it sees how often they come anywhere.
@@ -39,12 +39,11 @@ class SequenceParameters(ClassParameters, MatrixParameters):
     words: int = Field(default=0, ge=0, le=4)
     composition: int = Field(default=0, ge=0, le=5)
 
-    @field_validator("kernel")
-    @classmethod
-    def _centred(cls, kernel: int) -> int:
-        if kernel % 2 == 0:
-            raise ValueError("kernel is odd: as many letters before a place as after it")
-        return kernel
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if max(self.words, self.composition) > self.matrices[0].features:
+            raise ValueError("words are no longer than the sequence")
+        return self
 
 
 class SequenceRecipe(Classes, Facts):

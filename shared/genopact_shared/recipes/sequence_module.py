@@ -38,7 +38,7 @@ class SequenceModule(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """(n, classes) logits."""
         if self.recipe == "sequence-cnn":
-            found = self.body(inputs.transpose(1, 2))
+            found = self.body(inputs.transpose(1, 2))[:, :, : inputs.shape[1]]  # an even kernel gives one more place
         elif self.recipe == "sequence-rnn":
             found = self.body(inputs)[0]
         else:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ class Choice:
 class Flag:
     """Yes or no."""
 
+    levels: ClassVar = ("0", "1")
     name: str
     role: Role = "feature"
 
@@ -54,6 +55,7 @@ class Flag:
 class Dosage:
     """Copies (0, 1, 2) of the effect allele of one variant; both alleles on the forward strand of the reference."""
 
+    levels: ClassVar = ("0", "1", "2")
     name: str
     rsid: str
     gene: str
