@@ -162,6 +162,9 @@ MEASURES = (
         seeds=range(20),
     ),
     Measure("tests.benchmarks.recipes.adverse", {"recipes.adverse": ("", "== 1")}, seeds=()),
+    Measure(
+        "tests.benchmarks.recipes.promoters", {"recipes.promoters": ("Matthews correlation", ">= 0.88")}, seeds=(0,)
+    ),
     Measure("tests.benchmarks.recipes.fairness", {"recipes.evaluation": ("", "== 1")}, seeds=()),
     Measure("tests.benchmarks.recipes.ancestry", {"recipes.ancestry": ("accuracy", ">= 0.99")}, seeds=(0,)),
     Measure("tests.benchmarks.recipes.autoencoder", {"recipes.autoencoder": ("", "== 1")}, seeds=range(5)),
