@@ -16,6 +16,8 @@ from genopact_shared.recipes.risk_metrics import BINS, MEASURES, middles
 from genopact_shared.recipes.table import Floats
 
 DRAWS, SURE, VAGUE = 200, 3.0, 0.1
+SIGMA = (0.1587, 0.8413)
+"""Between these quantiles lie two standard deviations, which a few wild redraws do not move."""
 THIRDS = ("lowest third", "middle third", "highest third")
 NEEDS = {GAP: TRAINED, "precision": "taken"}
 """Measures that need a count of their own to be clear of the noise."""
@@ -162,7 +164,7 @@ def _clear(row: dict[str, float], error: dict[str, float], count: str) -> bool:
 
 
 def errors(measure: Callable[[Floats], Metrics], table: Floats, spread: float, *, sampled: bool = True) -> Metrics:
-    """Standard deviation of each released measure: tables redrawn with privacy noise, and patients if `sampled`.
+    """Half the width of the middle 68 % of each released measure, redrawn with privacy noise, and patients if `sampled`.
 
     table: counts as released, sums otherwise; spread: standard deviation of the noise in a cell.
     """
@@ -172,7 +174,8 @@ def errors(measure: Callable[[Floats], Metrics], table: Floats, spread: float, *
     found: Metrics = {}
     for group in redrawn[0]:
         measures = set.intersection(*(set(each[group]) for each in redrawn))
-        found[group] = {name: float(np.std([each[group][name] for each in redrawn])) for name in sorted(measures)}
+        values = {name: [each[group][name] for each in redrawn] for name in sorted(measures)}
+        found[group] = {name: float(np.diff(np.quantile(each, SIGMA))[0]) / 2 for name, each in values.items()}
     return found
 
 

@@ -54,25 +54,19 @@ def auc(counts: Floats) -> Floats:
 
 
 def measured(released: Floats, nominal: float) -> dict[str, float]:
-    """MEASURES of one group, from (BINS, 2) counts.
-
-    Negative counts stay in all but the odds ratio, so that noise moves no mean.
-    """
+    """MEASURES of one group, from (BINS, 2) counts. Negative counts stay, so that noise moves no mean."""
     found = {"patients": float(released.sum()), "cases": float(released[:, 1].sum())}
     if min(released.sum(axis=0)) < 1:
         return found
-    odds, p, n = middles(nominal), probability(middles(nominal)), found["patients"]
-    brier = (released[:, 1] * (1 - p) ** 2 + released[:, 0] * p**2).sum() / n
-    more = {"auc": np.clip(auc(released), 0, 1), "brier": np.clip(brier, 0, 1)}
-    if (expected := float(released.sum(axis=1) @ p)) > 0:
-        more["calibration"] = found["cases"] / expected
-    counts = np.maximum(released, 0.0)
-    all_, cases = counts.sum(axis=1), counts[:, 1]
-    n = all_.sum()
+    odds, all_, cases = middles(nominal), released.sum(axis=1), released[:, 1]
+    p, n = probability(odds), all_.sum()
     spread = np.sqrt(max((all_ * odds**2).sum() / n - ((all_ * odds).sum() / n) ** 2, 1e-12))
+    brier = (cases * (1 - p) ** 2 + released[:, 0] * p**2).sum() / n
     rows, own = np.column_stack([np.ones(BINS), odds]), np.array([0.0, 1.0])
     for _ in range(25):
         fitted = probability(rows @ own)
         matrix = rows.T @ (rows * (all_ * fitted * (1 - fitted))[:, None]) + 1e-6 * np.eye(2)
         own = np.clip(own + np.linalg.solve(matrix, rows.T @ (cases - all_ * fitted)), -10, 10)
-    return found | {key: float(value) for key, value in more.items()} | {"odds_ratio": float(np.exp(own[1] * spread))}
+    found |= {"auc": float(np.clip(auc(released), 0, 1)), "brier": float(np.clip(brier, 0, 1))}
+    found |= {"calibration": float(cases.sum() / max((all_ * p).sum(), 1e-9))}
+    return found | {"odds_ratio": float(np.exp(own[1] * spread))}

@@ -4,8 +4,8 @@
 
 Two networks of the warfarin patients of the IWPC's institutions are put to the test at epsilon 2, with a fifth of the
 patients held out, and those who trained beside them, twenty times. The value is 1 when 97 % of all measures that a
-report would show lie within three of their stated errors of the true ones, gaps lie half an error off at most on average,
-and the race with most patients is shown for both networks every time.
+report would show lie within three of their stated errors of the true ones, gaps lie half an error off at most on
+average, and the race with most patients is shown for both networks every time.
 """
 
 import hashlib
