@@ -164,7 +164,7 @@ def _clear(row: dict[str, float], error: dict[str, float], count: str) -> bool:
 
 
 def errors(measure: Callable[[Floats], Metrics], table: Floats, spread: float, *, sampled: bool = True) -> Metrics:
-    """Half the width of the middle 68 % of each released measure, redrawn with privacy noise, and patients if `sampled`.
+    """Half the width of the middle 68 % of each released measure, redrawn with noise, and patients if `sampled`.
 
     table: counts as released, sums otherwise; spread: standard deviation of the noise in a cell.
     """
