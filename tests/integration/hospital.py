@@ -36,7 +36,7 @@ allow:
   commercial: never
   regions: ["*"]
   data: [genotype, drug, ehr]
-  recipes: [dose/1, dose-net/1, risk/1, risk-net/1, gwas/1, pca/1, cell-response/1, dose-net-evaluation/1]
+  recipes: [dose/1, dose-net/1, risk/1, risk-net/1, gwas/1, pca/1, cell-response/1, dose-net-evaluation/2]
   modes: [none, local, distributed]
   releases: [parties]
 limits:

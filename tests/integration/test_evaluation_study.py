@@ -89,6 +89,26 @@ def test_a_network_of_one_study_is_put_to_the_test_in_another(consortium: Make, 
     assert "mean absolute error" in page
 
 
+def test_a_finished_run_has_a_learning_curve_on_public_people(consortium: Make, tmp_path: Path) -> None:
+    one = consortium(privacy=LOCAL, recipe=NET)
+    run = Run.start(one.folder, one.study, one.courier, one.events.append)
+    run.go()
+    people = "".join(f"p{at}\t{dose}\t{30 + at}\n" for at, dose in enumerate((21, 35, 28, 49, 14)))
+    (tmp_path / "public.tsv").write_text(f"person\tweekly_dose_mg\theight_cm\n{people}")
+    words = ["model", "curve", run.state.run, "--table", str(tmp_path / "public.tsv")]
+    done = CliRunner().invoke(app, [*words, "--home", str(one.folder.home), "--format", "json"])
+    assert done.exit_code == 2, done.output  # a height of 30 cm is out of bounds
+    people = people.replace("\t3", "\t13")
+    (tmp_path / "public.tsv").write_text(f"person\tweekly_dose_mg\theight_cm\n{people}")
+    done = CliRunner().invoke(app, [*words, "--home", str(one.folder.home), "--format", "json"])
+    assert done.exit_code == 0, done.output
+    data = json.loads(done.stdout)["data"]
+    assert data["people"] == 5
+    assert [len(values) for values in data["rounds"].values()] == [3, 3]
+    write_report(one.folder.home / "runs" / run.state.run, one.study, tmp_path / "report.html")
+    assert "Fit to public people by round" in (tmp_path / "report.html").read_text()
+
+
 def test_without_the_file_no_site_answers(consortium: Make, tmp_path: Path) -> None:
     one = consortium(privacy=LOCAL, recipe=NET)
     run = Run.start(one.folder, one.study, one.courier, one.events.append)

@@ -103,7 +103,7 @@ def curve(
 
     plan, _, path = network_of(home, run)
     plain = not isinstance(plan.parameters, GenotypeParameters | MatrixParameters)
-    named, people = ([], None) if plain and not matrix else _public(plan, matrix, panel, manifest)[:2]
+    named, people = ([], None) if plain and not (matrix or panel) else _public(plan, matrix, panel, manifest)[:2]
     people = _with_columns(plan, table, named, people)
     inputs, targets = plan.recipe.tensors(people, plan.parameters, plan.published)
     some, judge, losses, fits = known(targets), cast("Judge", plan.recipe.judge), list[float](), list[float | None]()
