@@ -13,14 +13,17 @@ from typer.testing import CliRunner
 from genopact_client.agent.exchange import Exchange
 from genopact_server.audit.verify import verify
 from genopact_server.cli import app
+from genopact_server.demo import cohort
 from genopact_server.evidence import bundle_of
 from genopact_server.report import write_report
 from genopact_server.rounds import Run
 from genopact_shared.errors import GenopactError
 from genopact_shared.plan import plan_of
 from genopact_shared.recipes import check_choice
-from genopact_shared.recipes.dose_features import RACES
+from genopact_shared.recipes.dose_features import NET_SCHEMA, RACES
+from genopact_shared.recipes.table import Table
 from genopact_shared.study import Study
+from tests.integration import hospital
 from tests.integration.hospital import Consortium, DirectCourier, study_of
 
 LOCAL = {"mode": "local", "epsilon_milli": 2000, "delta": "0.000001", "honest_minimum": 1}
@@ -87,6 +90,28 @@ def test_a_network_of_one_study_is_put_to_the_test_in_another(consortium: Make, 
     assert "put one model to the test" in page
     assert "Below the study's floor of 0.99 for within: White" in page
     assert "mean absolute error" in page
+
+
+@pytest.mark.parametrize(("whom", "others"), [("held-out", 0), ("both", 1), ("all", 1)])
+def test_only_whom_it_judges_pays(
+    consortium: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whom: str, others: int
+) -> None:
+    """Every third patient is held out; the ledger says who paid for the evaluation."""
+    made = cohort.generate
+
+    def marked(n: int, *about: Any) -> Table:
+        held_out = (np.arange(n) % 3 == 0).astype(np.int8)
+        return Table({**made(n, *about).columns, "held_out": held_out}, n)
+
+    monkeypatch.setattr(cohort, "generate", marked)
+    monkeypatch.setattr(hospital, "SCHEMA", NET_SCHEMA)
+    one = consortium(privacy=LOCAL, recipe=NET)
+    run = Run.start(one.folder, one.study, one.courier, one.events.append)
+    run.go()
+    evaluated(one, asked(one, run, tmp_path, evaluated=whom), (tmp_path / "net.model").read_bytes())
+    for each in one.hospitals.values():
+        paid = [len(each.site.ledger.spent(row)) for row in range(12)]
+        assert paid == [2 + (1 if row % 3 == 0 else others) for row in range(12)]
 
 
 def test_a_finished_run_has_a_learning_curve_on_public_people(consortium: Make, tmp_path: Path) -> None:
