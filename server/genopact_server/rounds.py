@@ -323,9 +323,8 @@ class Run:
     def _note_once(self, statement: statements.Statement) -> bytes:
         """The same statement's record, if a killed loop had made it already; it is the newest entry then."""
         newest = self._folder.log.entry(self._folder.log.size - 1)
-        with suppressing(
-            "ENVELOPE_INVALID", "SIGNATURE_INVALID", "STATEMENT_INVALID"
-        ):  # an approval, or of another version
+        # Which may be an approval.
+        with suppressing("CANONICAL_INVALID", "ENVELOPE_INVALID", "SIGNATURE_INVALID", "STATEMENT_INVALID"):
             found = statements.parse(newest, [self._folder.identity.public])
             if found.model_copy(update={"at": statement.at}) == statement:
                 return newest

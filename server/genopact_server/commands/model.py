@@ -106,8 +106,9 @@ def curve(
     named, people = ([], None) if plain and not (matrix or panel) else _public(plan, matrix, panel, manifest)[:2]
     people = _with_columns(plan, table, named, people)
     inputs, targets = plan.recipe.tensors(people, plan.parameters, plan.published)
-    some, judge, losses, fits = known(targets), cast("Judge", plan.recipe.judge), list[float](), list[float | None]()
-    require(some.any(), "USAGE", "--table: nobody of the given people has an outcome")
+    some, judge = np.flatnonzero(known(targets)), cast("Judge", plan.recipe.judge)
+    losses, fits = list[float](), list[float | None]()
+    require(len(some) > 0, "USAGE", "--table: nobody of the given people has an outcome")
     models = sorted(path.parent.glob("model-*.safetensors"))
     with bar("Rounds", len(models)) as done:
         for each in map(read_model, models):
@@ -116,7 +117,7 @@ def curve(
             rows = judge.rows(outputs, targets.numpy()[some].astype(np.float64), plan.parameters)
             fits.append(judge.measured(rows.sum(axis=0), plan.parameters).get(judge.measures[1]))
             done(1)
-    found = {"people": int(some.sum()), "rounds": {"loss": losses, judge.measures[1]: fits}}
+    found = {"people": len(some), "rounds": {"loss": losses, judge.measures[1]: fits}}
     durable.replace(path.with_name(LEARNED), json.dumps(found).encode())
     said = f"{found['people']} people: mean loss {losses[0]:.3g} before the first round, {losses[-1]:.3g} at last"
     return Answer(found, [said])

@@ -163,7 +163,7 @@ def _superlink(config: HostConfig) -> ASGIApp:
         fleet_api_type=TRANSPORT_TYPE_GRPC_RERE, database=str(config.state / "link.db"),
     )  # fmt: skip
     with _creating:  # Flower looks the manager up in its own module; this process has no SuperLink but ours
-        vars(superlink)["get_federation_manager"] = lambda **_: Studies(accounts, membership)
+        cast("Any", superlink).get_federation_manager = lambda **_: Studies(accounts, membership)
         app = superlink.create_app(settings, SuperLinkLifespan)
     idle = {f"{name}Middleware" for name in _IDLE}
     app.user_middleware = [one for one in app.user_middleware if getattr(one.cls, "__name__", "") not in idle]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -73,23 +73,20 @@ def quality(facts: RunFacts) -> Quality | None:
 
 
 def _evaluated(course: Evaluation, facts: RunFacts) -> Quality:
-    cells, judge = facts.models[-1]["cells"], course.judge
-    of: Any = course.parameters
+    cells, judge, of = facts.models[-1]["cells"], course.judge, cast("Any", course.parameters)
     spread, sampled = facts.noise(facts.plan.steps[-1]) or 0.0, isinstance(judge, ByOdds | ByTime)
+    more: dict[str, Any] = {"main": judge.measures[1], "floor": of.floor_milli / 1000, "sampled": sampled}
     error = errors(course.measured, cells, spread, sampled=sampled)
     metrics = left(course.metrics(facts.models[-1]), error)
-    cells, more = cells[: len(of.names)], dict[str, Any]()
-    points = list[dict[str, float]]()
+    cells, points = cells[: len(of.names)], list[dict[str, float]]()
     if isinstance(judge, ByOdds):
         cells = cells.reshape(-1, BINS, 2)
-        points, more = calibration(cells, nominal(of), spread), {"counts": _ranked(metrics, cells)}
+        points, more["counts"] = calibration(cells, nominal(of), spread), _ranked(metrics, cells)
     elif isinstance(judge, ByTime):
-        curves, points = thirds(cells, spread)
-        more = {"curves": curves, "days": of.ends_days}
+        (more["curves"], points), more["days"] = thirds(cells, spread), of.ends_days
     elif isinstance(judge, ByClass):
-        more = {"classes": by_class(cells, of.classes, spread)}
-    main, floor = judge.measures[1], of.floor_milli / 1000
-    return Quality(metrics, error, points, of.by, course.measures, main, floor, sampled, **more)
+        more["classes"] = by_class(cells, of.classes, spread)
+    return Quality(metrics, error, points, of.by, course.measures, **more)
 
 
 def by_class(cells: Floats, classes: int, spread: float) -> dict[str, dict[str, tuple[float, float]]]:

@@ -123,7 +123,8 @@ def outlived(table: Floats) -> Floats:
     Source: Kaplan and Meier, "Nonparametric Estimation from Incomplete Observations", 1958.
     """
     events, longer = _entered(table)
-    return np.asarray(np.cumprod(1 - np.clip(events / np.maximum(events + longer, 1.0), 0, 1))[:-1])
+    hazards = np.clip(events / np.maximum(events + longer, 1.0), 0, 1)
+    return np.cumprod(1 - hazards, dtype=np.float64)[:-1]
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,8 @@ class Promoters:
         for size in range(1, longest + 1):
             words = words[:, : LENGTH - size + 1] * 4 + self.letters[:, size - 1 :]
             blocks.append(np.array([np.bincount(row, minlength=4**size) for row in words]))
-        features = StandardScaler().fit(np.hstack(blocks)[~self.test]).transform(np.hstack(blocks))
+        counts = np.hstack(blocks)
+        features: Any = StandardScaler().fit(counts[~self.test]).transform(counts)
         fitted = LogisticRegression(C=penalty, max_iter=300).fit(features[~self.test], self.classes[~self.test])
         return self.correlation(fitted.predict(features[self.test]))
 
