@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from genopact_server.report.facts import RunFacts
+from genopact_server.report.plots import draw
 from genopact_server.report.report import render
 from genopact_server.rounds import RunState
 from genopact_shared.study import RecipeChoice
@@ -38,6 +39,14 @@ def test_each_judge_has_its_pictures(name: str) -> None:
     assert page.count("<svg") >= 1
     assert ">gap</th>" in page
     assert "less that of those held out" in page
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-6, 0.01, 10.0])
+@pytest.mark.parametrize("level", [0.0, 0.33, -5.0])
+def test_lines_that_lie_close_leave_room_for_their_names(apart: float, level: float) -> None:
+    """Names stand beside the ends, as far from each other as the picture, not the values, is high."""
+    lines = {f"hospital-{at}": [level, level + at * apart] for at in range(6)}
+    assert draw("trajectories", "Shares", (6.4, 2.6), values=lines, unit="share", first=1).startswith("<svg")
 
 
 def test_nothing_is_drawn_of_nobody() -> None:

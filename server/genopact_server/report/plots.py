@@ -60,10 +60,12 @@ def trajectories(axes: "Axes", *, values: Mapping[str, Sequence[float]], unit: s
         colour, width, alpha = (ACCENT, 1.8, 1.0) if name in largest else (MUTED, 0.7, 0.6)
         axes.plot(range(first, first + len(line)), line, color=colour, linewidth=width, alpha=alpha)
     last = first + max(map(len, values.values())) - 1
-    spread = max((abs(v) for line in values.values() for v in line), default=1.0) or 1.0
+    every = [value for line in values.values() for value in line]
+    gap = 0.13 * (max(every) - min(every) or 1.0)
     for name in sorted(largest, key=lambda each: values[each][-1]):
-        ends.append(max(values[name][-1], ends[-1] + 0.13 * spread) if ends else values[name][-1])
+        ends.append(max(values[name][-1], ends[-1] + gap) if ends else values[name][-1])
         axes.text(last + 0.1, ends[-1], name, color=INK, va="center")
+    axes.set_ylim(min(every) - gap / 2, max(*every, *ends) + gap / 2)
     _number_rounds(axes, last, unit)
 
 

@@ -118,7 +118,7 @@ def _plots(facts: RunFacts, extra: Mapping[str, Any], risk: Quality | None) -> d
         sites = {site: [each.get(site, 0.0) for each in parts] for site in facts.plan.planned}
         show("trajectories", "Share of each round's step by hospital", 2.9, values=sites, unit="share", first=1)
     if learned := facts.learned:
-        lines = {name: values for name, values in learned["rounds"].items() if None not in values}
+        lines = {name: values for name, values in learned["rounds"].items() if all(map(_finite, values))}
         unit_ = f"of {learned['people']} public people"
         show("trajectories", "Fit to public people by round", 2.6, "learned", values=lines, unit=unit_, first=0)
     if (budget := facts.study.privacy.epsilon_milli) is not None:
