@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import math
 from typing import Any, cast
 
@@ -605,7 +606,8 @@ def test_composition_is_how_often_words_come_beyond_chance() -> None:
 
 
 def test_words_fit_into_the_sequence_and_kernels_may_be_even() -> None:
+    short = SEQUENCE | {"matrices": [matrix("letters", ["1"], "genome")], "words": 2}
     with pytest.raises(ValueError, match="no longer than the sequence"):
-        SequenceParameters.model_validate(SEQUENCE | {"matrices": [matrix("letters", ["1"], "genome")], "words": 2})
+        SequenceParameters.model_validate_json(json.dumps(short))
     plan, people = course("cnn", kernel=6, depth=2), table("cnn", 5)
     assert plan.outputs(plan.initial(), people).shape == (5, 2)
