@@ -151,6 +151,10 @@ def test_another_matrix_is_refused(finished: Any, tmp_path: Path) -> None:
     assert answer["data"]["code"] == "USAGE"
 
 
+def losses(plan: NetPlan, model: Model, people: Table) -> Floats:
+    return plan.losses(model, *plan.recipe.tensors(people, plan.parameters, plan.published))
+
+
 def classes(path: Path, seen: Any, rows: list[int], extra: str = "") -> Path:
     text = "".join(f"{row}\t{seen.columns['class'][row]}\tx\n" for row in rows)
     path.write_text("person\tclass\tweather\n" + text + extra)
@@ -169,7 +173,7 @@ def test_the_curve_is_each_round_s_fit_to_the_public(
     data = told("model", "curve", "run", "--matrix", f"letters={people}", "--table", table_)["data"]
     assert data["people"] == 50
     own = seen.take(np.arange(50))
-    expected = [plan.losses(model, own).mean() for model in (plan.initial(), awake(plan), last)]
+    expected = [losses(plan, model, own).mean() for model in (plan.initial(), awake(plan), last)]
     assert data["rounds"]["loss"] == pytest.approx(expected)
     right = (plan.outputs(last, own).argmax(axis=1) == own.codes("class")).mean()
     assert data["rounds"]["accuracy"][-1] == pytest.approx(right)
@@ -197,7 +201,7 @@ def test_curves_of_recipes_of_columns_and_of_outcomes_in_matrices(
     found = told("model", "curve", "run", "--table", tmp_path / "people.tsv")["data"]
     assert found["people"] == 2
     columns = {"weekly_dose_mg": np.array([20.0, 60.0]), "race": np.array([RACES.index("Asian"), -1], np.int8)}
-    expected = plan.losses(plan.initial(), Table(columns, 2)).mean()
+    expected = losses(plan, plan.initial(), Table(columns, 2)).mean()
     assert found["rounds"]["loss"] == [pytest.approx(expected)]
     cells = cast("NetPlan", course("cells"))
     monkeypatch.setattr(commands, "network_of", lambda *_: (cells, cells.initial(), tmp_path / "model-1.safetensors"))

@@ -1,14 +1,14 @@
 """What an audit says: findings, the exit code that follows from them, and the report for people and programs."""
 
 import json
-import tomllib
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal, NamedTuple
+
+from genopact_shared.errors import beside
 
 Verdict = Literal["ok", "violated", "unknown"]
 
-_TEXTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+_TEXTS = beside(__file__)
 LIMITS: tuple[str, ...] = tuple(_TEXTS["limits"])
 NO_HISTORY: str = _TEXTS["no_history"]
 ANSWERS: dict[Verdict, tuple[int, str]] = {

@@ -99,7 +99,7 @@ class Observer(NamedTuple):
 
     def _errors(self, model: Model) -> Floats:
         if isinstance(course := self.plan.course, Network):
-            return course.losses(model, self.canaries)
+            return course.losses(model, *course.recipe.tensors(self.canaries, course.parameters, course.published))
         if isinstance(course, Evaluation):
             return np.zeros(self.canaries.n)  # it learns nothing
         predicted = self.plan.recipe.predict(model, None, self.canaries).value

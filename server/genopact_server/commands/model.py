@@ -107,14 +107,15 @@ def curve(
     people = _with_columns(plan, table, named, people)
     inputs, targets = plan.recipe.tensors(people, plan.parameters, plan.published)
     some, judge = np.flatnonzero(known(targets)), cast("Judge", plan.recipe.judge)
+    inputs, targets = inputs[some], targets[some]
     losses, fits = list[float](), list[float | None]()
     require(len(some) > 0, "USAGE", "--table: nobody of the given people has an outcome")
     models = sorted(path.parent.glob("model-*.safetensors"))
     with bar("Rounds", len(models)) as done:
         for each in map(read_model, models):
-            losses.append(float(plan.losses(each, people)[some].mean()))
-            outputs = plan.forward(each, inputs[some], PEOPLE)
-            rows = judge.rows(outputs, targets.numpy()[some].astype(np.float64), plan.parameters)
+            losses.append(float(plan.losses(each, inputs, targets).mean()))
+            outputs = plan.forward(each, inputs, PEOPLE)
+            rows = judge.rows(outputs, targets.numpy().astype(np.float64), plan.parameters)
             fits.append(judge.measured(rows.sum(axis=0), plan.parameters).get(judge.measures[1]))
             done(1)
     found = {"people": len(some), "rounds": {"loss": losses, judge.measures[1]: fits}}

@@ -6,15 +6,15 @@ square-root scale and a shift of each hospital; body size and drugs are plausibl
 """
 
 import csv
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 
+from genopact_shared.errors import beside
 from genopact_shared.recipes.dose_features import OUTCOME, RACES, SCHEMA
 from genopact_shared.recipes.equation import iwpc_weekly_dose
 from genopact_shared.recipes.table import Choice, Codes, Column, Dosage, Floats, Table
@@ -22,7 +22,7 @@ from genopact_shared.recipes.variants import CONTIG_LENGTHS, VARIANTS, Variant
 
 RESIDUAL_SD = 1.1
 """Of sqrt(mg/week)."""
-_TABLES: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+_TABLES = beside(__file__)
 CONSENT_COLUMNS = tuple(map(str, _TABLES["consents"]["columns"]))
 CONSENTS: dict[tuple[str, ...], float] = {tuple(answer): share for share, *answer in _TABLES["consents"]["rows"]}
 """Answers after the person, and their shares."""

@@ -1,19 +1,19 @@
 """The warfarin consortium's public table: 16 hospitals as they are, with frozen rows and splits."""
 
 import csv
-import tomllib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genopact_server.demo.cohort import write_table
+from genopact_shared.errors import beside
 from genopact_shared.recipes.dose_features import RACES, SCHEMA
 from genopact_shared.recipes.table import Choice, Codes, Dosage, Flag, Floats, Number, Table
 
 TABLE, SPLITS, SOURCE = "iwpc_dev_16sites.csv", "splits.csv", "SOURCE.txt"
-_COLUMNS: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+_COLUMNS = beside(__file__)
 _STARS = {f"*{a}/*{b}": ((a, b).count(2), (a, b).count(3)) for a in (1, 2, 3) for b in (1, 2, 3) if a <= b}
 
 

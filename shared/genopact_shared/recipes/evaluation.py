@@ -127,8 +127,8 @@ class Evaluation:
         cells = total.reshape(-1, len(of.names), self.shape[1])
         parts = [[self.judge.measured(row, of) for row in (*part, part.sum(axis=0))] for part in cells]
         found = dict(zip((*of.names, ALL), parts[0], strict=True))
-        for row, trained in zip(found.values(), parts[-1], strict=True):
-            if of.evaluated == "both":
+        for others in parts[1:]:
+            for row, trained in zip(found.values(), others, strict=True):
                 row[TRAINED] = trained["patients"]
                 row.update({GAP: trained[main] - row[main]} if main in row and main in trained else {})
         return found

@@ -135,11 +135,10 @@ class Network:
             rows[at] = torch.cat([each.reshape(-1) for each in found]).numpy()
         return rows
 
-    def losses(self, model: Model, table: Table) -> Floats:
-        """(n,) of every row, 0 without an outcome."""
+    def losses(self, model: Model, inputs: "Tensor", targets: "Tensor") -> Floats:
+        """(n,) of every patient of the recipe's tensors, 0 without an outcome."""
         import torch
 
-        inputs, targets = self.recipe.tensors(table, self.parameters, self.published)
         with torch.no_grad():
             asked = targets if targets.is_floating_point() else targets.clamp(min=0)
             found = self.recipe.loss(self.module(model).eval(), inputs, asked)

@@ -11,11 +11,13 @@ and on words where they begin, and on how often words come. Settings were chosen
 import json
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix, hstack
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import matthews_corrcoef
 from sklearn.preprocessing import StandardScaler
@@ -61,28 +63,29 @@ class Promoters:
         """Matthews' coefficient on the test part."""
         return float(matthews_corrcoef(self.classes[self.test], found))
 
-    def pooled(self, longest: int, penalty: Any) -> float:
-        """Of a regression on words of up to so many letters, where they begin."""
-        from scipy.sparse import csr_matrix, hstack
-
-        rows, words, blocks = len(self.letters), np.zeros((len(self.letters), LENGTH), np.int64), list[Any]()
+    def words(self, longest: int) -> Iterator[tuple[int, Any]]:
+        """4^size and (n, places) which word of that size begins at each place, for each size."""
+        words = np.zeros((len(self.letters), LENGTH), np.int64)
         for size in range(1, longest + 1):
             words = words[:, : LENGTH - size + 1] * 4 + self.letters[:, size - 1 :]
-            places = words + np.arange(words.shape[1]) * 4**size
+            yield 4**size, words
+
+    def pooled(self, longest: int, penalty: Any) -> float:
+        """Of a regression on words of up to so many letters, where they begin."""
+        rows, blocks = len(self.letters), list[Any]()
+        for many, words in self.words(longest):
+            places = words + np.arange(words.shape[1]) * many
             at = np.arange(rows).repeat(words.shape[1]), places.ravel()
-            blocks.append(csr_matrix((np.ones(places.size), at), shape=(rows, words.shape[1] * 4**size)))
-        features = hstack(blocks).tocsr()
-        fitted = LogisticRegression(C=penalty, max_iter=300).fit(features[~self.test], self.classes[~self.test])
-        return self.correlation(fitted.predict(features[self.test]))
+            blocks.append(csr_matrix((np.ones(places.size), at), shape=(rows, words.shape[1] * many)))
+        return self._regressed(hstack(blocks).tocsr(), penalty)
 
     def counted(self, longest: int, penalty: Any) -> float:
         """Of a regression on how often words of up to so many letters come."""
-        words, blocks = np.zeros((len(self.letters), LENGTH), np.int64), list[Any]()
-        for size in range(1, longest + 1):
-            words = words[:, : LENGTH - size + 1] * 4 + self.letters[:, size - 1 :]
-            blocks.append(np.array([np.bincount(row, minlength=4**size) for row in words]))
-        counts = np.hstack(blocks)
-        features: Any = StandardScaler().fit(counts[~self.test]).transform(counts)
+        found = self.words(longest)
+        counts = np.hstack([[np.bincount(row, minlength=many) for row in words] for many, words in found])
+        return self._regressed(StandardScaler().fit(counts[~self.test]).transform(counts), penalty)
+
+    def _regressed(self, features: Any, penalty: Any) -> float:
         fitted = LogisticRegression(C=penalty, max_iter=300).fit(features[~self.test], self.classes[~self.test])
         return self.correlation(fitted.predict(features[self.test]))
 
